@@ -1,0 +1,12 @@
+"""The command `aga`."""
+
+import typer
+
+from .index import index
+from .render import render
+from .report import report
+from .search import search
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
+for command in (render, index, search, report):
+    app.command()(command)

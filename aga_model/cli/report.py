@@ -1,0 +1,76 @@
+"""`aga report`: the HTML page of a finished run."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .messages import fail
+
+NEXT_STEPS = """\
+# search again, in your own words
+aga search {gallery} "a woman with a blue umbrella" --save result.png
+
+# your own photographs (this small model has seen drawings only: expect a poor ranking)
+aga index YOUR_IMAGES --model {model} --out my_gallery
+aga search my_gallery "a man in a dark jacket" --save result.png
+
+# the baseline without AGM and TEM, same steps
+python train_hf.py configs/quickstart.yaml --output_dir runs/baseline \\
+    --model_config.objective_config.mask_strategy random --model_config.objective_config.enrichment none
+
+# several GPUs or processes
+accelerate launch --num_processes 2 train_hf.py configs/quickstart.yaml --output_dir runs/two"""
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    gallery: Annotated[Path, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
+    query: Annotated[list[str], typer.Option(help="sentence to search for; repeat for more")],
+    top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
+) -> None:
+    """Write RUN/report.html: curves, metrics, AGM's and TEM's view of captions, searches."""
+    # Imported here so that `aga --help` stays quick.
+    from transformers import AutoModelForPreTraining, AutoProcessor
+
+    from aga_model.data.benchmarks import load_benchmark
+    from aga_model.data.rendered.attributes import attribute_words
+    from aga_model.evaluation.report import SearchSection, write_report
+    from aga_model.retrieval import Gallery, PersonEncoder, save_result_picture
+
+    try:
+        settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        folder = run / "model"
+        encoder = PersonEncoder.from_pretrained(folder)
+        store = Gallery.open(gallery)
+        store.require_model(encoder.model_hash, str(folder))
+        hits = store.search(encoder.encode_texts(query), top_k)
+        pictures = run / "searches"
+        pictures.mkdir(exist_ok=True)
+        searches = [
+            SearchSection(sentence, save_result_picture(sentence, found, pictures / f"{number}.png"))
+            for number, (sentence, found) in enumerate(zip(query, hits), start=1)
+        ]
+        path = write_report(
+            run,
+            AutoModelForPreTraining.from_pretrained(folder),
+            AutoProcessor.from_pretrained(folder),
+            load_benchmark(settings["data"]["dataset"], settings["data"]["data_root"])["test"],
+            attribute_words(),
+            searches,
+            store.count(),
+            NEXT_STEPS.format(gallery=gallery, model=folder),
+        )
+    except (OSError, ValueError) as error:
+        fail(error)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    shares = metrics["masked_attribute_share"]
+    typer.echo(
+        f"Rank-1 {metrics['rank1']:.1f}%, mAP {metrics['mAP']:.1f}% on {metrics['n_identities']} unseen persons "
+        f"(chance {metrics['chance_rank1']:.2f}%)"
+    )
+    typer.echo(
+        f"attribute words among masked tokens: AGM {shares['attention']:.0f}%, random masking {shares['random']:.0f}%"
+    )
+    typer.echo(f"report: {path}\n\nWhat to do next:\n{NEXT_STEPS.format(gallery=gallery, model=folder)}")

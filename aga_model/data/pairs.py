@@ -1,0 +1,92 @@
+"""Training pairs: image-caption rows to tensors, reproducible whatever the number of workers or a resumed run."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .augmentation import Augmentation
+from .images import read_crop, to_pixel_values
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """
+    Image-caption pairs of a split, decoded, augmented and tokenised.
+
+    The augmentation of a sample depends on (seed, epoch, index) alone, so that workers, processes and a resumed run
+    see the same crops.
+
+    Args:
+        rows: a split of [`load_benchmark`].
+        processor: AgaProcessor; gives the crop size, the text length and the token ids.
+        augmentation: applied to every crop, or None.
+        seed: of the augmentation.
+        cache: decode every image once, up front, and keep the crops in memory (height * width * 3 bytes each).
+    """
+
+    def __init__(self, rows: Dataset, processor, augmentation: Augmentation | None, seed: int = 0, cache: bool = False):
+        size = processor.image_processor.size
+        self.height, self.width = size["height"], size["width"]
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self.paths = [image["path"] for image in rows["image"]]
+        person_ids = np.asarray(rows["person_id"])
+        self.identities, self.labels = np.unique(person_ids, return_inverse=True)
+        self.token_ids = processor.tokenizer(list(rows["caption"]), truncation=True)["input_ids"]
+        self.crops: dict[str, np.ndarray] = {}
+        if cache:
+            for path in tqdm(sorted(set(self.paths)), desc="decoding", unit="image", leave=False):
+                self.crops[path] = read_crop(path, self.height, self.width)
+
+    @property
+    def num_identities(self) -> int:
+        """Number of persons; labels run from 0 to this, without gaps."""
+        return len(self.identities)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer's data loader at the start of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`crop` uint8 (height, width, 3), `input_ids` list of int, `person_id` int."""
+        path = self.paths[index]
+        crop = self.crops[path] if path in self.crops else read_crop(path, self.height, self.width)
+        if self.augmentation is not None:
+            crop = self.augmentation(crop, np.random.default_rng((self.seed, self.epoch, index)))
+        return {"crop": crop, "input_ids": self.token_ids[index], "person_id": int(self.labels[index])}
+
+
+class PairCollator:
+    """
+    Batch the samples of [`PairDataset`]; captions are padded to the longest of the batch.
+
+    Args:
+        processor: AgaProcessor.
+    """
+
+    def __init__(self, processor):
+        self.image_processor = processor.image_processor
+        self.pad_token_id = processor.tokenizer.pad_token_id
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """`pixel_values` (batch, 3, height, width), `input_ids` and `attention_mask` (batch, seq), `person_ids`."""
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        input_ids = torch.full((len(samples), max(lengths)), self.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, (sample, length) in enumerate(zip(samples, lengths)):
+            input_ids[row, :length] = torch.tensor(sample["input_ids"])
+            attention_mask[row, :length] = 1
+        pixels = to_pixel_values([sample["crop"] for sample in samples], self.image_processor)
+        return {
+            "pixel_values": torch.from_numpy(pixels),
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "person_ids": torch.tensor([sample["person_id"] for sample in samples]),
+        }

@@ -1,0 +1,121 @@
+"""Evaluate a dual encoder on a split of a benchmark: encode its gallery and captions, rank, measure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from aga_model.data.images import read_crop, to_pixel_values
+
+from .metrics import chance_rank1, retrieval_metrics, similarity_matrix
+
+
+@dataclass
+class SplitEmbeddings:
+    """
+    Embeddings of one split.
+
+    Args:
+        image_embeds: (gallery, dim).
+        text_embeds: (queries, dim).
+        gallery_person_ids, query_person_ids: (gallery,), (queries,).
+        gallery_paths: image file of each gallery row.
+        captions: sentence of each query.
+    """
+
+    image_embeds: Tensor
+    text_embeds: Tensor
+    gallery_person_ids: np.ndarray
+    query_person_ids: np.ndarray
+    gallery_paths: list[str]
+    captions: list[str]
+
+
+class RetrievalEvaluator:
+    """
+    Text-to-image evaluation on one split: every caption is a query, every image of the split is in the gallery.
+
+    Under several processes each encodes its share and all get the same metrics.
+
+    Args:
+        rows: a split of `load_benchmark`, one row per image-caption pair.
+        processor: AgaProcessor.
+        batch_size: images or captions encoded at a time in each process.
+        cache: keep decoded crops in memory between evaluations.
+    """
+
+    def __init__(self, rows: Dataset, processor, batch_size: int = 128, cache: bool = False):
+        self.processor = processor
+        self.batch_size = batch_size
+        self.captions: list[str] = list(rows["caption"])
+        self.query_person_ids = np.asarray(rows["person_id"])
+        _, first = np.unique(np.asarray(rows["image_id"]), return_index=True)
+        gallery = rows.select(np.sort(first))
+        self.gallery_paths: list[str] = [image["path"] for image in gallery["image"]]
+        self.gallery_person_ids = np.asarray(gallery["person_id"])
+        self.cached: dict[int, np.ndarray] | None = {} if cache else None
+
+    def _crop(self, index: int) -> np.ndarray:
+        if self.cached is not None and index in self.cached:
+            return self.cached[index]
+        size = self.processor.image_processor.size
+        crop = read_crop(self.gallery_paths[index], size["height"], size["width"])
+        if self.cached is not None:
+            self.cached[index] = crop
+        return crop
+
+    def _encode_images(self, model, indices: list[int]) -> Tensor:
+        crops = [self._crop(index) for index in indices]
+        pixels = torch.from_numpy(to_pixel_values(crops, self.processor.image_processor))
+        return model.get_image_features(pixels.to(model.device)).pooler_output
+
+    def _encode_captions(self, model, indices: list[int]) -> Tensor:
+        texts = [self.captions[index] for index in indices]
+        inputs = self.processor(text=texts, return_tensors="pt").to(model.device)
+        return model.get_text_features(**inputs).pooler_output
+
+    def _encode_share(self, encode, model, count: int, label: str) -> Tensor:
+        """Rows 0..count of `encode`, shared out over processes and gathered in order, float32 on the CPU."""
+        state = PartialState()
+        mine = list(range(state.process_index, count, state.num_processes))
+        starts = range(0, len(mine), self.batch_size)
+        progress = tqdm(starts, desc=f"encoding {label}", leave=False, disable=not state.is_main_process)
+        parts = [encode(model, mine[start : start + self.batch_size]).float().cpu() for start in progress]
+        rows = gather_object(list(zip(mine, torch.cat(parts)))) if parts else gather_object([])
+        return torch.stack([embedding for _, embedding in sorted(rows, key=lambda row: row[0])])
+
+    @torch.no_grad()
+    def embed(self, model) -> SplitEmbeddings:
+        """Encode the split with an [`AgaModel`]; its train or eval mode is left as it was."""
+        training = model.training
+        model.eval()
+        try:
+            image = self._encode_share(self._encode_images, model, len(self.gallery_paths), "gallery")
+            text = self._encode_share(self._encode_captions, model, len(self.captions), "captions")
+        finally:
+            model.train(training)
+        return SplitEmbeddings(
+            image, text, self.gallery_person_ids, self.query_person_ids, self.gallery_paths, self.captions
+        )
+
+    def evaluate(self, model) -> dict[str, float]:
+        """
+        Metrics of [`retrieval_metrics`] with the sizes of the split.
+
+        Returns:
+            `rank1`, `rank5`, `rank10`, `mAP`, `mINP` and `chance_rank1` in percent, `n_identities`, `n_gallery`,
+            `n_queries`.
+        """
+        split = self.embed(model)
+        similarity = similarity_matrix(split.text_embeds, split.image_embeds)
+        metrics = retrieval_metrics(similarity, split.query_person_ids, split.gallery_person_ids)
+        metrics["chance_rank1"] = chance_rank1(split.query_person_ids, split.gallery_person_ids)
+        metrics["n_identities"] = len(np.unique(split.gallery_person_ids))
+        metrics["n_gallery"] = len(split.gallery_paths)
+        metrics["n_queries"] = len(split.captions)
+        return metrics

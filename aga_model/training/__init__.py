@@ -1,0 +1,1 @@
+"""Training: arguments, the trainer, optimisers and the run that ties them together."""

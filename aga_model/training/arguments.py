@@ -1,0 +1,163 @@
+"""Arguments of a training run: command line, a YAML file, or a YAML file with overrides on the command line."""
+
+import difflib
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from aga_model.data.augmentation import Augmentation
+
+MODEL_CONFIG = "model_config"
+
+
+@dataclass
+class ModelArguments:
+    """What to train."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "folder or Hub repository to start from; random weights when not given"}
+    )
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "AgaConfig as nested keys (in YAML). Override one on the command line with a dotted name: "
+            "--model_config.objective_config.mask_strategy random"
+        },
+    )
+    vocab_size: int = field(
+        default=1024,
+        metadata={"help": "largest size of the BPE vocabulary that is learnt when starting from random weights"},
+    )
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    dataset: str = field(default="cuhk-pedes", metadata={"help": "layout of the dataset on disk: cuhk-pedes"})
+    data_root: str = field(default="", metadata={"help": "folder of the dataset"})
+    cache_images: bool = field(
+        default=False, metadata={"help": "decode every image once and keep the crops in memory (small sets only)"}
+    )
+    flip: float = field(default=0.5, metadata={"help": "probability of a horizontal flip"})
+    crop_padding: float = field(default=0.03, metadata={"help": "random shift, as a share of height and width"})
+    brightness: float = field(default=0.0, metadata={"help": "random brightness factor in [1 - x, 1 + x]"})
+    erasing: float = field(default=0.0, metadata={"help": "probability of erasing a rectangle"})
+
+    def augmentation(self) -> Augmentation:
+        """The augmentation of training crops."""
+        return Augmentation(self.flip, self.crop_padding, self.brightness, self.erasing)
+
+
+@dataclass
+class AgaTrainingArguments(TrainingArguments):
+    """How to train: transformers' TrainingArguments with this project's defaults and additions."""
+
+    output_dir: str = field(default="runs/aga", metadata={"help": "folder of the run"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "validate when"})
+    save_strategy: str = field(default="epoch", metadata={"help": "save a checkpoint when"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept beside the best"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the best by validation"})
+    metric_for_best_model: str = field(default="rank1", metadata={"help": "validation metric that chooses the best"})
+    greater_is_better: bool = field(default=True, metadata={"help": "of metric_for_best_model"})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "drop an incomplete last batch in training"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "keep False: the collator needs all"})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "keep True: the training time is counted through resumed runs"}
+    )
+    report_to: str = field(default="tensorboard", metadata={"help": "where to log"})
+    muon_learning_rate: float = field(
+        default=0.0,
+        metadata={"help": "above 0: Muon for the blocks' matrices at this rate, AdamW at learning_rate for the rest"},
+    )
+
+
+def _argument_classes() -> tuple[type, ...]:
+    return ModelArguments, DataArguments, AgaTrainingArguments
+
+
+def read_run_yaml(path: str | Path) -> dict[str, Any]:
+    """
+    Read a run file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a mapping, or it holds a key that is no argument (names the nearest one).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no run file {path}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected keys and values")
+    known = {entry.name for cls in _argument_classes() for entry in fields(cls)}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(f"{path}: unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return values
+
+
+def _split_dotted_overrides(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--model_config.a.b value` pairs out of an argument list."""
+    plain: list[str] = []
+    overrides: dict[str, Any] = {}
+    position = 0
+    while position < len(argv):
+        name, _, value = argv[position].partition("=")
+        if not name.startswith(f"--{MODEL_CONFIG}."):
+            plain.append(argv[position])
+            position += 1
+            continue
+        if not value:
+            position += 1
+            if position == len(argv):
+                raise ValueError(f"{name} needs a value")
+            value = argv[position]
+        overrides[name.removeprefix(f"--{MODEL_CONFIG}.")] = yaml.safe_load(value)
+        position += 1
+    return plain, overrides
+
+
+def _apply_override(target: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ValueError(f"--{MODEL_CONFIG}.{dotted}: {parent} is a value, not a section")
+    target[last] = value
+
+
+def parse_run_arguments(
+    argv: list[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, AgaTrainingArguments]:
+    """
+    Parse `[RUN.yaml] [--argument value ...]`; the command line wins over the file.
+
+    Args:
+        argv: arguments without the program name; the process's own when None.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_run_yaml`].
+        SystemExit: argparse's answer to an unknown or malformed argument.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    values: dict[str, Any] = {}
+    if argv and not argv[0].startswith("-"):
+        values = read_run_yaml(argv.pop(0))
+    argv, overrides = _split_dotted_overrides(argv)
+    model_config = values.pop(MODEL_CONFIG, None) or {}
+    parser = HfArgumentParser(_argument_classes())
+    # Strings go through each argument's own type, so `1e-3`, which YAML reads as text, becomes a number.
+    parser.set_defaults(**{key: str(value) if isinstance(value, float) else value for key, value in values.items()})
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args=argv)
+    if isinstance(model_args.model_config, str):
+        model_config = yaml.safe_load(model_args.model_config)
+    for dotted, value in overrides.items():
+        _apply_override(model_config, dotted, value)
+    model_args.model_config = model_config
+    return model_args, data_args, training_args

@@ -1,0 +1,236 @@
+"""One training run: arguments -> data -> model -> AgaTrainer -> best model, test metrics and model card."""
+
+import json
+import platform
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import AutoProcessor, set_seed
+
+from aga_model.configuration_aga import AgaConfig
+from aga_model.data.benchmarks import is_rendered, load_benchmark
+from aga_model.data.pairs import PairCollator, PairDataset
+from aga_model.data.tokenizer import train_tokenizer
+from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.processing_aga import AgaProcessor
+from aga_model.version import __version__
+
+from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
+from .card import write_model_card
+from .trainer import AgaTrainer
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.json"
+# Arguments that may differ when a run is continued: they change where and how often, not what is computed.
+_FREE_ARGUMENTS = {
+    "output_dir",
+    "logging_dir",
+    "logging_steps",
+    "save_total_limit",
+    "report_to",
+    "disable_tqdm",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "resume_from_checkpoint",
+    "local_rank",
+    "run_name",
+    "hub_token",
+    "push_to_hub",
+}
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """
+    The newest checkpoint that was saved to its end; None without one.
+
+    The trainer state is the last file of a checkpoint, so one without a readable state was cut off by a kill and is
+    left out.
+    """
+    found = []
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        try:
+            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        found.append((int(state["global_step"]), folder))
+    return max(found)[1] if found else None
+
+
+def _load_splits(data_args: DataArguments) -> dict[str, Dataset]:
+    splits = load_benchmark(data_args.dataset, data_args.data_root)
+    for split in ("train", "val", "test"):
+        if split not in splits:
+            raise ValueError(f"{data_args.data_root}: no records of split {split!r}; training needs train, val, test")
+    return splits
+
+
+def _build_model(
+    model_args: ModelArguments, train_rows: Dataset
+) -> tuple[AgaForPreTraining, AgaProcessor]:
+    """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
+    sections: dict[str, Any] = dict(model_args.model_config or {})
+    objective = dict(sections.get("objective_config") or {})
+    if "id" in (objective.get("loss_weights") or {}):
+        objective.setdefault("num_identities", len(set(train_rows["person_id"])))
+    if model_args.model_name_or_path:
+        if set(sections) - {"objective_config"}:
+            raise ValueError(
+                "model_config: with model_name_or_path only objective_config can be set; the towers come from "
+                f"the checkpoint, so remove {', '.join(sorted(set(sections) - {'objective_config'}))}"
+            )
+        config = AgaConfig.from_pretrained(model_args.model_name_or_path)
+        config = AgaConfig(**{**config.to_dict(), "objective_config": objective or config.objective_config.to_dict()})
+        processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
+        return AgaForPreTraining.from_pretrained(model_args.model_name_or_path, config=config), processor
+    AgaConfig(**{**sections, "objective_config": objective})  # a bad configuration ends here, before any work
+    tokenizer = train_tokenizer(train_rows["caption"], model_args.vocab_size)
+    text = {**(sections.get("text_config") or {}), "vocab_size": len(tokenizer)}
+    config = AgaConfig(**{**sections, "text_config": text, "objective_config": objective})
+    return AgaForPreTraining(config), AgaProcessor.for_config(config, tokenizer)
+
+
+def _describe_run(
+    model: AgaForPreTraining, data_args: DataArguments, args: AgaTrainingArguments, splits: dict[str, Dataset]
+) -> dict[str, Any]:
+    """Everything needed to repeat the run, as JSON values."""
+    counts = {
+        split: {
+            "identities": len(np.unique(rows["person_id"])),
+            "images": len(np.unique(rows["image_id"])),
+            "captions": len(rows),
+        }
+        for split, rows in splits.items()
+    }
+    return {
+        "model": json.loads(model.config.to_json_string(use_diff=False)),
+        "data": asdict(data_args),
+        "data_counts": counts,
+        "rendered_data": is_rendered(data_args.data_root),
+        "training": json.loads(args.to_json_string()),
+        "processes": PartialState().num_processes,
+        "versions": {
+            "aga_model": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError, naming the differences, when a run folder was started with other settings."""
+    before, after = (_flatten({key: run[key] for key in ("model", "data", "training", "processes")})
+                     for run in (started, now))
+    changed = [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key.split(".")[-1] not in _FREE_ARGUMENTS
+    ]
+    if changed:
+        raise ValueError(
+            "the run folder was started with other settings; continue with the same ones, or give another "
+            "output_dir, or remove the folder. Changed: " + "; ".join(changed[:8])
+        )
+
+
+def _write_json(path: Path, values: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
+    """Record the settings of a new run, or check them against those of the run to continue; returns its checkpoint."""
+    run_file = folder / RUN_FILE
+    if run_file.is_file():
+        check_same_run(json.loads(run_file.read_text(encoding="utf-8")), run)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
+    checkpoint = last_complete_checkpoint(folder)
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        for cut_off in folder.glob("checkpoint-*"):
+            if not (cut_off / "trainer_state.json").is_file():
+                shutil.rmtree(cut_off)
+        if checkpoint is None:
+            _write_json(run_file, run)
+    state.wait_for_everyone()
+    return checkpoint
+
+
+def train(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainingArguments) -> dict[str, Any]:
+    """
+    Run a training to its end, or continue it when `output_dir` holds an unfinished one.
+
+    Writes `output_dir/run.json` (exact settings), `metrics.json` (test metrics of the best checkpoint by validation),
+    `model/` (model, processor, model card) and TensorBoard logs.
+
+    Returns:
+        the content of metrics.json.
+
+    Raises:
+        FileNotFoundError, ValueError: bad data or settings, before any training.
+    """
+    set_seed(args.seed)
+    splits = _load_splits(data_args)
+    model, processor = _build_model(model_args, splits["train"])
+    folder = Path(args.output_dir)
+    run = _describe_run(model, data_args, args, splits)
+    checkpoint = _prepare_run_folder(folder, run)
+    pairs = PairDataset(splits["train"], processor, data_args.augmentation(), args.seed, data_args.cache_images)
+    batch_size = args.per_device_eval_batch_size
+    trainer = AgaTrainer(
+        model=model,
+        args=args,
+        train_dataset=pairs,
+        eval_dataset=splits["val"],
+        data_collator=PairCollator(processor),
+        processing_class=processor,
+        evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, data_args.cache_images),
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    best = trainer.accelerator.unwrap_model(trainer.model)
+    metrics = RetrievalEvaluator(splits["test"], processor, batch_size).evaluate(best.aga)
+    metrics["seconds_training"] = round(trainer.seconds_training, 1)
+    metrics["best_step"] = trainer.state.best_global_step
+    metrics["validation_" + args.metric_for_best_model] = trainer.state.best_metric
+    if trainer.is_world_process_zero():
+        best.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+        write_model_card(folder / "model", run, metrics, trainer.state.global_step)
+        trainer.save_state()
+        _write_json(folder / METRICS_FILE, metrics)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of train_hf.py; returns the exit status, 2 for bad input with one line that names it."""
+    try:
+        metrics = train(*parse_run_arguments(argv))
+    except (FileNotFoundError, ValueError) as error:
+        print(f"train_hf.py: {error}", file=sys.stderr)
+        return 2
+    if PartialState().is_main_process:
+        print(json.dumps(metrics, indent=2))
+    return 0

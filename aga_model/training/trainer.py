@@ -1,0 +1,98 @@
+"""AgaTrainer: transformers' Trainer that validates by retrieval and logs every loss by name."""
+
+import time
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from aga_model.evaluation.retrieval import RetrievalEvaluator
+
+from .optimizers import muon_with_adamw
+
+COMPONENTS = ("itc_loss", "sdm_loss", "mlm_loss", "id_loss")
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells the model which share of training is done, which TEM's start depends on."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        unwrapped = model.module if hasattr(model, "module") else model
+        unwrapped.training_progress = state.global_step / max(1, state.max_steps)
+
+
+class TimingCallback(TrainerCallback, ExportableState):
+    """Seconds spent in training steps, validation and saving left out, carried through resumed runs."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self._step_started: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"seconds": self.seconds}, "attributes": {}}
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._step_started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._step_started is not None:
+            self.seconds += time.perf_counter() - self._step_started
+
+
+class AgaTrainer(Trainer):
+    """
+    Trains [`AgaForPreTraining`]; `evaluate` measures retrieval on the validation split.
+
+    Args:
+        evaluator: validation split; None skips validation.
+        As transformers.Trainer for the rest.
+    """
+
+    def __init__(self, *args, evaluator: RetrievalEvaluator | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.evaluator = evaluator
+        self._component_sums: dict[str, torch.Tensor] = {}
+        self._component_steps = 0
+        self.add_callback(ProgressCallback())
+        self.add_callback(TimingCallback())
+
+    @property
+    def seconds_training(self) -> float:
+        """Seconds spent in training steps so far, those before a resumption included."""
+        return sum(cb.seconds for cb in self.callback_handler.callbacks if isinstance(cb, TimingCallback))
+
+    def create_optimizer(self, model=None):
+        args = self.args
+        if self.optimizer is None and args.muon_learning_rate > 0:
+            betas = (args.adam_beta1, args.adam_beta2)
+            self.optimizer = muon_with_adamw(
+                self.model, args.muon_learning_rate, args.learning_rate, args.weight_decay, betas, args.adam_epsilon
+            )
+        return super().create_optimizer(model)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        self._component_steps += 1
+        for name in COMPONENTS:
+            if (value := outputs.get(name)) is not None:
+                self._component_sums[name] = self._component_sums.get(name, 0.0) + value.detach()
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each loss since the last log, and the temperature, to a training log."""
+        if "loss" in logs and self._component_steps:
+            logs |= {name: float(total) / self._component_steps for name, total in self._component_sums.items()}
+            logs["temperature"] = float(self.model.temperature.detach())
+            self._component_sums, self._component_steps = {}, 0
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Retrieval metrics of the validation split, each name with `metric_key_prefix`."""
+        if self.evaluator is None:
+            return {}
+        model = self.accelerator.unwrap_model(self.model)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluator.evaluate(model.aga).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics

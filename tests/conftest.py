@@ -1,0 +1,83 @@
+"""Shared fixtures: tiny models and captions."""
+
+import os
+
+import pytest
+import torch
+
+# Two test processes on two cores: one thread each is faster than four that fight.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+CAPTIONS = [
+    "A young man wearing a navy blue jacket, black trousers and white sneakers.",
+    "The woman has long brown hair and carries a red handbag over her shoulder.",
+    "A girl in a yellow dress with a striped scarf walks away from the camera.",
+    "He wears a green hoodie, grey shorts and a pair of orange running shoes.",
+] * 4
+
+
+def tiny_sections(vocab_size: int, **objective) -> dict:
+    """Sections of an AgaConfig of about 60,000 parameters on 32x16 images."""
+    return {
+        "projection_dim": 32,
+        "vision_config": {
+            "image_size": [32, 16],
+            "patch_size": 8,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        },
+        "text_config": {
+            "vocab_size": vocab_size,
+            "max_position_embeddings": 40,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+        },
+        "cross_modal_config": {"num_hidden_layers": 1, "num_attention_heads": 2, "cross_attention_residual": True},
+        "objective_config": objective,
+    }
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from aga_model.data.tokenizer import train_tokenizer
+
+    return train_tokenizer(CAPTIONS, vocab_size=700)
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """Builds a tiny AgaForPreTraining with a seed and objective settings."""
+    from aga_model import AgaConfig, AgaForPreTraining
+
+    def make(seed: int = 0, **objective):
+        torch.manual_seed(seed)
+        return AgaForPreTraining(AgaConfig(**tiny_sections(len(tokenizer), **objective)))
+
+    return make
+
+
+@pytest.fixture
+def processor(tokenizer):
+    from aga_model import AgaConfig, AgaProcessor
+
+    return AgaProcessor.for_config(AgaConfig(**tiny_sections(len(tokenizer))), tokenizer)
+
+
+@pytest.fixture
+def batch(processor):
+    """Four pairs of three persons."""
+    torch.manual_seed(1)
+    inputs = processor(text=CAPTIONS[:4], return_tensors="pt")
+    return {
+        "input_ids": inputs["input_ids"],
+        "attention_mask": inputs["attention_mask"],
+        "pixel_values": torch.randn(4, 3, 32, 16),
+        "person_ids": torch.tensor([0, 1, 1, 2]),
+    }

@@ -1,0 +1,45 @@
+"""TEM writes predictions at masked positions only, above its confidence floor, never a special token."""
+
+import torch
+
+from aga_model.enrichment import TextEnrichment
+
+IDS = torch.tensor([[9, 5, 6, 7, 8], [9, 1, 2, 8, 8]])
+MASKED = torch.tensor([[False, True, False, True, False], [False, False, True, False, False]])
+
+
+def _logits(*probabilities):
+    return torch.tensor(probabilities).log()
+
+
+def test_argmax_writes_the_most_likely_ordinary_token():
+    logits = torch.full((3, 10), -5.0)
+    logits[0, 4] = logits[1, 3] = logits[2, 0] = 2.0
+    logits[:, 8] = 9.0  # a special token is the favourite and must not be written
+    enriched = TextEnrichment("argmax", 0.0, [8, 9]).enrich(IDS, MASKED, logits)
+    assert enriched.tolist() == [[9, 4, 6, 3, 8], [9, 1, 0, 8, 8]]
+    assert IDS[0, 1] == 5  # the caption itself is untouched
+
+
+def test_low_confidence_leaves_the_original():
+    rows = [[0.05] * 10 for _ in range(3)]
+    rows[0][4], rows[1][3] = 0.55, 0.3
+    rows = [[p / sum(row) for p in row] for row in rows]
+    enriched = TextEnrichment("argmax", 0.5, []).enrich(IDS, MASKED, _logits(*rows))
+    assert enriched.tolist() == [[9, 4, 6, 7, 8], [9, 1, 2, 8, 8]]
+
+
+def test_sampling_follows_the_distribution():
+    ids = IDS[:1].repeat(4000, 1)
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    masked[:, 1] = True
+    logits = _logits([0.7, 0.2, 0.1, 0.0]).repeat(4000, 1)
+    torch.manual_seed(0)
+    written = TextEnrichment("sample", 0.0, []).enrich(ids, masked, logits)[:, 1]
+    shares = torch.bincount(written, minlength=4) / 4000
+    torch.testing.assert_close(shares, torch.tensor([0.7, 0.2, 0.1, 0.0]), atol=0.03, rtol=0)
+
+
+def test_nothing_masked():
+    enriched = TextEnrichment("sample", 0.0, [0]).enrich(IDS, torch.zeros_like(MASKED), torch.zeros(0, 10))
+    assert torch.equal(enriched, IDS)

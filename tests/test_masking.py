@@ -1,0 +1,184 @@
+"""AGM: expectation, monotony, what is never masked, and the class attention behind it."""
+
+import pytest
+import torch
+
+from aga_model.masking import (
+    AttentionGuidedMasking,
+    RandomMasking,
+    aggregate_class_attention,
+    bounded_probabilities,
+    corrupt_tokens,
+    ordinary_tokens,
+    sample_tokens,
+)
+
+BATCH, SEQ = 64, 24
+
+
+@pytest.fixture
+def captions(tokenizer, make_model):
+    """Random captions of 3 to 20 words with start, end and padding, and their text configuration."""
+    config = make_model().config.text_config
+    torch.manual_seed(0)
+    ids = torch.randint(0, config.mask_token_id, (BATCH, SEQ))
+    ids[:, 0] = config.bos_token_id
+    for row, length in enumerate(torch.randint(3, 21, (BATCH,)).tolist()):
+        ids[row, length + 1 :] = config.eos_token_id
+    return ids, config
+
+
+def _attention(ordinary, power):
+    attention = torch.rand(ordinary.shape).pow(power) * ordinary
+    return attention / attention.sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.4])
+@pytest.mark.parametrize("power", [1, 8])
+def test_expected_number_of_masked_tokens(captions, ratio, power):
+    ids, config = captions
+    ordinary = ordinary_tokens(ids, None, config)
+    probabilities = AttentionGuidedMasking(ratio, 0.8).probabilities(ordinary, _attention(ordinary, power))
+    # At least one token; a caption of one or two words cannot hold more than the bound allows.
+    wanted = torch.minimum((ratio * ordinary.sum(1)).clamp(min=1.0), 0.8 * ordinary.sum(1))
+    torch.testing.assert_close(probabilities.sum(1), wanted, atol=1e-3, rtol=0)
+    counts = torch.stack([sample_tokens(probabilities).sum(1).float() for _ in range(400)])
+    standard_error = counts.std(0) / 400**0.5
+    assert ((counts.mean(0) - wanted).abs() < 4.5 * standard_error + 0.01).all()
+
+
+def test_each_token_is_drawn_with_its_probability():
+    probabilities = torch.tensor([[0.0, 0.8, 0.05, 0.5, 0.15, 0.5, 0.0]]).repeat(20_000, 1)
+    torch.manual_seed(0)
+    drawn = sample_tokens(probabilities)
+    torch.testing.assert_close(drawn.float().mean(0), probabilities[0], atol=0.015, rtol=0)
+    assert set(drawn.sum(1).tolist()) == {2}
+
+
+def test_probability_is_monotone_in_attention(captions):
+    ids, config = captions
+    ordinary = ordinary_tokens(ids, None, config)
+    attention = _attention(ordinary, 3)
+    probabilities = AttentionGuidedMasking(0.3, 0.8).probabilities(ordinary, attention)
+    for row in range(BATCH):
+        words = ordinary[row]
+        order = attention[row][words].argsort()
+        assert (probabilities[row][words][order].diff() >= -1e-6).all()
+
+
+def test_without_a_bound_it_is_the_published_formula():
+    ordinary = torch.tensor([[False, True, True, True, True, False]])
+    attention = torch.tensor([[0.0, 0.4, 0.3, 0.2, 0.1, 0.0]])
+    probabilities = AttentionGuidedMasking(0.5, 1.0).probabilities(ordinary, attention)
+    torch.testing.assert_close(probabilities, 0.5 * 4 * attention, atol=1e-5, rtol=0)
+
+
+def test_the_bound_passes_the_excess_on():
+    ordinary = torch.ones(1, 4, dtype=torch.bool)
+    weights = torch.tensor([[0.9, 0.07, 0.02, 0.01]])
+    probabilities = bounded_probabilities(weights, ordinary, torch.tensor([2.0]), 0.8)
+    # By hand: the first reaches the bound; of the 1.2 left the second would get 0.84, so it is bounded too; 0.4 is left
+    # for the others in the ratio 2 to 1.
+    torch.testing.assert_close(probabilities, torch.tensor([[0.8, 0.8, 0.8 / 3, 0.4 / 3]]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("policy", [AttentionGuidedMasking(0.15, 0.8), RandomMasking(0.15, 0.8)])
+def test_specials_and_padding_are_never_masked_and_one_token_always_is(captions, policy):
+    ids, config = captions
+    ordinary = ordinary_tokens(ids, None, config)
+    words = ordinary.sum(1)
+    probabilities = policy.probabilities(ordinary, _attention(ordinary, 4))
+    for _ in range(50):
+        masked = sample_tokens(probabilities)
+        assert not (masked & ~ordinary).any()
+        assert (masked.sum(1)[words >= 2] >= 1).all()
+
+
+def test_a_caption_without_words_is_left_alone(captions):
+    _, config = captions
+    ids = torch.tensor([[config.bos_token_id, config.eos_token_id, config.eos_token_id]])
+    ordinary = ordinary_tokens(ids, None, config)
+    probabilities = AttentionGuidedMasking(0.15, 0.8).probabilities(ordinary, torch.zeros(1, 3))
+    assert not sample_tokens(probabilities).any()
+
+
+def test_random_masking_is_uniform(captions):
+    ids, config = captions
+    ordinary = ordinary_tokens(ids, None, config)
+    probabilities = RandomMasking(0.15, 0.8).probabilities(ordinary)
+    for row in range(BATCH):
+        assert probabilities[row][ordinary[row]].unique().numel() == 1
+
+
+def test_corruption_follows_berts_rule(captions):
+    ids, config = captions
+    ids = ids.repeat(40, 1)
+    masked = ordinary_tokens(ids, None, config)
+    before = ids.clone()
+    torch.manual_seed(0)
+    corrupted = corrupt_tokens(ids, masked, config)
+    assert torch.equal(ids, before)  # IRRA's own code wrote into the caption
+    assert torch.equal(corrupted[~masked], ids[~masked])
+    new, old = corrupted[masked], ids[masked]
+    assert (new == config.mask_token_id).float().mean().item() == pytest.approx(0.8, abs=0.01)
+    assert (new == old).float().mean().item() == pytest.approx(0.1, abs=0.01)
+    replaced = new[(new != old) & (new != config.mask_token_id)]
+    assert not torch.isin(replaced, torch.tensor([config.bos_token_id, config.eos_token_id])).any()
+
+
+def test_aggregation_over_layers_by_hand():
+    ordinary = torch.tensor([[False, True, True, False]])
+    layers = torch.tensor([[[[0.5, 0.3, 0.1, 0.1], [0.5, 0.1, 0.3, 0.1]]], [[[0.2, 0.6, 0.2, 0.0], [0.2, 0.6, 0.2, 0]]]])
+    # Layer 1: heads average to (0.2, 0.2) -> (0.5, 0.5); layer 2: (0.6, 0.2) -> (0.75, 0.25); decay 0.4.
+    wanted = torch.tensor([[0.0, 0.4 * 0.5 + 0.6 * 0.75, 0.4 * 0.5 + 0.6 * 0.25, 0.0]])
+    torch.testing.assert_close(aggregate_class_attention(layers, ordinary, 0.4), wanted)
+
+
+def test_class_attention_equals_eager(make_model, batch):
+    model = make_model().eval()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    outputs, fast = model.aga.get_text_features_with_attention(ids, mask)
+    model.set_attn_implementation("eager")
+    eager_outputs, eager = model.aga.get_text_features_with_attention(ids, mask)
+    torch.testing.assert_close(fast, eager, atol=1e-6, rtol=0)
+    torch.testing.assert_close(outputs.pooler_output, eager_outputs.pooler_output, atol=1e-5, rtol=0)
+    # And against the definition, from transformers' own attention maps.
+    maps = model.aga.text_model(input_ids=ids, output_attentions=True).attentions
+    end = mask.sum(1) - 1
+    rows = torch.stack([layer[torch.arange(4), :, end] for layer in maps])
+    ordinary = ordinary_tokens(ids, mask, model.config.text_config)
+    by_definition = aggregate_class_attention(rows, ordinary, model.config.objective_config.attention_decay)
+    torch.testing.assert_close(fast, by_definition, atol=1e-6, rtol=0)
+    torch.testing.assert_close(fast.sum(1), torch.ones(4))
+    assert (fast[~ordinary] == 0).all()
+
+
+def test_class_attention_is_detached_and_padding_changes_nothing(make_model, batch):
+    model = make_model()
+    ids = batch["input_ids"]
+    _, attention = model.aga.get_text_features_with_attention(ids)
+    assert not attention.requires_grad
+    longer = torch.cat([ids, torch.full((4, 6), model.config.text_config.pad_token_id)], dim=1)
+    _, padded = model.aga.get_text_features_with_attention(longer)
+    torch.testing.assert_close(padded[:, : ids.shape[1]], attention, atol=1e-6, rtol=0)
+
+
+def test_class_attention_under_gradient_checkpointing(make_model, batch):
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_model(mask_strategy="attention").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(3)
+        model(**batch).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_other_attention_implementations_are_refused_with_advice(make_model, batch):
+    model = make_model()
+    model.aga.text_model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="eager"):
+        model(**batch)

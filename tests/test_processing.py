@@ -1,0 +1,101 @@
+"""Processor and tokenizers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aga_model import AgaConfig, AgaProcessor
+from aga_model.data.images import read_crop, to_pixel_values
+from aga_model.data.tokenizer import train_tokenizer
+from aga_model.processing_aga import clip_tokenizer
+
+CLIP_BPE = Path(__file__).parents[2] / "shared" / "fixtures" / "clip_bpe"
+needs_clip_bpe = pytest.mark.skipif(not CLIP_BPE.is_dir(), reason="CLIP's vocabulary is not part of this project")
+
+
+def _clip_vocabulary():
+    vocab = json.loads((CLIP_BPE / "vocab.json").read_text(encoding="utf-8"))
+    lines = (CLIP_BPE / "merges.txt").read_text(encoding="utf-8").splitlines()
+    merges = [tuple(line.split()) for line in lines if line and not line.startswith("#")]
+    return vocab, merges
+
+
+@needs_clip_bpe
+def test_clip_tokenizer_gives_the_golden_ids():
+    tokenizer = clip_tokenizer(*_clip_vocabulary())
+    assert (tokenizer.mask_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (49405, 49406, 49407)
+    for case in json.loads((CLIP_BPE / "golden_ids.json").read_text(encoding="utf-8")):
+        assert tokenizer(case["caption"], add_special_tokens=False)["input_ids"] == case["ids"], case["caption"]
+
+
+@needs_clip_bpe
+def test_clip_processor_round_trip(tmp_path):
+    processor = AgaProcessor.for_config(AgaConfig(), clip_tokenizer(*_clip_vocabulary()))
+    processor.save_pretrained(tmp_path)
+    loaded = AgaProcessor.from_pretrained(tmp_path)
+    caption = "A man with a red jacket and blue jeans " * 20
+    inputs = loaded(text=[caption, "short"], images=[Image.new("RGB", (50, 120))] * 2, return_tensors="pt")
+    assert inputs["input_ids"].shape == (2, 77)
+    assert inputs["input_ids"][0, -1] == 49407  # cut, with the end-of-text kept
+    assert inputs["pixel_values"].shape == (2, 3, 384, 128)
+    assert loaded.tokenizer.mask_token_id == 49405
+
+
+def test_not_clips_vocabulary():
+    with pytest.raises(ValueError, match="not CLIP's vocabulary"):
+        clip_tokenizer({"a": 0}, [])
+
+
+def test_learnt_tokenizer_encodes_everything_and_keeps_clips_places(tokenizer):
+    size = len(tokenizer)
+    assert (tokenizer.mask_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (size - 3, size - 2, size - 1)
+    assert sorted(tokenizer.get_vocab().values()) == list(range(size))
+    text = "wholly unseen: 红色外套, émigré 👟 1999"
+    ids = tokenizer(text)["input_ids"]
+    assert ids[0] == size - 2 and ids[-1] == size - 1 and ids.count(size - 1) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+    assert len(tokenizer("jacket", add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_learnt_tokenizer_is_deterministic():
+    captions = [f"a person in {colour} {garment}" for colour in ("red", "teal") for garment in ("jeans", "coat")]
+    first, second = (train_tokenizer(captions, 560) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+
+
+def test_vocabulary_too_small():
+    with pytest.raises(ValueError, match="vocab_size must be above 515"):
+        train_tokenizer(["a"], 300)
+
+
+def test_tokenizer_must_fit_the_model(tokenizer):
+    with pytest.raises(ValueError, match=r"text_config\.vocab_size is 49408"):
+        AgaProcessor.for_config(AgaConfig(), tokenizer)
+
+
+def test_tokenizer_needs_a_mask_token(tokenizer, processor):
+    from transformers import CLIPTokenizer
+
+    with pytest.raises(ValueError, match="mask token"):
+        AgaProcessor(processor.image_processor, CLIPTokenizer())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_training_pixels_equal_the_processors(processor, tmp_path, mode):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (57, 23, 3), dtype=np.uint8)).convert(mode)
+    image.save(tmp_path / "crop.png")
+    crop = read_crop(tmp_path / "crop.png", 32, 16)
+    pixels = torch.from_numpy(to_pixel_values([crop], processor.image_processor))
+    wanted = processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, wanted, atol=1e-5, rtol=0)
+
+
+def test_unreadable_crop_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        read_crop(tmp_path / "broken.jpg", 32, 16)
