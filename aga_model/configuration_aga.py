@@ -73,6 +73,7 @@ class AgaVisionConfig(CLIPVisionConfig):
         super().__post_init__(**kwargs)
         if self.stride is None:
             self.stride = self.patch_size
+        self._check_grid()
 
     @property
     def image_height_width(self) -> tuple[int, int]:
@@ -88,7 +89,7 @@ class AgaVisionConfig(CLIPVisionConfig):
         stride = self.stride or self.patch_size
         return (height - self.patch_size) // stride + 1, (width - self.patch_size) // stride + 1
 
-    def validate_grid(self):
+    def _check_grid(self) -> None:
         """Patches must cover the image exactly and the stem must divide a patch."""
         size = self.image_size
         _require(
@@ -146,8 +147,9 @@ class AgaTextConfig(CLIPTextConfig):
         if self.pad_token_id is None:
             self.pad_token_id = self.eos_token_id
         super().__post_init__(**kwargs)
+        self._check_special_tokens()
 
-    def validate_special_tokens(self):
+    def _check_special_tokens(self) -> None:
         """Every special token must be an entry of the vocabulary, and no two may be the same."""
         ids = {name: getattr(self, name) for name in ("bos_token_id", "eos_token_id", "mask_token_id")}
         for name, value in ids.items():
@@ -251,8 +253,9 @@ class AgaObjectiveConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.loss_weights is None:
             self.loss_weights = {"itc": 1.0, "mlm": 1.0}
+        self._check_objective()
 
-    def validate_objective(self):
+    def _check_objective(self) -> None:
         """Names must be known and ratios must be probabilities."""
         for name, weight in self.loss_weights.items():
             _require_choice("objective_config", "loss_weights", name, LOSS_NAMES)
@@ -330,9 +333,6 @@ class AgaConfig(PreTrainedConfig):
                 setattr(self, key, config_class(**(value or {})))
         self.cross_modal_config.fill_in(self.projection_dim)
         super().__post_init__(**kwargs)
-
-    def validate_identity_head(self):
-        """The identity loss needs to know the number of identities."""
         objective = self.objective_config
         _require(
             objective.weight("id") == 0 or objective.num_identities > 0,

@@ -13,6 +13,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, set_seed
 
 from aga_model.configuration_aga import AgaConfig
@@ -228,8 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry of train_hf.py; returns the exit status, 2 for bad input with one line that names it."""
     try:
         metrics = train(*parse_run_arguments(argv))
-    except (FileNotFoundError, ValueError) as error:
-        print(f"train_hf.py: {error}", file=sys.stderr)
+    except (FileNotFoundError, ValueError, StrictDataclassError) as error:
+        print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if PartialState().is_main_process:
         print(json.dumps(metrics, indent=2))

@@ -1,0 +1,23 @@
+"""Person search over image files: read them, encode them, keep a gallery on disk, rank it for a sentence."""
+
+from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
+from .gallery import Gallery, GalleryError, Hit
+from .images import Skipped, UnreadableImageError, find_images, read_image
+from .indexing import IndexReport, index_images
+from .picture import save_result_picture
+
+__all__ = [
+    "Gallery",
+    "GalleryError",
+    "Hit",
+    "IndexReport",
+    "ModelLoadError",
+    "PersonEncoder",
+    "Skipped",
+    "TextTruncatedWarning",
+    "UnreadableImageError",
+    "find_images",
+    "index_images",
+    "read_image",
+    "save_result_picture",
+]

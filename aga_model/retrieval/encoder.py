@@ -1,0 +1,289 @@
+"""A trained dual encoder as retrieval uses it: images and sentences in, unit vectors out."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import metadata_load, snapshot_download
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+RENDERED_DATA_TAG = "rendered-data"
+_READ_SIZE = 1024**2  # bytes
+
+
+class ModelLoadError(ValueError):
+    """A model that cannot be loaded as a dual encoder, or not on the wanted device."""
+
+
+class TextTruncatedWarning(UserWarning):
+    """A sentence that is longer than the model reads."""
+
+
+class PersonEncoder:
+    """
+    Encodes person images and sentences into the joint space of a dual encoder.
+
+    ```python
+    >>> encoder = PersonEncoder.from_pretrained("runs/my_model")
+    >>> images = encoder.encode_images([read_image("someone.jpg")])  # (1, dim), float32, unit length
+    >>> images @ encoder.encode_texts(["a woman in a red coat"]).T  # cosine similarity (1, 1)
+    ```
+
+    Args:
+        model: a model with `get_image_features` and `get_text_features`, such as `AgaModel`.
+        processor: its processor.
+        name (`str`): what the model is called in messages and in galleries: the folder or Hub name.
+        folder (`Path`, *optional*): the folder it was loaded from.
+        device (`str`, *optional*): a torch device; the first GPU when there is one, otherwise the CPU.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        name: str,
+        folder: Path | None = None,
+        device: str | None = None,
+    ):
+        self.processor = processor
+        self.name = name
+        self.folder = folder
+        self.device, self.model = _place(model, device)
+        self.dim = _projection_dim(model, name)
+
+    @classmethod
+    def from_pretrained(cls, folder_or_repo: str | os.PathLike, device: str | None = None) -> "PersonEncoder":
+        """
+        Load a model from a folder or from the Hub.
+
+        Raises:
+            ModelLoadError: there is no such folder or repository, it holds no dual encoder with its processor, its
+                weights are damaged or incomplete, or the device cannot be used.
+        """
+        folder = _local_folder(folder_or_repo)
+        name = os.path.abspath(folder_or_repo) if Path(folder_or_repo).is_dir() else str(folder_or_repo)
+        model, processor = _load_model(folder, name), _load_processor(folder, name)
+        _require_same_vocabulary(model, processor, name)
+        return cls(model, processor, name, folder, device)
+
+    @cached_property
+    def model_hash(self) -> str:
+        """
+        SHA-256 of the weights in hexadecimal: of the safetensors files one after the other in the order of their
+        names, which is `cat *.safetensors | sha256sum`; of the weights in memory for a model without such files.
+        """
+        files = sorted(self.folder.glob("*.safetensors")) if self.folder else []
+        return _hash_files(files) if files else _hash_state(self.model)
+
+    @property
+    def max_text_tokens(self) -> int:
+        """Tokens of a sentence that the model reads, including the start and end tokens."""
+        return int(self.model.config.text_config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+
+    @cached_property
+    def rendered_only(self) -> bool:
+        """Whether the model card says that the model has seen rendered drawings only."""
+        card = self.folder / "README.md" if self.folder else None
+        if card is None or not card.is_file():
+            return False
+        try:
+            metadata = metadata_load(card) or {}
+        except Exception:  # a card that somebody wrote by hand must not stop a search
+            return False
+        tags = metadata.get("tags") if isinstance(metadata, dict) else None
+        return isinstance(tags, list) and RENDERED_DATA_TAG in tags
+
+    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB images to the model's input (batch, 3, height, width) on the CPU. May be called from several threads."""
+        return self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int = 32) -> np.ndarray:
+        """
+        Embed RGB images.
+
+        Returns:
+            float32 (n, dim), each row of unit length.
+        """
+        batches = [
+            self.encode_pixels(self.preprocess(images[start : start + batch_size]))
+            for start in range(0, len(images), batch_size)
+        ]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
+
+    def encode_pixels(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """Embed preprocessed images (batch, 3, height, width) to float32 (batch, dim) of unit length."""
+        with torch.inference_mode():
+            features = self.model.get_image_features(pixel_values=pixel_values.to(self.device))  # type: ignore[operator]
+        return self._unit_rows(features.pooler_output)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """
+        Embed sentences. One that is longer than the model reads is cut, with a warning that says by how much.
+
+        Returns:
+            float32 (n, dim), each row of unit length.
+
+        Raises:
+            ValueError: a sentence is empty, holds no letter or digit, or is not valid Unicode.
+        """
+        for text in texts:
+            self._check_sentence(text)
+        batches = [
+            self._encode_text_batch(list(texts[start : start + batch_size]))
+            for start in range(0, len(texts), batch_size)
+        ]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
+
+    def _check_sentence(self, text: str) -> None:
+        if not text.strip():
+            raise ValueError("the query is empty: describe the person in a sentence")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("the query is not valid Unicode text") from error
+        if not any(character.isalnum() for character in text):
+            raise ValueError(f"the query {text!r} holds no word: describe the person in a sentence")
+        tokens = len(self.processor.tokenizer(text, verbose=False)["input_ids"])
+        dropped = tokens - self.max_text_tokens
+        if dropped > 0:
+            warnings.warn(
+                f"the query is {tokens} tokens long and the model reads {self.max_text_tokens}: the last {dropped} "
+                f"were dropped from {_beginning(text)!r}",
+                TextTruncatedWarning,
+                stacklevel=3,
+            )
+
+    def _encode_text_batch(self, texts: list[str]) -> np.ndarray:
+        inputs = self.processor(
+            text=texts, padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+        ).to(self.device)
+        with torch.inference_mode():
+            features = self.model.get_text_features(  # type: ignore[operator]
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            )
+        return self._unit_rows(features.pooler_output)
+
+    def _unit_rows(self, features: torch.Tensor) -> np.ndarray:
+        rows = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+        if not np.isfinite(rows).all() or not rows.any(axis=-1).all():
+            raise ValueError(
+                f"model {self.name} gave an embedding that is zero or not finite: its weights are unusable"
+            )
+        return rows
+
+
+def _local_folder(folder_or_repo: str | os.PathLike) -> Path:
+    folder = Path(folder_or_repo)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelLoadError(
+                f"model folder {folder} holds no config.json: give the folder that `save_pretrained` or the training "
+                "wrote the model to"
+            )
+        return folder
+    if folder.exists():
+        raise ModelLoadError(f"model {folder} is a file: give the folder that holds it, with its config.json")
+    return _download(str(folder_or_repo))
+
+
+def _download(repo: str) -> Path:
+    parts = repo.split("/")
+    if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~") or "\\" in repo:
+        raise ModelLoadError(f"model folder {repo} does not exist: give a saved model's folder or a Hub name")
+    try:
+        # Whole files instead of from_pretrained's own download: the hash and the model card are read from them.
+        files = ["*.json", "*.safetensors", "*.bin", "*.txt", "README.md"]
+        folder = Path(snapshot_download(repo, allow_patterns=files, ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as error:  # huggingface_hub's errors are these
+        raise ModelLoadError(
+            f"model {repo!r} is neither a folder here nor a model on the Hub that can be reached: give a saved "
+            "model's folder or a Hub name owner/model"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(f"the Hub's {repo} holds no config.json: it is no transformers model")
+    return folder
+
+
+def _load_model(folder: Path, name: str) -> torch.nn.Module:
+    try:
+        model, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # the config, the weights' format and their shapes each fail with a type of their own
+        raise ModelLoadError(f"model {name} cannot be loaded: {_first_line(error)}") from error
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise ModelLoadError(f"model {name} is a {type(model).__name__}, not a dual encoder of images and text")
+    # transformers fills missing weights with random numbers, which would rank at random.
+    if missing := sorted(info["missing_keys"]):
+        raise ModelLoadError(f"model {name} lacks {len(missing)} weights, such as {', '.join(missing[:3])}")
+    return model
+
+
+def _load_processor(folder: Path, name: str) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+    except Exception as error:
+        raise ModelLoadError(f"the processor of model {name} cannot be loaded: {_first_line(error)}") from error
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise ModelLoadError(
+            f"model {name} lacks the files of its processor (preprocessor and tokenizer): save them into its folder "
+            "with `processor.save_pretrained`"
+        )
+    return processor
+
+
+def _require_same_vocabulary(model: torch.nn.Module, processor: Any, name: str) -> None:
+    # transformers makes an empty tokenizer when the vocabulary's file is missing, which reads every word as unknown.
+    entries, expected = len(processor.tokenizer), model.config.text_config.vocab_size  # type: ignore[union-attr]
+    if entries != expected:
+        raise ModelLoadError(
+            f"the tokenizer of model {name} has {entries} entries, its text tower {expected}: the tokenizer's files "
+            "are missing or another model's"
+        )
+
+
+def _place(model: torch.nn.Module, device: str | None) -> tuple[torch.device, torch.nn.Module]:
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(name)
+        return place, model.to(place).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(f"device {name!r} cannot be used: {_first_line(error)}") from error
+
+
+def _projection_dim(model: torch.nn.Module, name: str) -> int:
+    dim = getattr(model.config, "projection_dim", None)
+    if dim is None:
+        raise ModelLoadError(f"the configuration of model {name} has no projection_dim: it is no dual encoder")
+    return int(dim)
+
+
+def _hash_files(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(_READ_SIZE):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_state(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _beginning(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

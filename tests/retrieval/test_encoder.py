@@ -1,0 +1,167 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor
+
+from aga_model.retrieval import ModelLoadError, PersonEncoder, TextTruncatedWarning
+
+
+@pytest.fixture(scope="module")
+def encoder(model_folder):
+    return PersonEncoder.from_pretrained(model_folder, device="cpu")
+
+
+@pytest.fixture
+def copied_model(model_folder, tmp_path):
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+def noise(count):
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(10, 80, (count, 2))
+    return [Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+def test_images_are_the_models_own_features_normalised(encoder, model_folder):
+    images = noise(5)
+    embeddings = encoder.encode_images(images, batch_size=2)
+    model, processor = AutoModel.from_pretrained(model_folder).eval(), AutoProcessor.from_pretrained(model_folder)
+    with torch.no_grad():
+        features = model.get_image_features(
+            processor(images=images, return_tensors="pt")["pixel_values"]
+        ).pooler_output
+    expected = features / features.norm(dim=1, keepdim=True)
+    assert embeddings.dtype == np.float32
+    assert np.allclose(embeddings, expected.numpy(), atol=1e-6)
+    assert encoder.encode_images([]).shape == (0, encoder.dim)
+
+
+def test_texts_are_the_models_own_features_normalised(encoder, model_folder):
+    texts = ["a man", "a woman in red", "bag"]
+    model, processor = AutoModel.from_pretrained(model_folder).eval(), AutoProcessor.from_pretrained(model_folder)
+    embeddings = encoder.encode_texts(texts, batch_size=2)
+    for text, embedding in zip(texts, embeddings):
+        with torch.no_grad():
+            feature = model.get_text_features(**processor(text=[text], return_tensors="pt")).pooler_output[0]
+        assert np.allclose(embedding, (feature / feature.norm()).numpy(), atol=1e-6)
+
+
+def test_long_sentence_warns_with_the_number_of_dropped_tokens(encoder):
+    with pytest.warns(TextTruncatedWarning, match="42 tokens long and the model reads 32: the last 10 were dropped"):
+        long = encoder.encode_texts(["a" * 40])
+    with pytest.warns(TextTruncatedWarning):
+        longer = encoder.encode_texts(["a" * 60])
+    assert np.allclose(long, longer, atol=1e-6)
+
+
+def test_sentence_that_just_fits_does_not_warn(encoder, recwarn):
+    encoder.encode_texts(["a" * 30])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "text, message", [("", "empty"), (" \n\t", "empty"), ("\u200b.!", "no word"), ("\udcff", "Unicode")]
+)
+def test_query_without_content(encoder, text, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.encode_texts(["a man", text])
+
+
+def test_model_hash_is_the_files_hash(encoder, model_folder):
+    assert encoder.model_hash == hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_model_hash_without_files_depends_on_the_weights(encoder):
+    held = PersonEncoder(encoder.model, encoder.processor, "in memory", device="cpu")
+    changed = AutoModel.from_config(encoder.model.config)
+    other = PersonEncoder(changed, encoder.processor, "in memory", device="cpu")
+    assert len({held.model_hash, other.model_hash, encoder.model_hash}) == 3
+    same = PersonEncoder(encoder.model, encoder.processor, "again", device="cpu")
+    assert same.model_hash == held.model_hash
+
+
+def test_paths_that_hold_no_model(tmp_path):
+    with pytest.raises(ModelLoadError, match="does not exist"):
+        PersonEncoder.from_pretrained(tmp_path / "missing")
+    with pytest.raises(ModelLoadError, match=r"holds no config\.json"):
+        PersonEncoder.from_pretrained(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelLoadError, match="is a file"):
+        PersonEncoder.from_pretrained(tmp_path / "file")
+
+
+def test_hub_name_that_cannot_be_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelLoadError, match="neither a folder here nor a model on the Hub"):
+        PersonEncoder.from_pretrained("nobody/no-such-model")
+
+
+def test_incomplete_weights_are_refused(copied_model):
+    weights = load_file(copied_model / "model.safetensors")
+    dropped = next(name for name in weights if "text_projection" in name)
+    del weights[dropped]
+    save_file(weights, copied_model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"lacks 1 weights, such as .*text_projection"):
+        PersonEncoder.from_pretrained(copied_model)
+
+
+def test_damaged_model_files(copied_model):
+    weights = copied_model / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        PersonEncoder.from_pretrained(copied_model)
+    weights.write_bytes(whole)
+    (copied_model / "tokenizer.json").unlink()
+    with pytest.raises(ModelLoadError, match="its text tower 515: the tokenizer's files are missing"):
+        PersonEncoder.from_pretrained(copied_model)
+    (copied_model / "config.json").write_text("{")
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        PersonEncoder.from_pretrained(copied_model)
+
+
+def test_model_that_is_no_dual_encoder(copied_model):
+    config = {"model_type": "clip_text_model", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    (copied_model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="not a dual encoder"):
+        PersonEncoder.from_pretrained(copied_model)
+
+
+def test_weights_that_give_nan_are_an_error(copied_model):
+    weights = load_file(copied_model / "model.safetensors")
+    poisoned = {
+        name: tensor * float("nan") if "visual_projection" in name else tensor for name, tensor in weights.items()
+    }
+    save_file(poisoned, copied_model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not finite"):
+        PersonEncoder.from_pretrained(copied_model).encode_images(noise(1))
+
+
+def test_unknown_device(model_folder):
+    with pytest.raises(ModelLoadError, match="device 'abacus' cannot be used"):
+        PersonEncoder.from_pretrained(model_folder, device="abacus")
+
+
+@pytest.mark.parametrize(
+    "card, expected",
+    [
+        ("---\ntags:\n- person-search\n- rendered-data\n---\n# A model\n", True),
+        ("---\ntags:\n- person-search\n---\nrendered-data\n", False),
+        ("# no front matter, rendered-data\n", False),
+        ("---\ntags: [unclosed\n---\n", False),
+        ("---\n- a list\n---\n", False),
+    ],
+)
+def test_model_card_says_rendered_data(encoder, tmp_path, card, expected):
+    (tmp_path / "README.md").write_text(card)
+    assert PersonEncoder(encoder.model, encoder.processor, "m", tmp_path, "cpu").rendered_only is expected
+
+
+def test_without_model_card(encoder):
+    assert encoder.rendered_only is False

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from aga_model.retrieval import Hit, picture, save_result_picture
+
+RED, GREY_BOX = (255, 0, 0), (225, 225, 225)
+
+
+def hit(rank, path):
+    return Hit(rank, 1 - rank / 100, {"path": str(path)})
+
+
+def boxes_of(image, colour):
+    """Bounding box (left, top, right, bottom) of a colour."""
+    rows, columns = np.nonzero((np.abs(np.asarray(image).astype(int) - colour) < 3).all(axis=-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+@pytest.fixture(params=["system font", "PIL's font"], autouse=True)
+def font(request, monkeypatch):
+    if request.param == "PIL's font":
+        monkeypatch.setattr(picture, "_FONT_FILES", ())
+    for cached in (picture._font, picture._has_glyph):
+        cached.cache_clear()
+    yield request.param
+    for cached in (picture._font, picture._has_glyph):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("size", [(40, 10), (10, 40), (400, 400)])
+def test_image_keeps_its_proportions(tmp_path, size):
+    Image.new("RGB", size, RED).save(tmp_path / "a.png")
+    drawn = save_result_picture("a person in red", [hit(1, tmp_path / "a.png")], tmp_path / "result.png")
+    left, top, right, bottom = boxes_of(drawn, RED)
+    assert (right - left) / (bottom - top) == pytest.approx(size[0] / size[1], rel=0.05)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "result.png")), np.asarray(drawn))
+
+
+def test_missing_and_damaged_files_are_grey_boxes(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    hits = [hit(1, tmp_path / "missing.jpg"), hit(2, tmp_path / "text.jpg")]
+    drawn = save_result_picture("a man", hits, tmp_path / "result.png")
+    grey = (np.asarray(drawn) == GREY_BOX).all(axis=-1).sum()
+    assert grey > 2 * 0.8 * 150 * 310
+
+
+def test_frames(tmp_path):
+    Image.new("RGB", (20, 40), "black").save(tmp_path / "a.png")
+    hits = [hit(rank, tmp_path / "a.png") for rank in (1, 2)]
+    drawn = save_result_picture("a man", hits, tmp_path / "result.png", correct=[True, False])
+    green, red = boxes_of(drawn, (30, 150, 60)), boxes_of(drawn, (200, 40, 40))
+    assert green[2] < red[0] and green[1] == red[1]
+    with pytest.raises(ValueError, match="2 hits but 1 values"):
+        save_result_picture("a man", hits, tmp_path / "result.png", correct=[True])
+
+
+def test_many_hits_wrap_into_rows(tmp_path):
+    Image.new("RGB", (20, 40), RED).save(tmp_path / "a.png")
+    one_row = save_result_picture("a", [hit(1, tmp_path / "a.png")] * 5, tmp_path / "r.png")
+    two_rows = save_result_picture("a", [hit(1, tmp_path / "a.png")] * 6, tmp_path / "r.png")
+    assert one_row.width == two_rows.width and two_rows.height > 1.8 * one_row.height
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "穿红色外套的女人",
+        "عربى 👩🏽‍🦰 café — naïve\u0000\u200b\ud800",
+        "a very long sentence about a person " * 60,
+        "Donaudampfschifffahrtsgesellschaftskapitänsmütze" * 20,
+        "",
+    ],
+)
+def test_any_sentence_and_name_can_be_drawn(tmp_path, query):
+    names = ["照片.png", "a" * 200 + ".png", "line\nbreak.png", "\udcff.png"]
+    hits = [hit(rank, tmp_path / name) for rank, name in enumerate(names, start=1)]
+    drawn = save_result_picture(query, hits, tmp_path / "result.png")
+    ink = (np.asarray(drawn) < 100).all(axis=-1)
+    assert not ink[:, -8:].any()  # nothing runs out of the picture
+    assert drawn.height < 800
+
+
+def test_text_that_the_font_lacks_becomes_base_letters_or_question_marks(font):
+    if font == "PIL's font":  # ASCII letters only
+        assert picture._printable("café 照 x\ty\u200b", 14) == "cafe ? x y"
+
+
+def test_no_hits(tmp_path):
+    assert save_result_picture("a man", [], tmp_path / "result.jpg").width > 400
+
+
+def test_file_that_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match=r"result\.png"):
+        save_result_picture("a man", [], tmp_path / "result.txt")
+    with pytest.raises(OSError):
+        save_result_picture("a man", [], tmp_path / "missing" / "result.png")

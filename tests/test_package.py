@@ -1,0 +1,127 @@
+"""Shape of the package: who may import whom, and the model room as remote code on a machine without the package."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PACKAGE = Path(__file__).parents[1] / "aga_model"
+MODEL_ROOM = {
+    "configuration_aga",
+    "modeling_aga",
+    "processing_aga",
+    "fusion",
+    "masking",
+    "enrichment",
+    "losses",
+    "distributed",
+}
+MAY_IMPORT = {
+    "data": set(),
+    "evaluation": {"data"},
+    "training": {"data", "evaluation"},
+    "retrieval": {"data"},
+    "conversion": set(),
+    "cli": {"data", "evaluation", "training", "retrieval", "conversion", "cli"},
+}
+
+
+def _imports(path):
+    """(level, module, names) of every import statement of a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or "", [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield 0, alias.name, []
+
+
+@pytest.mark.parametrize("name", sorted(MODEL_ROOM))
+def test_model_room_is_flat_and_self_contained(name):
+    path = PACKAGE / f"{name}.py"
+    for level, module, _ in _imports(path):
+        if level:
+            assert level == 1 and module in MODEL_ROOM, f"{name}: from {'.' * level}{module}"
+        else:
+            allowed = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+            assert module.split(".")[0] in allowed, f"{name}: {module}"
+    assert "from __future__" not in path.read_text(encoding="utf-8")
+
+
+def test_rooms_import_in_one_direction():
+    for room, allowed in MAY_IMPORT.items():
+        for path in (PACKAGE / room).rglob("*.py"):
+            here = path.relative_to(PACKAGE).parent.parts
+            for level, module, names in _imports(path):
+                if level:
+                    target = [*here[: len(here) - level + 1], *module.split(".")]
+                elif module.startswith("aga_model"):
+                    target = module.split(".")[1:]
+                else:
+                    continue
+                first = next((part for part in target if part), names[0] if names else "")
+                if (PACKAGE / first).is_dir():
+                    assert first == room or first in allowed, f"{path}: imports {first}"
+
+
+def test_model_room_does_not_pull_in_the_rooms_around_it():
+    code = "import sys, aga_model; print([m for m in sys.modules if m.startswith('aga_model.')])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = {name.split(".")[1] for name in ast.literal_eval(found.splitlines()[-1])}
+    assert loaded <= MODEL_ROOM | {"version"}
+
+
+ISOLATED = """
+import importlib.util, json, sys
+import numpy as np, torch
+sys.path = [p for p in sys.path if p not in ("", {package!r})]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+assert importlib.util.find_spec("aga_model") is None, "the package must not be importable here"
+from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
+folder = sys.argv[1]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert processor(text=["a man in red"], return_tensors="pt")["input_ids"].shape[0] == 1
+data = np.load(sys.argv[2])
+with torch.no_grad():
+    text = model.get_text_features(torch.tensor(data["input_ids"])).pooler_output
+    image = model.get_image_features(torch.tensor(data["pixel_values"])).pooler_output
+np.savez(sys.argv[3], text=text, image=image)
+full = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
+full.save_pretrained(sys.argv[4])
+processor.save_pretrained(sys.argv[4])
+print(json.dumps([type(model).__name__, type(full).__name__, type(processor).__name__]))
+"""
+
+
+def test_saved_folder_works_without_the_package(make_model, processor, batch, tmp_path):
+    """Loads offline as remote code, embeds the same, and what it saves loads again."""
+    model = make_model(loss_weights={"itc": 1.0, "mlm": 1.0, "id": 1.0}, num_identities=3).eval()
+    first, second = tmp_path / "first", tmp_path / "second"
+    model.save_pretrained(first)
+    processor.save_pretrained(first)
+    np.savez(tmp_path / "in.npz", **{key: value.numpy() for key, value in batch.items()})
+    with torch.no_grad():
+        wanted = {
+            "text": model.aga.get_text_features(batch["input_ids"]).pooler_output.numpy(),
+            "image": model.aga.get_image_features(batch["pixel_values"]).pooler_output.numpy(),
+        }
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": ""}
+    for folder, output, saved in ((first, "a.npz", second), (second, "b.npz", tmp_path / "third")):
+        arguments = [folder, tmp_path / "in.npz", tmp_path / output, saved]
+        code = ISOLATED.format(package=str(PACKAGE.parent))
+        run = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout.splitlines()[-1]) == ["AgaModel", "AgaForPreTraining", "AgaProcessor"]
+        got = np.load(tmp_path / output)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(got[name], value, atol=1e-6)

@@ -1,0 +1,204 @@
+"""Training runs end to end: what they write, resuming after a kill, several processes, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aga_model.data.rendered import render_dataset
+from aga_model.training.arguments import parse_run_arguments
+from aga_model.training.run import last_complete_checkpoint, main
+
+REPOSITORY = Path(__file__).parents[2]
+ENTRY = REPOSITORY / "train_hf.py"
+
+RUN = {
+    "model_config": {
+        "projection_dim": 32,
+        "vision_config": {"image_size": [32, 16], "patch_size": 8, "hidden_size": 32, "intermediate_size": 64,
+                          "num_hidden_layers": 1, "num_attention_heads": 2},
+        "text_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2},
+        "cross_modal_config": {"num_hidden_layers": 1, "cross_attention_residual": True},
+        "objective_config": {"loss_weights": {"itc": 1.0, "sdm": 0.1, "mlm": 1.0, "id": 0.1}},
+    },
+    "vocab_size": 700,
+    "max_steps": 12,
+    "per_device_train_batch_size": 8,
+    "learning_rate": "1e-3",
+    "muon_learning_rate": 2.0e-3,
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    "eval_steps": 4,
+    "save_steps": 4,
+    "logging_steps": 2,
+    "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    render_dataset(folder, 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
+    return folder
+
+
+@pytest.fixture
+def run_file(tmp_path, data):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**RUN, "data_root": str(data)}))
+    return path
+
+
+def _metrics(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("seconds_training")
+    return metrics
+
+
+def _environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, data):
+    """A run that nothing interrupts, in this process."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**RUN, "data_root": str(data)}))
+    assert main([str(path), "--output_dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def test_a_run_leaves_everything_needed(unbroken):
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert {"rank1", "rank5", "rank10", "mAP", "mINP", "chance_rank1", "seconds_training"} <= metrics.keys()
+    assert metrics["n_identities"] == 3 and metrics["n_queries"] == 2 * metrics["n_gallery"]
+    assert metrics["best_step"] in (4, 8, 12)
+    run = json.loads((unbroken / "run.json").read_text())
+    assert run["model"]["objective_config"]["num_identities"] == 8
+    assert run["training"]["seed"] == 3 and run["rendered_data"] is True
+    card = (unbroken / "model" / "README.md").read_text()
+    assert "rendered-data" in card and "Prohibited use" in card and f"{metrics['rank1']:.1f}" in card
+    assert list((unbroken / "runs").rglob("events*")) or list(unbroken.rglob("events.out*"))
+    assert not list((unbroken / "model").glob("*.bin"))
+    history = json.loads((unbroken / "trainer_state.json").read_text())["log_history"]
+    losses = next(entry for entry in history if "loss" in entry)
+    parts = 0.1 * losses["sdm_loss"] + losses["itc_loss"] + losses["mlm_loss"] + 0.1 * losses["id_loss"]
+    assert losses["loss"] == pytest.approx(parts, rel=1e-4)
+
+
+def test_test_split_is_not_touched_by_the_choice(unbroken):
+    history = json.loads((unbroken / "trainer_state.json").read_text())["log_history"]
+    validated = {entry["step"]: entry["eval_rank1"] for entry in history if "eval_rank1" in entry}
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert validated[metrics["best_step"]] == max(validated.values()) == metrics["validation_rank1"]
+
+
+def test_same_seed_same_result(unbroken, run_file, tmp_path):
+    assert main([str(run_file), "--output_dir", str(tmp_path / "again")]) == 0
+    assert _metrics(tmp_path / "again") == _metrics(unbroken)
+    names = [folder / "model" / "model.safetensors" for folder in (tmp_path / "again", unbroken)]
+    assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_a_killed_run_ends_at_the_same_metrics(unbroken, run_file, tmp_path):
+    folder = tmp_path / "killed"
+    command = [sys.executable, str(ENTRY), str(run_file), "--output_dir", str(folder)]
+    process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while last_complete_checkpoint(folder) is None:
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint before the end"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "metrics.json").exists()
+    cut_off = folder / "checkpoint-9"
+    cut_off.mkdir()  # as left by a kill while saving
+    (cut_off / "model.safetensors").write_bytes(b"half")
+    again = subprocess.run(command, env=_environment(), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert _metrics(folder) == _metrics(unbroken)
+    assert (folder / "model" / "model.safetensors").read_bytes() == (
+        unbroken / "model" / "model.safetensors"
+    ).read_bytes()
+    assert not cut_off.exists()
+
+
+def test_the_same_command_after_the_end_changes_nothing(unbroken, data, tmp_path, run_file):
+    before = _metrics(unbroken)
+    assert main([str(run_file), "--output_dir", str(unbroken)]) == 0
+    assert _metrics(unbroken) == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(unbroken, run_file, capsys):
+    assert main([str(run_file), "--output_dir", str(unbroken), "--learning_rate", "2e-3"]) == 2
+    assert "learning_rate: 0.001 -> 0.002" in capsys.readouterr().err
+
+
+def test_a_foreign_folder_is_refused(run_file, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    assert main([str(run_file), "--output_dir", str(tmp_path / "mine")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_two_processes_under_accelerate(run_file, tmp_path):
+    folder = tmp_path / "two"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
+               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+               str(ENTRY), str(run_file), "--output_dir", str(folder), "--use_cpu", "true"]  # fmt: skip
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads((folder / "run.json").read_text())["processes"] == 2
+    assert _metrics(folder)["n_identities"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--data_root", "/no/such/folder"], "no annotation file"),
+        (["--dataset", "cuhk"], "unknown dataset 'cuhk'; known: cuhk-pedes"),
+        (["--model_config.objective_config.mask_ratio", "1.5"], "mask_ratio"),
+        (["--model_config.objective_config.maskratio", "0.2"], "mask_ratio"),
+        (["--model_config.vision_config.image_size", "[33, 16]"], "height 33"),
+        (["--model_config.vision_config.image_size.x", "3"], "is a value, not a section"),
+    ],
+)
+def test_bad_input_is_named_before_any_work(run_file, tmp_path, capsys, change, named):
+    assert main([str(run_file), "--output_dir", str(tmp_path / "run"), *change]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_record_without_a_caption_is_named(run_file, data, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "imgs").symlink_to(data / "imgs")
+    records = json.loads((data / "reid_raw.json").read_text())
+    records[5]["captions"] = []
+    (broken / "reid_raw.json").write_text(json.dumps(records))
+    assert main([str(run_file), "--output_dir", str(tmp_path / "run"), "--data_root", str(broken)]) == 2
+    error = capsys.readouterr().err
+    assert "record 5" in error and records[5]["file_path"] in error and "no caption" in error
+
+
+def test_unknown_key_in_a_run_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rat: 0.1\n")
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        parse_run_arguments([str(path)])
+
+
+def test_the_command_line_wins_over_the_file(run_file):
+    model, data, training = parse_run_arguments(
+        [str(run_file), "--max_steps", "7", "--flip=0.1", "--model_config.objective_config.mask_strategy=random"]
+    )
+    assert (training.max_steps, data.flip, training.learning_rate) == (7, 0.1, 1e-3)
+    assert model.model_config["objective_config"]["mask_strategy"] == "random"
+    assert model.model_config["projection_dim"] == 32
