@@ -196,8 +196,8 @@ class AgaFusionConfig(PreTrainedConfig):
         """Set the width and what follows from it; ValueError when `hidden_size` was given as something else."""
         _require(
             self.hidden_size in (None, projection_dim),
-            f"cross_modal_config.hidden_size is {self.hidden_size}, but the fusion encoder works on projected states of "
-            f"projection_dim {projection_dim}; leave it out",
+            f"cross_modal_config.hidden_size is {self.hidden_size}, but the fusion encoder works on projected states "
+            f"of projection_dim {projection_dim}; leave it out",
         )
         self.hidden_size = projection_dim
         self.num_attention_heads = self.num_attention_heads or max(1, projection_dim // 64)
@@ -235,7 +235,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
     model_type = "aga_objective"
     base_config_key = "objective_config"
 
-    loss_weights: dict[str, float | int] | None = None
+    loss_weights: Any = None  # dict[str, float]; a mutable default needs filling in
     num_identities: int = 0
     learn_temperature: bool = True
     mask_strategy: str = "attention"
@@ -273,9 +273,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
             self.mask_ratio <= self.mask_max_probability,
             f"objective_config.mask_ratio {self.mask_ratio} exceeds mask_max_probability {self.mask_max_probability}",
         )
-        _require(
-            self.num_identities >= 0, f"objective_config.num_identities must be >= 0, got {self.num_identities}"
-        )
+        _require(self.num_identities >= 0, f"objective_config.num_identities must be >= 0, got {self.num_identities}")
 
     def weight(self, name: str) -> float:
         """Weight of a loss, 0 when it is not used."""
@@ -289,7 +287,7 @@ class AgaConfig(PreTrainedConfig):
     and ViT-B/16 are the same code.
 
     Args:
-        text_config, vision_config, cross_modal_config, objective_config (`dict` or the configuration class): see there.
+        text_config, vision_config, cross_modal_config, objective_config (`dict` or the class): see there.
         projection_dim (`int`): width of the joint embedding space and of the fusion encoder.
         logit_scale_init_value (`float`): initial log of the inverse temperature, as in CLIP (2.6592 = temperature
             0.07).
@@ -316,10 +314,10 @@ class AgaConfig(PreTrainedConfig):
         "objective_config": AgaObjectiveConfig,
     }
 
-    text_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | PreTrainedConfig | None = None
-    cross_modal_config: dict | PreTrainedConfig | None = None
-    objective_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None  # a dict or the configuration class; filled in by __post_init__
+    vision_config: Any = None
+    cross_modal_config: Any = None
+    objective_config: Any = None
     projection_dim: int = 512
     logit_scale_init_value: float | int = 2.6592
     initializer_range: float = 0.02

@@ -4,6 +4,18 @@ import torch
 from torch import Tensor
 
 
+def _sample_rows(probabilities: Tensor) -> Tensor:
+    """
+    One draw per row of (rows, classes), (rows,), by the cumulated distribution.
+
+    Takes one random number per row where `torch.multinomial` takes one per class.
+    """
+    cumulated = probabilities.cumsum(dim=1)
+    # In (0, total]: the first class that reaches the level has a probability above zero, also after rounding.
+    levels = (1 - torch.rand(len(probabilities), 1, device=probabilities.device)) * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, levels).squeeze(1)
+
+
 class TextEnrichment:
     """
     Turn a caption into its enriched version at the masked positions.
@@ -38,7 +50,7 @@ class TextEnrichment:
         if self.sampling == "argmax" or len(logits) == 0:
             predicted = probabilities.argmax(dim=-1)
         else:
-            predicted = torch.multinomial(probabilities, 1).squeeze(1)
+            predicted = _sample_rows(probabilities)
         confident = probabilities.gather(1, predicted[:, None]).squeeze(1) >= self.min_confidence
         original = input_ids[masked]
         enriched = input_ids.clone()

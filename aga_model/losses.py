@@ -50,10 +50,7 @@ def itc_loss(
     ```
     """
     logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    if person_ids is None:
-        targets = torch.eye(len(logits), device=logits.device)
-    else:
-        targets = _match_distribution(person_ids)
+    targets = torch.eye(len(logits), device=logits.device) if person_ids is None else _match_distribution(person_ids)
     text_to_image = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
     image_to_text = -(targets * logits.t().log_softmax(dim=1)).sum(dim=1).mean()
     return (text_to_image + image_to_text) / 2

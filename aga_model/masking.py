@@ -1,5 +1,8 @@
 """What to mask: AGM (attention-guided mask modelling) and the uniform baseline, over one sampling routine."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -76,6 +79,16 @@ def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, m
     return torch.where(ordinary, (chosen * weights).clamp(min=0.0, max=maximum), 0.0)
 
 
+class MaskingPolicy(Protocol):
+    """What to mask: a probability per token."""
+
+    needs_attention: bool
+
+    def probabilities(self, ordinary: Tensor, attention: Tensor | None) -> Tensor:
+        """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
+        ...
+
+
 class AttentionGuidedMasking:
     """AGM's policy: words are masked in proportion to the attention that the text encoder's summary token pays them.
 
@@ -111,7 +124,10 @@ class RandomMasking:
         return bounded_probabilities(torch.ones_like(ordinary, dtype=torch.float32), ordinary, expected, 1.0)
 
 
-MASKING_POLICIES = {"attention": AttentionGuidedMasking, "random": RandomMasking}
+MASKING_POLICIES: dict[str, Callable[[float, float], MaskingPolicy]] = {
+    "attention": AttentionGuidedMasking,
+    "random": RandomMasking,
+}
 
 
 def sample_tokens(probabilities: Tensor) -> Tensor:

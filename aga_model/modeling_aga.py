@@ -171,11 +171,11 @@ class AgaOutput(ModelOutput):
         text_model_output, vision_model_output: the towers' outputs; `pooler_output` is projected, not normalised.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits_per_image: torch.FloatTensor | None = None
-    logits_per_text: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
 
@@ -199,18 +199,18 @@ class AgaForPreTrainingOutput(ModelOutput):
         enriched_input_ids (`(batch, seq)`): captions as TEM left them.
     """
 
-    loss: torch.FloatTensor | None = None
-    itc_loss: torch.FloatTensor | None = None
-    sdm_loss: torch.FloatTensor | None = None
-    mlm_loss: torch.FloatTensor | None = None
-    id_loss: torch.FloatTensor | None = None
-    logits_per_image: torch.FloatTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-    masked: torch.BoolTensor | None = None
-    mask_probabilities: torch.FloatTensor | None = None
-    mlm_logits: torch.FloatTensor | None = None
-    enriched_input_ids: torch.LongTensor | None = None
+    loss: Tensor | None = None
+    itc_loss: Tensor | None = None
+    sdm_loss: Tensor | None = None
+    mlm_loss: Tensor | None = None
+    id_loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    masked: Tensor | None = None
+    mask_probabilities: Tensor | None = None
+    mlm_logits: Tensor | None = None
+    enriched_input_ids: Tensor | None = None
 
 
 class AgaPreTrainedModel(PreTrainedModel):

@@ -77,8 +77,8 @@ def test_the_bound_passes_the_excess_on():
     ordinary = torch.ones(1, 4, dtype=torch.bool)
     weights = torch.tensor([[0.9, 0.07, 0.02, 0.01]])
     probabilities = bounded_probabilities(weights, ordinary, torch.tensor([2.0]), 0.8)
-    # By hand: the first reaches the bound; of the 1.2 left the second would get 0.84, so it is bounded too; 0.4 is left
-    # for the others in the ratio 2 to 1.
+    # By hand: the first reaches the bound; of the 1.2 left the second would get 0.84, so it is bounded too; 0.4 is
+    # left for the others in the ratio 2 to 1.
     torch.testing.assert_close(probabilities, torch.tensor([[0.8, 0.8, 0.8 / 3, 0.4 / 3]]), atol=1e-3, rtol=0)
 
 
@@ -128,7 +128,9 @@ def test_corruption_follows_berts_rule(captions):
 
 def test_aggregation_over_layers_by_hand():
     ordinary = torch.tensor([[False, True, True, False]])
-    layers = torch.tensor([[[[0.5, 0.3, 0.1, 0.1], [0.5, 0.1, 0.3, 0.1]]], [[[0.2, 0.6, 0.2, 0.0], [0.2, 0.6, 0.2, 0]]]])
+    layers = torch.tensor(
+        [[[[0.5, 0.3, 0.1, 0.1], [0.5, 0.1, 0.3, 0.1]]], [[[0.2, 0.6, 0.2, 0.0], [0.2, 0.6, 0.2, 0]]]]
+    )
     # Layer 1: heads average to (0.2, 0.2) -> (0.5, 0.5); layer 2: (0.6, 0.2) -> (0.75, 0.25); decay 0.4.
     wanted = torch.tensor([[0.0, 0.4 * 0.5 + 0.6 * 0.75, 0.4 * 0.5 + 0.6 * 0.25, 0.0]])
     torch.testing.assert_close(aggregate_class_attention(layers, ordinary, 0.4), wanted)

@@ -28,7 +28,10 @@ def test_features_equal_transformers_clip():
     ids[:, 9:] = 98
     pixels = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        for name, arguments in (("get_text_features", {"input_ids": ids}), ("get_image_features", {"pixel_values": pixels})):
+        for name, arguments in (
+            ("get_text_features", {"input_ids": ids}),
+            ("get_image_features", {"pixel_values": pixels}),
+        ):
             wanted, got = getattr(clip, name)(**arguments), getattr(ours, name)(**arguments)
             torch.testing.assert_close(got.pooler_output, wanted.pooler_output, atol=1e-5, rtol=0)
             torch.testing.assert_close(got.last_hidden_state, wanted.last_hidden_state, atol=1e-5, rtol=0)
@@ -110,7 +113,9 @@ def test_enrichment_adds_a_second_view(make_model, batch):
     torch.testing.assert_close(output.itc_loss, sum(views) / 2, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [{"enrichment": "none"}, {"enrichment_probability": 0.0}, {"enrichment_start": 0.5}])
+@pytest.mark.parametrize(
+    "objective", [{"enrichment": "none"}, {"enrichment_probability": 0.0}, {"enrichment_start": 0.5}]
+)
 def test_enrichment_can_be_off(make_model, batch, objective):
     model = make_model(**objective).train()
     _swap_enrichment(model, 300)

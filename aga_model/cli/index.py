@@ -13,6 +13,7 @@ import typer
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
+from ..data.benchmarks import load_benchmark
 from ..retrieval import (
     Gallery,
     GalleryError,
@@ -34,6 +35,9 @@ def index(
     out: Annotated[Path, typer.Option("--out", help="Folder of the gallery: a new one, or one of the same model.")],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 32,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="IMAGE_DIR is a data set: take only this split, e.g. test.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery instead of adding to it.")
     ] = False,
@@ -44,15 +48,17 @@ def index(
     A gallery of the same model is added to: files that it holds unchanged are not encoded again, changed files are.
     """
     try:
-        _index(image_dir, model, out, batch_size, device, overwrite)
+        _index(image_dir, model, out, batch_size, device, split, overwrite)
     except torch.OutOfMemoryError:
         fail(f"a batch of {batch_size} images does not fit into the GPU's memory: give a smaller --batch-size")
     except (ValueError, OSError) as error:
         fail(error)
 
 
-def _index(image_dir: Path, model: str, out: Path, batch_size: int, device: str | None, overwrite: bool) -> None:
-    images, skipped = _find(image_dir, out)
+def _index(
+    image_dir: Path, model: str, out: Path, batch_size: int, device: str | None, split: str | None, overwrite: bool
+) -> None:
+    images, skipped = _find(image_dir, out) if split is None else (_find_split(image_dir, split), [])
     gallery = _existing_gallery(out, overwrite)
     transformers_logging.disable_progress_bar()
     encoder = PersonEncoder.from_pretrained(model, device)
@@ -83,6 +89,14 @@ def _find(image_dir: Path, out: Path) -> tuple[list[Path], list[Skipped]]:
         first = f"; the first, {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise GalleryError(f"no image in {image_dir} ({len(skipped)} other files{first})")
     return images, skipped
+
+
+def _find_split(image_dir: Path, split: str) -> list[Path]:
+    """Absolute paths of a data set's images of one split, each once."""
+    splits = load_benchmark("cuhk-pedes", image_dir)
+    if split not in splits:
+        raise ValueError(f"--split {split}: {image_dir} has the splits {', '.join(splits)}")
+    return sorted({Path(os.path.abspath(image["path"])) for image in splits[split]["image"]})
 
 
 def _existing_gallery(out: Path, overwrite: bool) -> Gallery | None:

@@ -1,4 +1,4 @@
-"""Reading person crops for training and evaluation."""
+"""Person crops as arrays for training and evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .image_files import read_image
+
 
 def read_crop(path: str | Path, height: int, width: int) -> np.ndarray:
     """
-    Decode an image file and resize it as AgaProcessor does (bicubic, no crop).
+    Read an image file completely and resize it as AgaProcessor does (bicubic, no crop).
 
     Args:
         path: image file.
@@ -19,13 +21,10 @@ def read_crop(path: str | Path, height: int, width: int) -> np.ndarray:
         uint8 (height, width, 3).
 
     Raises:
-        ValueError: the file is missing or cannot be decoded; names the file.
+        UnreadableImageError: the file is missing or cannot be decoded; names it.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    image = read_image(path).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def to_pixel_values(crops: Sequence[np.ndarray], image_processor) -> np.ndarray:

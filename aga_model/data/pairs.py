@@ -27,7 +27,9 @@ class PairDataset(torch.utils.data.Dataset):
         cache: decode every image once, up front, and keep the crops in memory (height * width * 3 bytes each).
     """
 
-    def __init__(self, rows: Dataset, processor, augmentation: Augmentation | None, seed: int = 0, cache: bool = False):
+    def __init__(
+        self, rows: Dataset, processor, augmentation: Augmentation | None, seed: int = 0, cache: bool = False
+    ):
         size = processor.image_processor.size
         self.height, self.width = size["height"], size["width"]
         self.augmentation = augmentation

@@ -132,9 +132,7 @@ def enrichment_examples(
         image_states = model.aga.project_image_states(model.aga.get_image_features(pixels))
         logits = model.predict_masked(ids, mask, image_states, masked)
         enriched = model.enrichment.enrich(ids, masked, logits)
-    return [
-        _tokens(processor.tokenizer, *rows) for rows in zip(ids, enriched, probabilities, masked, mask.sum(dim=1))
-    ]
+    return [_tokens(processor.tokenizer, *rows) for rows in zip(ids, enriched, probabilities, masked, mask.sum(dim=1))]
 
 
 def _tokens(

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402 - the backend must be chosen first
+from matplotlib import pyplot as plt
 
-from .diagnostics import Token, enrichment_examples, masked_attribute_share  # noqa: E402
+from .diagnostics import Token, enrichment_examples, masked_attribute_share
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LOSS_NAMES = ("loss", "itc_loss", "sdm_loss", "mlm_loss", "id_loss")

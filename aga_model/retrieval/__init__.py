@@ -1,8 +1,9 @@
 """Person search over image files: read them, encode them, keep a gallery on disk, rank it for a sentence."""
 
+from aga_model.data.image_files import Skipped, UnreadableImageError, find_images, read_image
+
 from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
 from .gallery import Gallery, GalleryError, Hit
-from .images import Skipped, UnreadableImageError, find_images, read_image
 from .indexing import IndexReport, index_images
 from .picture import save_result_picture
 

@@ -14,7 +14,8 @@ from huggingface_hub import metadata_load, snapshot_download
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-RENDERED_DATA_TAG = "rendered-data"
+from aga_model.data import RENDERED_TAG
+
 _READ_SIZE = 1024**2  # bytes
 
 
@@ -98,7 +99,7 @@ class PersonEncoder:
         except Exception:  # a card that somebody wrote by hand must not stop a search
             return False
         tags = metadata.get("tags") if isinstance(metadata, dict) else None
-        return isinstance(tags, list) and RENDERED_DATA_TAG in tags
+        return isinstance(tags, list) and RENDERED_TAG in tags
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """RGB images to the model's input (batch, 3, height, width) on the CPU. May be called from several threads."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from aga_model.data.image_files import Skipped, UnreadableImageError, decode_image, read_bytes
+
 from .encoder import PersonEncoder
 from .gallery import Gallery, GalleryError, Row
-from .images import Skipped, UnreadableImageError, decode_image, read_bytes
 
 SAVE_EVERY = 20_000  # images: an interrupted run loses no more than these
 _MAX_WORKERS = 8

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from aga_model.data.image_files import UnreadableImageError, read_image
+
 from .gallery import Hit
-from .images import UnreadableImageError, read_image
 
 COLUMNS = 5
 TILE_WIDTH, TILE_HEIGHT = 160, 320  # pixels of the place for an image

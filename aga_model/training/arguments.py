@@ -21,7 +21,7 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "folder or Hub repository to start from; random weights when not given"}
     )
-    model_config: dict | str | None = field(
+    model_config: dict | None = field(
         default=None,
         metadata={
             "help": "AgaConfig as nested keys (in YAML). Override one on the command line with a dotted name: "
@@ -76,7 +76,7 @@ class AgaTrainingArguments(TrainingArguments):
     )
 
 
-def _argument_classes() -> tuple[type, ...]:
+def _argument_classes() -> Any:
     return ModelArguments, DataArguments, AgaTrainingArguments
 
 
@@ -155,8 +155,6 @@ def parse_run_arguments(
     # Strings go through each argument's own type, so `1e-3`, which YAML reads as text, becomes a number.
     parser.set_defaults(**{key: str(value) if isinstance(value, float) else value for key, value in values.items()})
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(args=argv)
-    if isinstance(model_args.model_config, str):
-        model_config = yaml.safe_load(model_args.model_config)
     for dotted, value in overrides.items():
         _apply_override(model_config, dotted, value)
     model_args.model_config = model_config

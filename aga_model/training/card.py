@@ -5,8 +5,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from aga_model.data import RENDERED_TAG
+
 TEMPLATE = Path(__file__).with_name("model_card.md")
-RENDERED_TAG = "rendered-data"
 _REPORTED = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
 
 

@@ -74,9 +74,7 @@ def _load_splits(data_args: DataArguments) -> dict[str, Dataset]:
     return splits
 
 
-def _build_model(
-    model_args: ModelArguments, train_rows: Dataset
-) -> tuple[AgaForPreTraining, AgaProcessor]:
+def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaForPreTraining, AgaProcessor]:
     """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
     sections: dict[str, Any] = dict(model_args.model_config or {})
     objective = dict(sections.get("objective_config") or {})
@@ -138,8 +136,9 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ValueError, naming the differences, when a run folder was started with other settings."""
-    before, after = (_flatten({key: run[key] for key in ("model", "data", "training", "processes")})
-                     for run in (started, now))
+    before, after = (
+        _flatten({key: run[key] for key in ("model", "data", "training", "processes")}) for run in (started, now)
+    )
     changed = [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -211,7 +210,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainin
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best = trainer.accelerator.unwrap_model(trainer.model)
-    metrics = RetrievalEvaluator(splits["test"], processor, batch_size).evaluate(best.aga)
+    metrics: dict[str, Any] = RetrievalEvaluator(splits["test"], processor, batch_size).evaluate(best.aga)
     metrics["seconds_training"] = round(trainer.seconds_training, 1)
     metrics["best_step"] = trainer.state.best_global_step
     metrics["validation_" + args.metric_for_best_model] = trainer.state.best_metric

@@ -1,14 +1,18 @@
 """AgaTrainer: transformers' Trainer that validates by retrieval and logs every loss by name."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from aga_model.data.pairs import PairDataset
+from aga_model.data.samplers import LengthGroupedSampler
 from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.modeling_aga import AgaForPreTraining
 
+from .arguments import AgaTrainingArguments
 from .optimizers import muon_with_adamw
 
 COMPONENTS = ("itc_loss", "sdm_loss", "mlm_loss", "id_loss")
@@ -45,7 +49,10 @@ class AgaTrainer(Trainer):
     Trains [`AgaForPreTraining`]; `evaluate` measures retrieval on the validation split.
 
     Args:
-        evaluator: validation split; None skips validation.
+        model: AgaForPreTraining.
+        args: AgaTrainingArguments.
+        train_dataset: PairDataset.
+        evaluator: of the validation split; None skips validation.
         As transformers.Trainer for the rest.
     """
 
@@ -62,12 +69,18 @@ class AgaTrainer(Trainer):
         """Seconds spent in training steps so far, those before a resumption included."""
         return sum(cb.seconds for cb in self.callback_handler.callbacks if isinstance(cb, TimingCallback))
 
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = cast(PairDataset, train_dataset if train_dataset is not None else self.train_dataset)
+        lengths = [len(ids) for ids in dataset.token_ids]
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.world_size, seed)
+
     def create_optimizer(self, model=None):
-        args = self.args
+        args, trained = cast(AgaTrainingArguments, self.args), cast(AgaForPreTraining, self.model)
         if self.optimizer is None and args.muon_learning_rate > 0:
             betas = (args.adam_beta1, args.adam_beta2)
             self.optimizer = muon_with_adamw(
-                self.model, args.muon_learning_rate, args.learning_rate, args.weight_decay, betas, args.adam_epsilon
+                trained, args.muon_learning_rate, args.learning_rate, args.weight_decay, betas, args.adam_epsilon
             )
         return super().create_optimizer(model)
 
@@ -83,7 +96,7 @@ class AgaTrainer(Trainer):
         """Add the mean of each loss since the last log, and the temperature, to a training log."""
         if "loss" in logs and self._component_steps:
             logs |= {name: float(total) / self._component_steps for name, total in self._component_sums.items()}
-            logs["temperature"] = float(self.model.temperature.detach())
+            logs["temperature"] = float(cast(AgaForPreTraining, self.model).temperature.detach())
             self._component_sums, self._component_steps = {}, 0
         super().log(logs, start_time)
 
@@ -91,7 +104,7 @@ class AgaTrainer(Trainer):
         """Retrieval metrics of the validation split, each name with `metric_key_prefix`."""
         if self.evaluator is None:
             return {}
-        model = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluator.evaluate(model.aga).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

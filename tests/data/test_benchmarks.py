@@ -8,7 +8,13 @@ from PIL import Image
 from aga_model.data.benchmarks import is_rendered, load_benchmark, load_cuhk_pedes
 
 RECORDS = [
-    {"split": "train", "id": 1, "file_path": "CUHK01/a.png", "captions": ["A man.", "He walks."], "processed_tokens": []},
+    {
+        "split": "train",
+        "id": 1,
+        "file_path": "CUHK01/a.png",
+        "captions": ["A man.", "He walks."],
+        "processed_tokens": [],
+    },
     {"split": "train", "id": 2, "file_path": "cam_a/b.png", "captions": ["A woman."], "processed_tokens": []},
     {"split": "val", "id": 3, "file_path": "c.png", "captions": ["A boy."], "processed_tokens": []},
     {"split": "test", "id": 4, "file_path": "test_query/d.png", "captions": ["A girl."], "processed_tokens": []},

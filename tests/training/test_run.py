@@ -150,9 +150,10 @@ def test_a_foreign_folder_is_refused(run_file, tmp_path, capsys):
 
 def test_two_processes_under_accelerate(run_file, tmp_path):
     folder = tmp_path / "two"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
-               "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-               str(ENTRY), str(run_file), "--output_dir", str(folder), "--use_cpu", "true"]  # fmt: skip
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    options = ["--dynamo_backend", "no", "--main_process_port", "0"]
+    arguments = [str(ENTRY), str(run_file), "--output_dir", str(folder), "--use_cpu", "true"]
+    command = [sys.executable, *launch.split(), *options, *arguments]
     run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads((folder / "run.json").read_text())["processes"] == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from aga_model.retrieval.images import UnreadableImageError, find_images, read_image, read_image_file
+from aga_model.data.image_files import UnreadableImageError, find_images, read_image, read_image_file
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
