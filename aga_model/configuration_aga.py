@@ -22,6 +22,10 @@ _LIBRARY_KEYS = {
     "output_attentions",
     "attn_implementation",
     "experts_implementation",
+    "use_cache",  # set by transformers' Trainer
+    "bos_token_id",  # aligned with the tokenizer by the Trainer
+    "eos_token_id",
+    "pad_token_id",
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -65,6 +66,9 @@ class AgaTrainingArguments(TrainingArguments):
     metric_for_best_model: str = field(default="rank1", metadata={"help": "validation metric that chooses the best"})
     greater_is_better: bool = field(default=True, metadata={"help": "of metric_for_best_model"})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "drop an incomplete last batch in training"})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "page-locked batches, where there is a GPU"}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "keep False: the collator needs all"})
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "keep True: the training time is counted through resumed runs"}

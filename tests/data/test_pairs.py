@@ -1,0 +1,96 @@
+"""Training pairs: order, augmentation and batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from aga_model.data.augmentation import Augmentation
+from aga_model.data.benchmarks import load_benchmark
+from aga_model.data.pairs import PairCollator, PairDataset
+from aga_model.data.rendered import render_dataset
+from aga_model.data.samplers import LengthGroupedSampler
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    render_dataset(folder, 6, 1, val_identities=1, test_identities=1, height=64, width=32, processes=1)
+    return load_benchmark("cuhk-pedes", folder)["train"]
+
+
+def _same(first, second):
+    return all(np.array_equal(a["crop"], b["crop"]) and a["input_ids"] == b["input_ids"] for a, b in zip(first, second))
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone(rows, processor):
+    augmentation = Augmentation(brightness=0.2, erasing=0.5)
+    first, second = (PairDataset(rows, processor, augmentation, seed=4, cache=cache) for cache in (False, True))
+    assert _same(list(first), [second[i] for i in range(len(second))])
+    assert _same([first[5], first[2]], [second[5], second[2]])
+    before = first[3]["crop"]
+    first.set_epoch(1)
+    assert not np.array_equal(first[3]["crop"], before)
+    other_seed = PairDataset(rows, processor, augmentation, seed=5)
+    assert not _same(list(other_seed), list(second))
+
+
+def test_labels_run_from_zero_without_gaps(rows, processor):
+    dataset = PairDataset(rows, processor, None)
+    assert dataset.num_identities == 4
+    assert sorted({sample["person_id"] for sample in dataset}) == [0, 1, 2, 3]
+
+
+def test_collator_pads_to_the_longest_of_the_batch(rows, processor):
+    dataset = PairDataset(rows, processor, None)
+    samples = [dataset[i] for i in (0, 3, 5)]
+    batch = PairCollator(processor)(samples)
+    lengths = [len(sample["input_ids"]) for sample in samples]
+    assert batch["input_ids"].shape == (3, max(lengths))
+    assert batch["attention_mask"].sum(1).tolist() == lengths
+    by_processor = processor(text=[rows["caption"][i] for i in (0, 3, 5)], return_tensors="pt")
+    assert torch.equal(batch["input_ids"], by_processor["input_ids"])
+    assert torch.equal(batch["attention_mask"], by_processor["attention_mask"])
+    assert batch["pixel_values"].shape == (3, 3, 32, 16) and batch["pixel_values"].is_contiguous()
+
+
+def test_augmentation_keeps_shape_and_input():
+    crop = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
+    before = crop.copy()
+    for seed in range(30):
+        result = Augmentation(0.5, 0.1, 0.3, 0.5)(crop, np.random.default_rng(seed))
+        assert result.shape == crop.shape and result.dtype == np.uint8
+    assert np.array_equal(crop, before)
+
+
+def test_each_augmentation_does_what_it_says():
+    crop = np.random.default_rng(0).integers(20, 200, (20, 10, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    assert np.array_equal(Augmentation(0, 0, 0, 0)(crop, rng), crop)
+    assert np.array_equal(Augmentation(1, 0, 0, 0)(crop, rng), crop[:, ::-1])
+    erased = Augmentation(0, 0, 0, 1)(crop, rng)
+    changed = (erased != crop).any(axis=2)
+    assert 0.01 < changed.mean() < 0.5
+    assert np.array_equal(erased[changed][0], crop.mean(axis=(0, 1)).astype(np.uint8))
+
+
+def test_sampler_is_a_permutation_of_similar_lengths():
+    lengths = np.random.default_rng(0).integers(5, 60, size=1003)
+    sampler = LengthGroupedSampler(lengths, batch_size=16, seed=0)
+    order = list(sampler)
+    assert sorted(order) == list(range(1003)) and len(sampler) == 1003
+    grouped = lengths[np.array(order[:992]).reshape(-1, 16)]
+    shuffled = np.random.default_rng(1).permutation(lengths)[:992].reshape(-1, 16)
+    assert np.ptp(grouped, axis=1).mean() < 0.3 * np.ptp(shuffled, axis=1).mean()
+
+
+def test_sampler_order_depends_on_seed_and_epoch():
+    lengths = list(range(100))
+
+    def order(seed, epoch):
+        sampler = LengthGroupedSampler(lengths, 8, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
