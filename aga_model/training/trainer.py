@@ -26,6 +26,22 @@ class ProgressCallback(TrainerCallback):
         unwrapped.training_progress = state.global_step / max(1, state.max_steps)
 
 
+class EpochCallback(TrainerCallback):
+    """
+    Tells the data which epoch it is, which shuffling and augmentation depend on.
+
+    The data loader does so too, but not in every case: with several processes it does not reach the data set, and after
+    a resumption in the middle of an epoch not the sampler.
+    """
+
+    def __init__(self, *followers):
+        self.followers = followers
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        for follower in self.followers:
+            follower.set_epoch(int(state.epoch or 0))
+
+
 class TimingCallback(TrainerCallback, ExportableState):
     """Seconds spent in training steps, validation and saving left out, carried through resumed runs."""
 
@@ -73,7 +89,9 @@ class AgaTrainer(Trainer):
         dataset = cast(PairDataset, train_dataset if train_dataset is not None else self.train_dataset)
         lengths = [len(ids) for ids in dataset.token_ids]
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.world_size, seed)
+        sampler = LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.world_size, seed)
+        self.add_callback(EpochCallback(dataset, sampler))
+        return sampler
 
     def create_optimizer(self, model=None):
         args, trained = cast(AgaTrainingArguments, self.args), cast(AgaForPreTraining, self.model)

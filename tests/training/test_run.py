@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ RUN = {
     "eval_steps": 4,
     "save_steps": 4,
     "logging_steps": 2,
+    "save_total_limit": 5,
     "seed": 3,
 }  # fmt: skip
 
@@ -105,6 +107,23 @@ def test_same_seed_same_result(unbroken, run_file, tmp_path):
     assert _metrics(tmp_path / "again") == _metrics(unbroken)
     names = [folder / "model" / "model.safetensors" for folder in (tmp_path / "again", unbroken)]
     assert names[0].read_bytes() == names[1].read_bytes()
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_every_checkpoint_continues_to_the_same_end(unbroken, run_file, tmp_path, step):
+    """Step 8 lies in the second epoch, where order and augmentation differ from the first."""
+    folder = tmp_path / "continued"
+    shutil.copytree(unbroken, folder)
+    (folder / "metrics.json").unlink()
+    shutil.rmtree(folder / "model")
+    for checkpoint in folder.glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > step:
+            shutil.rmtree(checkpoint)
+    assert last_complete_checkpoint(folder).name == f"checkpoint-{step}"
+    assert main([str(run_file), "--output_dir", str(folder)]) == 0
+    names = [path / "model" / "model.safetensors" for path in (folder, unbroken)]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    assert _metrics(folder) == _metrics(unbroken)
 
 
 def test_a_killed_run_ends_at_the_same_metrics(unbroken, run_file, tmp_path):
