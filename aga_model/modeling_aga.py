@@ -560,7 +560,8 @@ class AgaForPreTraining(AgaPreTrainedModel):
             if self._enriches_now():
                 enriched_ids, enriched_text = self._enriched_texts(input_ids, text, masked, mlm_logits)
         losses |= self._alignment_losses(image, enriched_text, person_ids)
-        if objective.enrichment == "add" and enriched_text is not text:
+        # Decided by settings alone, so that all processes take part in the same collectives.
+        if objective.enrichment == "add" and self._enriches_now():
             for name, loss in self._alignment_losses(image, text, person_ids).items():
                 losses[name] = (losses[name] + loss) / 2
         loss = sum((objective.weight(name) * value for name, value in losses.items()), start=image.sum() * 0.0)

@@ -7,8 +7,6 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from aga_model.data.pairs import PairDataset
-from aga_model.data.samplers import LengthGroupedSampler
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
@@ -28,18 +26,16 @@ class ProgressCallback(TrainerCallback):
 
 class EpochCallback(TrainerCallback):
     """
-    Tells the data which epoch it is, which shuffling and augmentation depend on.
+    Tells the data set which epoch it is, which augmentation depends on.
 
-    The data loader does so too, but not in every case: with several processes it does not reach the data set, and after
-    a resumption in the middle of an epoch not the sampler.
+    Accelerate's data loader does so in a single process only.
     """
 
-    def __init__(self, *followers):
-        self.followers = followers
+    def __init__(self, dataset):
+        self.dataset = dataset
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        for follower in self.followers:
-            follower.set_epoch(int(state.epoch or 0))
+        self.dataset.set_epoch(int(state.epoch or 0))
 
 
 class TimingCallback(TrainerCallback, ExportableState):
@@ -79,19 +75,12 @@ class AgaTrainer(Trainer):
         self._component_steps = 0
         self.add_callback(ProgressCallback())
         self.add_callback(TimingCallback())
+        self.add_callback(EpochCallback(self.train_dataset))
 
     @property
     def seconds_training(self) -> float:
         """Seconds spent in training steps so far, those before a resumption included."""
         return sum(cb.seconds for cb in self.callback_handler.callbacks if isinstance(cb, TimingCallback))
-
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = cast(PairDataset, train_dataset if train_dataset is not None else self.train_dataset)
-        lengths = [len(ids) for ids in dataset.token_ids]
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        sampler = LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.world_size, seed)
-        self.add_callback(EpochCallback(dataset, sampler))
-        return sampler
 
     def create_optimizer(self, model=None):
         args, trained = cast(AgaTrainingArguments, self.args), cast(AgaForPreTraining, self.model)

@@ -24,7 +24,18 @@ def road(tmp_path_factory):
     arguments = "--identities 16 --seed 0 --val-identities 3 --test-identities 4 --height 64 --width 32"
     result = CliRunner().invoke(app, ["render", str(data), *arguments.split()])
     assert result.exit_code == 0, result.output
-    settings = "--max_steps 4 --warmup_steps 1 --eval_steps 2 --save_steps 2 --logging_steps 1".split()
+    settings = [
+        "--max_steps",
+        "4",
+        "--warmup_steps",
+        "1",
+        "--eval_steps",
+        "2",
+        "--save_steps",
+        "2",
+        "--logging_steps",
+        "1",
+    ]
     quickstart = REPOSITORY / "configs" / "quickstart.yaml"
     sizes = ["--per_device_train_batch_size", "8", "--data_root", str(data), "--output_dir", str(run)]
     assert main([str(quickstart), *settings, *sizes]) == 0

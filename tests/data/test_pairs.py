@@ -8,7 +8,6 @@ from aga_model.data.augmentation import Augmentation
 from aga_model.data.benchmarks import load_benchmark
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.rendered import render_dataset
-from aga_model.data.samplers import LengthGroupedSampler
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,9 @@ def rows(tmp_path_factory):
 
 
 def _same(first, second):
-    return all(np.array_equal(a["crop"], b["crop"]) and a["input_ids"] == b["input_ids"] for a, b in zip(first, second))
+    return all(
+        np.array_equal(a["crop"], b["crop"]) and a["input_ids"] == b["input_ids"] for a, b in zip(first, second)
+    )
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(rows, processor):
@@ -71,26 +72,3 @@ def test_each_augmentation_does_what_it_says():
     changed = (erased != crop).any(axis=2)
     assert 0.01 < changed.mean() < 0.5
     assert np.array_equal(erased[changed][0], crop.mean(axis=(0, 1)).astype(np.uint8))
-
-
-def test_sampler_is_a_permutation_of_similar_lengths():
-    lengths = np.random.default_rng(0).integers(5, 60, size=1003)
-    sampler = LengthGroupedSampler(lengths, batch_size=16, seed=0)
-    order = list(sampler)
-    assert sorted(order) == list(range(1003)) and len(sampler) == 1003
-    grouped = lengths[np.array(order[:992]).reshape(-1, 16)]
-    shuffled = np.random.default_rng(1).permutation(lengths)[:992].reshape(-1, 16)
-    assert np.ptp(grouped, axis=1).mean() < 0.3 * np.ptp(shuffled, axis=1).mean()
-
-
-def test_sampler_order_depends_on_seed_and_epoch():
-    lengths = list(range(100))
-
-    def order(seed, epoch):
-        sampler = LengthGroupedSampler(lengths, 8, seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
-
-    assert order(0, 1) == order(0, 1)
-    assert order(0, 1) != order(0, 2)
-    assert order(0, 1) != order(1, 1)
