@@ -176,6 +176,8 @@ class AgaFusionConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*): `4 * hidden_size` when not given.
         cross_attention_residual (`bool`): add the text states to the cross-attention's output. IRRA has none; from
             random weights the MLM does not take off without it.
+        attended_padding_id (`int`, *optional*): IRRA pads captions to the full text length with token 0 and lets the
+            padding take part in the fusion; this id does the same. Without it padding takes no part.
         initializer_range (`float`): standard deviation for layers that have no rule of their own.
     """
 
@@ -190,6 +192,7 @@ class AgaFusionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     attention_dropout: float | int = 0.0
     cross_attention_residual: bool = False
+    attended_padding_id: int | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):

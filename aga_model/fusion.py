@@ -108,7 +108,7 @@ class AgaFusionEncoder(PreTrainedModel):
         Args:
             text_states: (batch, seq, dim), projected token states of the caption.
             image_states: (batch, patches + 1, dim), projected patch states with the class token first.
-            attention_mask: (batch, seq), 0 at padding; None lets padding take part, as IRRA does.
+            attention_mask: (batch, seq), 0 or False where a token takes no part; None when all do.
 
         Returns:
             (batch, seq, dim).

@@ -439,26 +439,35 @@ class AgaForPreTraining(AgaPreTrainedModel):
         """Softmax temperature of the alignment losses, a scalar with gradient when it is learnt."""
         return (-self.aga.logit_scale).exp()
 
-    def fuse(self, input_ids: Tensor, image_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def fuse(self, input_ids: Tensor, image_states: Tensor) -> Tensor:
         """
         Caption states after attending to the image, (batch, seq, projection_dim).
+
+        Padding behind the end-of-text takes no part, unless `cross_modal_config.attended_padding_id` says that
+        captions are padded to the model's text length and all of it is attended to, as in IRRA.
 
         Args:
             input_ids: (batch, seq).
             image_states: (batch, patches + 1, projection_dim) of [`AgaModel.project_image_states`].
-            attention_mask: (batch, seq); None lets padding take part, as IRRA does.
         """
-        text = self.aga.get_text_features(input_ids)  # causal: padding behind the caption changes nothing
-        return self.fusion(self.aga.project_text_states(text), image_states, attention_mask)
+        text_config, padding_id = self.config.text_config, self.config.cross_modal_config.attended_padding_id
+        length = input_ids.shape[1]
+        summary = summary_positions(input_ids, text_config.eos_token_id)
+        inside = torch.arange(length, device=input_ids.device)[None] <= summary[:, None]
+        if padding_id is None:
+            text = self.aga.get_text_features(input_ids)  # causal: padding behind the caption changes nothing
+            return self.fusion(self.aga.project_text_states(text), image_states, inside)
+        padded = input_ids.new_full((len(input_ids), text_config.max_position_embeddings), padding_id)
+        padded[:, :length] = torch.where(inside, input_ids, padding_id)
+        text = self.aga.get_text_features(padded)
+        return self.fusion(self.aga.project_text_states(text), image_states)[:, :length]
 
     def mask_probabilities(self, input_ids: Tensor, attention_mask: Tensor | None, attention: Tensor | None) -> Tensor:
         """The masking policy's probability per token, (batch, seq), from the class attention (batch, seq)."""
         ordinary = ordinary_tokens(input_ids, attention_mask, self.config.text_config)
         return self.masking.probabilities(ordinary, attention)
 
-    def predict_masked(
-        self, input_ids: Tensor, attention_mask: Tensor | None, image_states: Tensor, masked: Tensor
-    ) -> Tensor:
+    def predict_masked(self, input_ids: Tensor, image_states: Tensor, masked: Tensor) -> Tensor:
         """
         MLM logits at the masked positions of captions corrupted by BERT's rule.
 
@@ -469,7 +478,7 @@ class AgaForPreTraining(AgaPreTrainedModel):
             (masked tokens, vocabulary) in the row-major order of `masked`.
         """
         corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
-        return self.mlm_head(self.fuse(corrupted, image_states, attention_mask)[masked])
+        return self.mlm_head(self.fuse(corrupted, image_states)[masked])
 
     def _encode_texts(self, input_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Text embeddings (batch, dim) and, when the masking policy wants it, the class attention (batch, seq)."""
@@ -554,7 +563,7 @@ class AgaForPreTraining(AgaPreTrainedModel):
             probabilities = self.mask_probabilities(input_ids, attention_mask, attention)
             masked = sample_tokens(probabilities)
             image_states = self.aga.project_image_states(vision)
-            mlm_logits = self.predict_masked(input_ids, attention_mask, image_states, masked)
+            mlm_logits = self.predict_masked(input_ids, image_states, masked)
             labels = input_ids[masked]
             losses["mlm"] = global_mean(mlm_loss(mlm_logits, labels), len(labels))
             if self._enriches_now():

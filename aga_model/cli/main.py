@@ -2,11 +2,13 @@
 
 import typer
 
+from .convert import convert
+from .evaluate import evaluate
 from .index import index
 from .render import render
 from .report import report
 from .search import search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
-for command in (render, index, search, report):
+for command in (render, evaluate, index, search, report, convert):
     app.command()(command)

@@ -78,6 +78,12 @@ class AgaTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "above 0: Muon for the blocks' matrices at this rate, AdamW at learning_rate for the rest"},
     )
+    new_module_lr_factor: float = field(
+        default=1.0, metadata={"help": "on the learning rate of fusion encoder and heads (IRRA: 5)"}
+    )
+    bias_lr_factor: float = field(
+        default=1.0, metadata={"help": "on the learning rate of the towers' biases (IRRA: 2)"}
+    )
 
 
 def _argument_classes() -> Any:

@@ -83,3 +83,44 @@ def muon_with_adamw(
         matrices, lr=muon_lr, weight_decay=weight_decay, momentum=0.95, ns_steps=4, adjust_lr_fn="match_rms_adamw"
     )
     return JointOptimizer([adamw, muon])
+
+
+# Modules that CLIP's weights do not bring; IRRA trains them faster.
+NEW_MODULES = ("fusion.", "mlm_head.", "identity_head.")
+
+
+def adamw_with_factors(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    new_module_factor: float,
+    bias_factor: float,
+) -> torch.optim.AdamW:
+    """
+    AdamW with IRRA's learning rates: new modules and biases faster, biases without weight decay.
+
+    Source: IRRA's recipe (x5 and x2); it uses Adam with L2, which at its weight decay of 4e-5 differs little.
+
+    Args:
+        model: with trainable parameters.
+        lr: of everything else.
+        weight_decay: decoupled.
+        betas, epsilon: AdamW's.
+        new_module_factor: on `lr` for the fusion encoder and the heads.
+        bias_factor: on `lr` for the biases of the pre-trained towers.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        bias, new = name.endswith("bias"), name.startswith(NEW_MODULES)
+        factor = new_module_factor if new else bias_factor if bias else 1.0
+        groups.setdefault((factor, 0.0 if bias else weight_decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": params, "lr": lr * factor, "weight_decay": decay} for (factor, decay), params in groups.items()],
+        lr=lr,
+        betas=betas,
+        eps=epsilon,
+    )

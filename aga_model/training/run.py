@@ -74,6 +74,27 @@ def _load_splits(data_args: DataArguments) -> dict[str, Dataset]:
     return splits
 
 
+def _load_start(
+    name: str, sections: dict[str, Any], objective: dict[str, Any]
+) -> tuple[AgaForPreTraining, AgaProcessor]:
+    """A checkpoint to start from with an own objective; heads that it does not have begin with random weights."""
+    foreign = set(sections) - {"objective_config", "logit_scale_init_value"}
+    if foreign:
+        raise ValueError(
+            "model_config: with model_name_or_path only objective_config and logit_scale_init_value can be set; the "
+            f"towers come from the checkpoint, so remove {', '.join(sorted(foreign))}"
+        )
+    start = AgaConfig.from_pretrained(name).to_dict()
+    same_head = objective.get("num_identities", 0) == start["objective_config"]["num_identities"]
+    settings = {**start, **sections, "objective_config": objective or start["objective_config"]}
+    model = AgaForPreTraining.from_pretrained(
+        name, config=AgaConfig(**settings), ignore_mismatched_sizes=not same_head
+    )
+    if "logit_scale_init_value" in sections:
+        torch.nn.init.constant_(model.aga.logit_scale, sections["logit_scale_init_value"])
+    return model, AutoProcessor.from_pretrained(name)
+
+
 def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaForPreTraining, AgaProcessor]:
     """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
     sections: dict[str, Any] = dict(model_args.model_config or {})
@@ -81,15 +102,7 @@ def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaFo
     if "id" in (objective.get("loss_weights") or {}):
         objective.setdefault("num_identities", len(set(train_rows["person_id"])))
     if model_args.model_name_or_path:
-        if set(sections) - {"objective_config"}:
-            raise ValueError(
-                "model_config: with model_name_or_path only objective_config can be set; the towers come from "
-                f"the checkpoint, so remove {', '.join(sorted(set(sections) - {'objective_config'}))}"
-            )
-        config = AgaConfig.from_pretrained(model_args.model_name_or_path)
-        config = AgaConfig(**{**config.to_dict(), "objective_config": objective or config.objective_config.to_dict()})
-        processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
-        return AgaForPreTraining.from_pretrained(model_args.model_name_or_path, config=config), processor
+        return _load_start(model_args.model_name_or_path, sections, objective)
     AgaConfig(**{**sections, "objective_config": objective})  # a bad configuration ends here, before any work
     tokenizer = train_tokenizer(train_rows["caption"], model_args.vocab_size)
     text = {**(sections.get("text_config") or {}), "vocab_size": len(tokenizer)}
@@ -228,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry of train_hf.py; returns the exit status, 2 for bad input with one line that names it."""
     try:
         metrics = train(*parse_run_arguments(argv))
-    except (FileNotFoundError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if PartialState().is_main_process:

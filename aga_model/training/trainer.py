@@ -11,7 +11,7 @@ from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
-from .optimizers import muon_with_adamw
+from .optimizers import adamw_with_factors, muon_with_adamw
 
 COMPONENTS = ("itc_loss", "sdm_loss", "mlm_loss", "id_loss")
 
@@ -84,11 +84,13 @@ class AgaTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         args, trained = cast(AgaTrainingArguments, self.args), cast(AgaForPreTraining, self.model)
-        if self.optimizer is None and args.muon_learning_rate > 0:
-            betas = (args.adam_beta1, args.adam_beta2)
-            self.optimizer = muon_with_adamw(
-                trained, args.muon_learning_rate, args.learning_rate, args.weight_decay, betas, args.adam_epsilon
-            )
+        if self.optimizer is None:
+            betas, rates = (args.adam_beta1, args.adam_beta2), (args.new_module_lr_factor, args.bias_lr_factor)
+            common = (args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
+            if args.muon_learning_rate > 0:
+                self.optimizer = muon_with_adamw(trained, args.muon_learning_rate, *common)
+            elif rates != (1.0, 1.0):
+                self.optimizer = adamw_with_factors(trained, *common, *rates)
         return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -10,10 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
+from aga_model import AgaConfig
+from aga_model.data.benchmarks import LOADERS
 from aga_model.data.rendered import render_dataset
 from aga_model.training.arguments import parse_run_arguments
+from aga_model.training.optimizers import adamw_with_factors
 from aga_model.training.run import last_complete_checkpoint, main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -177,6 +182,62 @@ def test_two_processes_under_accelerate(run_file, tmp_path):
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads((folder / "run.json").read_text())["processes"] == 2
     assert _metrics(folder)["n_identities"] == 3
+
+
+def test_a_run_can_start_from_a_checkpoint(unbroken, data, tmp_path):
+    """Weights come from it, the objective from the run file, the identity head anew for other persons."""
+    start = unbroken / "model"
+    settings = {
+        "model_name_or_path": str(start),
+        "model_config": {
+            "logit_scale_init_value": 3.0,
+            "objective_config": {"loss_weights": {"sdm": 1.0, "id": 1.0, "mlm": 1.0}, "mask_strategy": "random"},
+        },
+        "data_root": str(data),
+        "max_steps": 1,
+        "learning_rate": 0.0,
+        "new_module_lr_factor": 5.0,
+        "per_device_train_batch_size": 4,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert main([str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
+    first, second = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "run" / "model"))
+    assert first.keys() == second.keys()
+    assert {key for key in first if not torch.equal(first[key], second[key])} == {"aga.logit_scale"}
+    assert second["aga.logit_scale"].item() == 3.0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["rank1"] == json.loads((unbroken / "metrics.json").read_text())["rank1"]
+
+
+def test_the_towers_of_a_checkpoint_are_not_for_the_run_file(unbroken, run_file, tmp_path, capsys):
+    command = [str(run_file), "--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(unbroken / "model")]
+    assert main(command) == 2
+    assert "remove cross_modal_config, projection_dim, text_config, vision_config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path, monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.__post_init__", lambda self: None)  # no GPU for bf16 here
+    model, data, training = parse_run_arguments([str(path)])
+    objective = {"num_identities": 1, **model.model_config["objective_config"]}
+    AgaConfig(**{**model.model_config, "objective_config": objective})
+    assert data.dataset in LOADERS
+    assert training.output_dir == f"runs/{path.stem}"
+
+
+def test_learning_rates_follow_irras_factors(make_model):
+    model = make_model(loss_weights={"id": 1.0}, num_identities=3)
+    optimizer = adamw_with_factors(model, 1e-5, 4e-5, (0.9, 0.999), 1e-8, 5.0, 2.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert rates.keys() == set(names.values())
+    assert rates["identity_head.bias"] == rates["fusion.final_layer_norm.bias"] == (5e-5, 0.0)
+    assert rates["mlm_head.decoder.weight"] == (5e-5, 4e-5)
+    assert rates["aga.text_model.final_layer_norm.bias"] == (2e-5, 0.0)
+    assert rates["aga.visual_projection.weight"] == (1e-5, 4e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""CLIP's weights in: transformers' folders and repositories, and OpenAI's files."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel
+
+from aga_model.configuration_aga import AgaConfig
+from aga_model.modeling_aga import AgaModel
+from aga_model.processing_aga import AgaProcessor
+
+from .openai import resize_position_table, square_grid, take_towers, tower_sections
+from .state import ConversionError, StateAccount, read_state
+from .vocabulary import processor_for
+
+POSITION_TABLE = "vision_model.embeddings.position_embedding.weight"
+
+
+class ConvertedClip(NamedTuple):
+    """A dual encoder and its processor, which is None when no CLIP vocabulary was found beside the weights."""
+
+    model: AgaModel
+    processor: AgaProcessor | None
+
+
+def load_clip(
+    path_or_repo: str | Path, image_size: tuple[int, int] = (384, 128), tokenizer: str | Path | None = None
+) -> ConvertedClip:
+    """
+    Turn CLIP into an [`AgaModel`] for images of another size.
+
+    The square table of position embeddings is interpolated once (bicubic, class token kept); at the table's own size
+    nothing changes. The end-of-text id that old configurations give as 2 is set right.
+
+    Args:
+        path_or_repo: a folder or Hub repository of transformers' CLIP, or OpenAI's `.pt` file.
+        image_size: (height, width) in pixels, multiples of the patch size.
+        tokenizer: folder or Hub repository with CLIP's vocabulary, or OpenAI's `bpe_simple_vocab_16e6.txt.gz`; where
+            the weights lie when not given.
+
+    Returns:
+        (model, processor); the processor is None when no vocabulary is found.
+
+    Raises:
+        ConversionError: not CLIP, or a key of the file is neither used nor known.
+        ValueError: `image_size` does not fit the patches.
+    """
+    path = Path(path_or_repo)
+    if path.is_file():
+        config, converted, account = _from_openai(path, image_size)
+    else:
+        config, converted, account = _from_transformers(str(path_or_repo), image_size)
+    model = AgaModel(config)
+    table = converted[POSITION_TABLE]
+    converted[POSITION_TABLE] = resize_position_table(
+        table, square_grid(table, path_or_repo), config.vision_config.grid_size
+    )
+    account.finish(model, converted)
+    where = tokenizer if tokenizer is not None else path_or_repo
+    return ConvertedClip(model.eval(), processor_for(config, where, required=tokenizer is not None))
+
+
+def _config(sections: dict[str, Any], image_size: tuple[int, int], logit_scale: float) -> AgaConfig:
+    sections["vision_config"]["image_size"] = list(image_size)
+    return AgaConfig(**sections, logit_scale_init_value=logit_scale)
+
+
+def _from_openai(path: Path, image_size: tuple[int, int]) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
+    account = StateAccount(read_state(path), path)
+    account.ignore(r"(input_resolution|context_length|vocab_size)$", "a number, not a weight")
+    logit_scale = account.take("logit_scale")
+    config = _config(tower_sections(account), image_size, float(logit_scale))
+    return config, {**take_towers(account, "", ""), "logit_scale": logit_scale}, account
+
+
+def _from_transformers(name: str, image_size: tuple[int, int]) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
+    try:
+        clip: Any = CLIPModel.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(f"{name}: cannot be loaded as transformers' CLIP ({reason})") from error
+    text, vision = clip.config.text_config, clip.config.vision_config
+    shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+              "layer_norm_eps")  # fmt: skip
+    sections: dict[str, Any] = {
+        "projection_dim": clip.config.projection_dim,
+        "text_config": {key: getattr(text, key) for key in (*shared, "vocab_size", "max_position_embeddings")},
+        "vision_config": {key: getattr(vision, key) for key in (*shared, "patch_size", "num_channels")},
+    }
+    # Old configurations say 2, 0 and 1 whatever the vocabulary; the true ids are its last two.
+    if text.eos_token_id != 2:
+        sections["text_config"] |= {"eos_token_id": text.eos_token_id, "bos_token_id": text.bos_token_id}
+    state = {key: value for key, value in clip.state_dict().items() if not key.endswith("position_ids")}
+    account = StateAccount(state, name)
+    config = _config(sections, image_size, float(state["logit_scale"]))
+    # transformers names its weights as we do.
+    return config, {key: account.take(key) for key in state}, account

@@ -1,0 +1,126 @@
+"""Reading checkpoints safely and accounting for each of their keys."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+class ConversionError(ValueError):
+    """A checkpoint that does not fit: unreadable, keys missing or left over, sizes that contradict each other."""
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """
+    State dict of a .pt/.pth file, in float32, without running code from it.
+
+    Plain checkpoints are read with `weights_only=True`; OpenAI's CLIP files are TorchScript archives, whose parameters
+    are taken and whose code is not called. A dict that nests the state under `model` or `state_dict` is unwrapped.
+
+    Raises:
+        ConversionError: the file is missing, no checkpoint, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConversionError(f"{path}: no such file")
+    try:
+        # A TorchScript archive is a zip with a code folder, which torch.load refuses under weights_only.
+        if torch.serialization._is_zipfile(path.open("rb")) and _is_torchscript(path):
+            content = torch.jit.load(str(path), map_location="cpu").state_dict()
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise almost anything on a damaged file
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(f"{path}: cannot be read as a checkpoint of tensors ({reason})") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content:
+        raise ConversionError(f"{path}: holds no state dict")
+    bad = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if bad:
+        raise ConversionError(f"{path}: {len(bad)} entries are no tensors, first: {bad[0]}")
+    state = {key.removeprefix("module."): value for key, value in content.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+class StateAccount:
+    """
+    A state dict of which every key must be used once or ignored on purpose.
+
+    Args:
+        state: key -> tensor.
+        source: named in errors.
+    """
+
+    def __init__(self, state: dict[str, Tensor], source: str | Path):
+        self.state = dict(state)
+        self.source = source
+        self.ignored: dict[str, str] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.state
+
+    def peek(self, key: str) -> Tensor:
+        """The tensor of a key, which stays to be used."""
+        if key not in self.state:
+            raise ConversionError(f"{self.source}: key {key!r} is missing; is it a checkpoint of this kind?")
+        return self.state[key]
+
+    def take(self, key: str) -> Tensor:
+        """The tensor of a key, which counts as used."""
+        tensor = self.peek(key)
+        del self.state[key]
+        return tensor
+
+    def matching(self, pattern: str) -> Iterator[re.Match[str]]:
+        """Matches of the keys that are left, in their order."""
+        for key in list(self.state):
+            if match := re.match(pattern, key):
+                yield match
+
+    def ignore(self, pattern: str, reason: str) -> None:
+        """Leave out the keys that begin with a pattern, on purpose."""
+        for match in self.matching(pattern):
+            self.ignored[match.string] = reason
+            del self.state[match.string]
+
+    def finish(self, model: nn.Module, converted: dict[str, Tensor], may_miss: tuple[str, ...] = ()) -> None:
+        """
+        Load the converted state into a model, once every key is accounted for.
+
+        Args:
+            model: to load into.
+            converted: our key -> tensor.
+            may_miss: keys of ours that the source does not have and that keep their initial value.
+
+        Raises:
+            ConversionError: keys of the source are left over, or keys of the model are not filled, or a shape differs.
+        """
+        if self.state:
+            named = ", ".join(list(self.state)[:5])
+            raise ConversionError(f"{self.source}: {len(self.state)} keys are not known, first: {named}")
+        try:
+            result = model.load_state_dict(converted, strict=False)
+        except RuntimeError as error:
+            raise ConversionError(f"{self.source}: {error}") from error
+        missing = sorted(set(result.missing_keys) - set(may_miss))
+        if missing or result.unexpected_keys:
+            raise ConversionError(
+                f"{self.source}: does not fill {len(missing)} weights ({', '.join(missing[:5])}) and brings "
+                f"{len(result.unexpected_keys)} unknown ones ({', '.join(result.unexpected_keys[:5])})"
+            )
+        for key, reason in self.ignored.items():
+            logger.info("%s: %s ignored on purpose (%s)", self.source, key, reason)
