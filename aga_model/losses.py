@@ -12,10 +12,11 @@ SDM_EPSILON = 1e-8  # IRRA's smoothing of the target distribution
 
 
 def _similarity_logits(image_embeds: Tensor, text_embeds: Tensor, temperature: float | Tensor) -> Tensor:
-    """Cosine similarity over temperature, (texts, images)."""
-    image = F.normalize(image_embeds.float(), dim=-1)
-    text = F.normalize(text_embeds.float(), dim=-1)
-    return text @ image.t() / temperature
+    """Cosine similarity over temperature, (texts, images), float32 also under autocast."""
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        image = F.normalize(image_embeds.float(), dim=-1)
+        text = F.normalize(text_embeds.float(), dim=-1)
+        return text @ image.t() / temperature
 
 
 def _match_distribution(person_ids: Tensor) -> Tensor:

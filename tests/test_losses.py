@@ -112,6 +112,14 @@ def test_extreme_inputs_stay_finite(dtype):
             assert math.isfinite(value.item()) and torch.isfinite(same.grad).all()
 
 
+def test_autocast_leaves_the_similarities_in_float32():
+    image, text, ids = (torch.tensor(values) for values in _pairs(batch=32, dim=64))
+    for loss in (itc_loss, sdm_loss):
+        plain = loss(image.float(), text.float(), ids, 0.02)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(loss(image.float(), text.float(), ids, 0.02), plain)
+
+
 def test_nothing_masked_is_zero_with_a_gradient_path():
     logits = torch.zeros(0, 9, requires_grad=True)
     loss = mlm_loss(logits, torch.zeros(0, dtype=torch.long))
