@@ -22,7 +22,7 @@ def count_blocks(account: StateAccount, prefix: str) -> int:
 
 def take_attention(account: StateAccount, source: str, target: str) -> dict[str, Tensor]:
     """torch.nn.MultiheadAttention to q, k, v and output projections."""
-    converted = {}
+    converted: dict[str, Tensor] = {}
     for kind in ("weight", "bias"):
         parts = account.take(f"{source}.in_proj_{kind}").chunk(3)
         for name, part in zip(("q_proj", "k_proj", "v_proj"), parts):
@@ -38,7 +38,7 @@ def take_pair(account: StateAccount, source: str, target: str) -> dict[str, Tens
 
 def take_blocks(account: StateAccount, source: str, target: str) -> dict[str, Tensor]:
     """Residual attention blocks to CLIP encoder layers."""
-    converted = {}
+    converted: dict[str, Tensor] = {}
     for index in range(count_blocks(account, source)):
         here, there = f"{source}.{index}", f"{target}.{index}"
         converted |= take_attention(account, f"{here}.attn", f"{there}.self_attn")

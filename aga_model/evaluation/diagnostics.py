@@ -130,7 +130,7 @@ def enrichment_examples(
         probabilities = model.mask_probabilities(ids, mask, attention)
         masked = sample_tokens(probabilities)
         image_states = model.aga.project_image_states(model.aga.get_image_features(pixels))
-        logits = model.predict_masked(ids, mask, image_states, masked)
+        logits = model.predict_masked(ids, image_states, masked)
         enriched = model.enrichment.enrich(ids, masked, logits)
     return [_tokens(processor.tokenizer, *rows) for rows in zip(ids, enriched, probabilities, masked, mask.sum(dim=1))]
 

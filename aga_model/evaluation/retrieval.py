@@ -12,18 +12,20 @@ from tqdm.auto import tqdm
 
 from aga_model.data.images import read_crop, to_pixel_values
 
-from .metrics import chance_rank1, retrieval_metrics, similarity_matrix
+from .metrics import chance_rank1, ranking_metrics
+from .ranking import Ranking, rank_gallery
 
 
 @dataclass
 class SplitEmbeddings:
     """
-    Embeddings of one split.
+    Embeddings of one split, each image and each caption once.
 
     Args:
         image_embeds: (gallery, dim).
         text_embeds: (queries, dim).
         gallery_person_ids, query_person_ids: (gallery,), (queries,).
+        gallery_image_ids, query_image_ids: (gallery,), (queries,); a caption's is that of the image it describes.
         gallery_paths: image file of each gallery row.
         captions: sentence of each query.
     """
@@ -32,8 +34,20 @@ class SplitEmbeddings:
     text_embeds: Tensor
     gallery_person_ids: np.ndarray
     query_person_ids: np.ndarray
+    gallery_image_ids: np.ndarray
+    query_image_ids: np.ndarray
     gallery_paths: list[str]
     captions: list[str]
+
+    def rank_images(self, top_k: int = 0, device: torch.device | str | None = None) -> Ranking:
+        """Text-to-image: every caption is a query, every image is in the gallery; as [`rank_gallery`]."""
+        texts, images = self.text_embeds, self.image_embeds
+        return rank_gallery(texts, images, self.query_person_ids, self.gallery_person_ids, top_k=top_k, device=device)
+
+    def rank_captions(self, top_k: int = 0, device: torch.device | str | None = None) -> Ranking:
+        """Image-to-text: every image is a query, every caption is in the gallery; as [`rank_gallery`]."""
+        texts, images = self.text_embeds, self.image_embeds
+        return rank_gallery(images, texts, self.gallery_person_ids, self.query_person_ids, top_k=top_k, device=device)
 
 
 class RetrievalEvaluator:
@@ -54,10 +68,12 @@ class RetrievalEvaluator:
         self.batch_size = batch_size
         self.captions: list[str] = list(rows["caption"])
         self.query_person_ids = np.asarray(rows["person_id"])
-        _, first = np.unique(np.asarray(rows["image_id"]), return_index=True)
+        self.query_image_ids = np.asarray(rows["image_id"])
+        _, first = np.unique(self.query_image_ids, return_index=True)
         gallery = rows.select(np.sort(first))
         self.gallery_paths: list[str] = [image["path"] for image in gallery["image"]]
         self.gallery_person_ids = np.asarray(gallery["person_id"])
+        self.gallery_image_ids = np.asarray(gallery["image_id"])
         self.cached: dict[int, np.ndarray] | None = {} if cache else None
 
     def _crop(self, index: int) -> np.ndarray:
@@ -100,20 +116,26 @@ class RetrievalEvaluator:
         finally:
             model.train(training)
         return SplitEmbeddings(
-            image, text, self.gallery_person_ids, self.query_person_ids, self.gallery_paths, self.captions
+            image_embeds=image,
+            text_embeds=text,
+            gallery_person_ids=self.gallery_person_ids,
+            query_person_ids=self.query_person_ids,
+            gallery_image_ids=self.gallery_image_ids,
+            query_image_ids=self.query_image_ids,
+            gallery_paths=self.gallery_paths,
+            captions=self.captions,
         )
 
     def evaluate(self, model) -> dict[str, float]:
         """
-        Metrics of [`retrieval_metrics`] with the sizes of the split.
+        Text-to-image metrics of [`ranking_metrics`] with the sizes of the split.
 
         Returns:
             `rank1`, `rank5`, `rank10`, `mAP`, `mINP` and `chance_rank1` in percent, `n_identities`, `n_gallery`,
             `n_queries`.
         """
         split = self.embed(model)
-        similarity = similarity_matrix(split.text_embeds, split.image_embeds)
-        metrics = retrieval_metrics(similarity, split.query_person_ids, split.gallery_person_ids)
+        metrics = ranking_metrics(split.rank_images(device=model.device))
         metrics["chance_rank1"] = chance_rank1(split.query_person_ids, split.gallery_person_ids)
         metrics["n_identities"] = len(np.unique(split.gallery_person_ids))
         metrics["n_gallery"] = len(split.gallery_paths)

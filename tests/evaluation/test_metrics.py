@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from aga_model.evaluation import retrieval_metrics
-from aga_model.evaluation.metrics import chance_rank1, similarity_matrix
+from aga_model.evaluation.metrics import chance_rank1
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -84,9 +84,3 @@ def test_bad_similarity_is_refused(similarity):
 def test_chance_level():
     # Two of five images show person 0, one shows person 1: 2/5 and 1/5.
     assert chance_rank1([0, 1], [0, 0, 1, 2, 3]) == pytest.approx(100 * (0.4 + 0.2) / 2)
-
-
-def test_similarity_is_the_cosine():
-    query, gallery = torch.randn(3, 4), torch.randn(5, 4)
-    wanted = torch.nn.functional.cosine_similarity(query[:, None], gallery[None], dim=-1)
-    torch.testing.assert_close(similarity_matrix(query * 7, gallery), wanted)

@@ -1,0 +1,331 @@
+"""`aga evaluate`: measure a model on a split of a dataset, with intervals, per-query results and failures."""
+
+import json
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import transformers
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from ..data.benchmarks import load_benchmark
+from ..evaluation import Difference, Interval, bootstrap_intervals, compare_queries
+from ..evaluation.metrics import chance_rank1
+from ..evaluation.ranking import Ranking
+from ..evaluation.records import (
+    Record,
+    caption_records,
+    image_records,
+    read_records,
+    record_values,
+    require_same_queries,
+    write_records,
+)
+from ..evaluation.retrieval import RetrievalEvaluator, SplitEmbeddings
+from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
+from ..retrieval import Hit, PersonEncoder, save_result_picture
+from ..version import __version__
+from .messages import RENDERED_NOTE, fail, note, shown
+
+METRICS_FILE = "metrics.json"
+FAILURES_FILE = "failures.png"
+TOP_K = 10
+_FAILURES = 8
+_LABELS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
+
+
+class Direction(StrEnum):
+    """What is searched with what."""
+
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_TEXT = "image-to-text"
+    BOTH = "both"
+
+    @property
+    def single(self) -> "list[Direction]":
+        """The directions to measure."""
+        return [Direction.TEXT_TO_IMAGE, Direction.IMAGE_TO_TEXT] if self is Direction.BOTH else [self]
+
+
+QUERY_FILES = {Direction.TEXT_TO_IMAGE: "queries.jsonl", Direction.IMAGE_TO_TEXT: "image_queries.jsonl"}
+
+
+@dataclass
+class _Measured:
+    """One direction: its ranking, the record of each query, and what follows from them."""
+
+    ranking: Ranking
+    records: list[Record]
+    person_ids: np.ndarray
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    differences: dict[str, Difference]
+    others: dict[str, float]
+
+
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="Folder of a saved model, or its name on the Hub.")],
+    data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the dataset.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Layout of the dataset, e.g. cuhk-pedes.")] = "cuhk-pedes",
+    split: Annotated[str, typer.Option("--split", help="Split to measure: test, val or train.")] = "test",
+    direction: Annotated[
+        Direction, typer.Option("--direction", help="Search images by captions, captions by images, or both.")
+    ] = Direction.TEXT_TO_IMAGE,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for metrics.json, the result of each query and failures.png.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", help="Compare with another model: the folder of its --out.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", min=0, help="Resamplings of the intervals; 0 for none.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of resampling and permutation.")] = 0,
+) -> None:
+    """
+    Measure Rank-1, Rank-5, Rank-10, mAP and mINP with 95% intervals over persons.
+
+    Every caption of the split is a query and every image of the split is in the gallery.
+    """
+    try:
+        _evaluate(model, data_root, dataset, split, direction, out, compare, batch_size, device, bootstrap, seed)
+    except torch.OutOfMemoryError:
+        fail(f"a batch of {batch_size} does not fit into the GPU's memory: give a smaller --batch-size")
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def _evaluate(
+    model: str,
+    data_root: Path,
+    dataset: str,
+    split: str,
+    direction: Direction,
+    out: Path | None,
+    compare: Path | None,
+    batch_size: int,
+    device: str | None,
+    bootstrap: int,
+    seed: int,
+) -> None:
+    _check_out(out, compare)
+    if compare is not None and bootstrap == 0:
+        raise ValueError("--compare needs --bootstrap above 0 for the interval of the difference")
+    others = {} if compare is None else {each: read_records(compare / QUERY_FILES[each]) for each in direction.single}
+    splits = load_benchmark(dataset, data_root)
+    if split not in splits:
+        raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
+    transformers_logging.disable_progress_bar()
+    encoder = PersonEncoder.from_pretrained(model, device)
+    if encoder.rendered_only:
+        note(RENDERED_NOTE)
+    embedded = RetrievalEvaluator(splits[split], encoder.processor, batch_size).embed(encoder.model)
+    measured = {
+        each: _measure(embedded, each, encoder.device, others.get(each), compare, bootstrap, seed)
+        for each in direction.single
+    }
+    report = _describe(encoder, embedded, dataset, split, batch_size, bootstrap, seed)
+    for each, found in measured.items():
+        report[each.value.replace("-", "_")] = _summary(found)
+        _print_table(each, found, embedded)
+    if compare is not None:
+        report["compared_with"] = _other_model(compare)
+    if out is not None:
+        _write(out, report, measured, embedded)
+
+
+def _check_out(out: Path | None, compare: Path | None) -> None:
+    if out is None:
+        return
+    if (out / "run.json").exists():
+        raise ValueError(f"--out {out} is the folder of a training run, whose metrics.json stays: give another one")
+    if compare is not None and out.resolve() == compare.resolve():
+        raise ValueError(f"--out and --compare are the same folder {out}: give another --out")
+
+
+def _measure(
+    embedded: SplitEmbeddings,
+    direction: Direction,
+    device: torch.device,
+    others: list[Record] | None,
+    where: Path | None,
+    bootstrap: int,
+    seed: int,
+) -> _Measured:
+    if direction is Direction.TEXT_TO_IMAGE:
+        ranking = embedded.rank_images(TOP_K, device)
+        records = caption_records(embedded, ranking)
+        query_ids, gallery_ids = embedded.query_person_ids, embedded.gallery_person_ids
+    else:
+        ranking = embedded.rank_captions(TOP_K, device)
+        records = image_records(embedded, ranking)
+        query_ids, gallery_ids = embedded.gallery_person_ids, embedded.query_person_ids
+    values = record_values(records)
+    metrics = {name: float(row.mean()) for name, row in values.items()}
+    metrics["chance_rank1"] = chance_rank1(query_ids, gallery_ids)
+    intervals = bootstrap_intervals(values, query_ids, bootstrap, seed=seed) if bootstrap else {}
+    differences: dict[str, Difference] = {}
+    before: dict[str, float] = {}
+    if others is not None:
+        require_same_queries(records, others, str(where))
+        theirs = record_values(others)
+        before = {name: float(row.mean()) for name, row in theirs.items()}
+        differences = compare_queries(theirs, values, query_ids, bootstrap, seed=seed)
+    return _Measured(ranking, records, query_ids, metrics, intervals, differences, before)
+
+
+def _describe(
+    encoder: PersonEncoder,
+    embedded: SplitEmbeddings,
+    dataset: str,
+    split: str,
+    batch_size: int,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What was measured with what, as JSON values."""
+    size = encoder.processor.image_processor.size
+    lengths = map(len, encoder.processor.tokenizer(embedded.captions, verbose=False)["input_ids"])
+    return {
+        "model": {"name": encoder.name, "sha256": encoder.model_hash},
+        "dataset": {
+            "name": dataset,
+            "split": split,
+            "identities": len(np.unique(embedded.gallery_person_ids)),
+            "images": len(embedded.gallery_paths),
+            "captions": len(embedded.captions),
+        },
+        "image_size": [size["height"], size["width"]],
+        "max_text_tokens": encoder.max_text_tokens,
+        "captions_cut": sum(length > encoder.max_text_tokens for length in lengths),
+        "ties": "pessimistic: among equal scores irrelevant ones come first",
+        "batch_size": batch_size,
+        "device": str(encoder.device),
+        "bootstrap": {"samples": bootstrap, "confidence": CONFIDENCE, "unit": "person"},
+        "permutations": PERMUTATIONS,
+        "seed": seed,
+        "versions": {
+            "aga_model": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _summary(found: _Measured) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "metrics": found.metrics,
+        "intervals": {name: [interval.low, interval.high] for name, interval in found.intervals.items()},
+        "queries": len(found.records),
+    }
+    if found.differences:
+        summary["difference"] = {name: asdict(difference) for name, difference in found.differences.items()}
+    return summary
+
+
+def _other_model(folder: Path) -> dict[str, Any]:
+    """The model of another evaluation, as far as its metrics.json says."""
+    try:
+        return {"folder": str(folder), **json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))["model"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"folder": str(folder)}
+
+
+def _print_table(direction: Direction, found: _Measured, embedded: SplitEmbeddings) -> None:
+    persons = len(np.unique(embedded.gallery_person_ids))
+    heading = f"{direction.value}, {persons} persons, {len(embedded.gallery_paths)} images, "
+    table = Table(title=heading + f"{len(embedded.captions)} captions", title_justify="left")
+    columns = ["metric", "percent"] + (["95% interval"] if found.intervals else [])
+    columns += ["other", "difference", "95% interval", "p"] if found.differences else []
+    for column in columns:
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, label in _LABELS.items():
+        cells = [label, f"{found.metrics[name]:.2f}"]
+        if name in found.intervals:
+            cells.append(_shown_interval(found.intervals[name]))
+        if name in found.differences:
+            difference = found.differences[name]
+            cells += [f"{found.others[name]:.2f}", f"{difference.value:+.2f}"]
+            cells += [_shown_interval(difference.interval, "+"), f"{difference.p_value:.4f}"]
+        table.add_row(*cells)
+    console = Console()
+    console.print(table)
+    console.print(f"Rank-1 of a random order: {found.metrics['chance_rank1']:.2f}%")
+
+
+def _shown_interval(interval: Interval, sign: str = "") -> str:
+    return f"{interval.low:{sign}.2f} to {interval.high:{sign}.2f}"
+
+
+def _write(
+    out: Path, report: dict[str, Any], measured: Mapping[Direction, _Measured], embedded: SplitEmbeddings
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for direction, found in measured.items():
+        write_records(out / QUERY_FILES[direction], found.records)
+    written = [QUERY_FILES[direction] for direction in measured]
+    if Direction.TEXT_TO_IMAGE in measured:
+        picture = _failures(measured[Direction.TEXT_TO_IMAGE], embedded)
+        (out / FAILURES_FILE).unlink(missing_ok=True)
+        if picture is None:
+            note("every query found its person at rank 1: there are no failures to draw")
+        else:
+            picture.save(out / FAILURES_FILE)
+            written.append(FAILURES_FILE)
+    temporary = out / (METRICS_FILE + ".tmp")
+    temporary.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(out / METRICS_FILE)
+    typer.echo(f"written to {shown(out)}: {', '.join([METRICS_FILE, *written])}")
+
+
+def _worst_queries(found: _Measured) -> list[int]:
+    """Queries whose first result is wrong, the worst of each person, from the worst on."""
+    ranking = found.ranking
+    chosen: dict[int, int] = {}
+    for index in np.lexsort((ranking.average_precision, -ranking.first_rank)).tolist():
+        if ranking.first_rank[index] > 1:
+            chosen.setdefault(int(found.person_ids[index]), index)
+    return list(chosen.values())[:_FAILURES]
+
+
+def _failures(found: _Measured, embedded: SplitEmbeddings) -> Image.Image | None:
+    """The worst queries with their best images, right ones framed green and wrong ones red; None without a failure."""
+    pictures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for index in _worst_queries(found):
+            record = found.records[index]
+            indices = found.ranking.top_indices[index].tolist()
+            hits = [
+                Hit(rank, entry["score"], {"path": embedded.gallery_paths[row]})
+                for rank, (row, entry) in enumerate(zip(indices, record["top"]), start=1)
+            ]
+            correct = [entry["person_id"] == record["person_id"] for entry in record["top"]]
+            sentence = (
+                f"{record['caption']} [person {record['person_id']}: first at rank {record['first_rank']} of "
+                f"{len(embedded.gallery_paths)}]"
+            )
+            pictures.append(save_result_picture(sentence, hits, Path(folder) / "query.png", correct))
+    return _stacked(pictures) if pictures else None
+
+
+def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    stack = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        stack.paste(picture, (0, top))
+        top += picture.height
+    return stack

@@ -1,0 +1,104 @@
+"""Intervals and comparisons over persons: against a plain loop, their coverage, and the calibration of the test."""
+
+import numpy as np
+import pytest
+
+from aga_model.evaluation import bootstrap_intervals, compare_queries
+
+
+def clustered(rng, persons=60, spread=1.0, noise=1.0):
+    """Values of 1 to 6 queries of each person that share a person's effect; the true mean is 0 for every query."""
+    person_ids = np.repeat(np.arange(persons), rng.integers(1, 7, size=persons))
+    return spread * rng.normal(size=persons)[person_ids] + noise * rng.normal(size=len(person_ids)), person_ids
+
+
+def test_equals_a_plain_bootstrap():
+    rng = np.random.default_rng(0)
+    values, person_ids = clustered(rng)
+    got = bootstrap_intervals({"x": values}, person_ids, samples=4000, seed=1)["x"]
+    means = []
+    for _ in range(4000):
+        drawn = rng.integers(0, 60, size=60)
+        means.append(np.concatenate([values[person_ids == person] for person in drawn]).mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert got.low == pytest.approx(low, abs=0.03) and got.high == pytest.approx(high, abs=0.03)
+
+
+def test_the_interval_covers_and_one_over_queries_would_not():
+    rng = np.random.default_rng(1)
+    covered = covered_by_queries = 0
+    for _ in range(200):
+        values, person_ids = clustered(rng, spread=2.0, noise=0.5)
+        over_persons = bootstrap_intervals({"x": values}, person_ids, samples=300)["x"]
+        over_queries = bootstrap_intervals({"x": values}, np.arange(len(values)), samples=300)["x"]
+        covered += over_persons.low <= 0 <= over_persons.high
+        covered_by_queries += over_queries.low <= 0 <= over_queries.high
+    assert 0.88 * 200 <= covered <= 0.99 * 200
+    assert covered_by_queries < 0.8 * 200
+
+
+def test_seed_order_and_constants():
+    values, person_ids = clustered(np.random.default_rng(2))
+    rows = {"x": values, "flat": np.full(len(values), 7.0)}
+    first = bootstrap_intervals(rows, person_ids, samples=200, seed=5)
+    assert first == bootstrap_intervals(rows, person_ids, samples=200, seed=5)
+    assert first != bootstrap_intervals(rows, person_ids, samples=200, seed=6)
+    assert first["flat"].low == first["flat"].high == 7.0
+    order = np.random.default_rng(0).permutation(len(values))
+    again = bootstrap_intervals({"x": values[order]}, person_ids[order], samples=200, seed=5)["x"]
+    assert (again.low, again.high) == pytest.approx((first["x"].low, first["x"].high))
+
+
+def p_values(effect, runs=200, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(runs):
+        first, person_ids = clustered(rng, persons=40)
+        change = rng.normal(size=40)[person_ids] + effect + 0.2 * rng.normal(size=len(person_ids))
+        result = compare_queries({"x": first}, {"x": first + change}, person_ids, samples=50, permutations=400)
+        found.append(result["x"].p_value)
+    return np.array(found)
+
+
+def test_p_values_are_uniform_without_an_effect():
+    p = np.sort(p_values(effect=0.0))
+    distance = np.abs(p - (np.arange(200) + 0.5) / 200).max()  # Kolmogorov-Smirnov; 0.115 has probability 1%
+    assert distance < 0.115
+    assert (p < 0.05).mean() < 0.1
+
+
+def test_p_values_are_small_with_an_effect():
+    assert np.median(p_values(effect=1.0, runs=20)) < 0.005
+
+
+def test_the_difference_is_that_of_the_means():
+    first, person_ids = clustered(np.random.default_rng(3))
+    second = first + 0.5
+    second[0] -= 5
+    result = compare_queries({"x": first}, {"x": second}, person_ids, permutations=500)["x"]
+    assert result.value == pytest.approx(second.mean() - first.mean())
+    assert result.interval.low <= result.value <= result.interval.high
+    assert (result.better, result.worse) == (len(first) - 1, 1)
+
+
+def test_a_model_does_not_differ_from_itself():
+    values, person_ids = clustered(np.random.default_rng(4))
+    result = compare_queries({"x": values}, {"x": values}, person_ids, permutations=100)["x"]
+    assert (result.value, result.p_value, result.better, result.worse) == (0.0, 1.0, 0, 0)
+
+
+def test_few_persons_cannot_be_significant():
+    """All queries of three persons improve: two of the eight sign patterns are as extreme, so p is about 1/4."""
+    person_ids = np.repeat([0, 1, 2], 100)
+    zeros = np.zeros(300)
+    result = compare_queries({"x": zeros}, {"x": zeros + 1}, person_ids, samples=50, permutations=4000)["x"]
+    assert result.p_value == pytest.approx(0.25, abs=0.03)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="mAP: expected 3 finite values"):
+        bootstrap_intervals({"mAP": np.zeros(2)}, np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match="1 persons"):
+        bootstrap_intervals({"mAP": np.zeros(2)}, np.array([4, 4]))
+    with pytest.raises(ValueError, match="different metrics: a and b"):
+        compare_queries({"a": np.zeros(2)}, {"b": np.zeros(2)}, np.array([0, 1]))
