@@ -50,7 +50,7 @@ class AgaProcessor(ProcessorMixin):
             if have != want:
                 raise ValueError(f"text_config.{name} is {want}, the tokenizer's is {have}; they must agree")
         height, width = config.vision_config.image_height_width
-        # Always the PIL backend: a model's embeddings do not depend on whether torchvision is installed.
+        # The PIL backend works without torchvision; AgaProcessor may load the other one where it is installed.
         image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
         tokenizer.model_max_length = text.max_position_embeddings
         return cls(image_processor, tokenizer)

@@ -1,9 +1,12 @@
 """Shared fixtures: tiny models and captions."""
 
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 # Two test processes on two cores: one thread each is faster than four that fight.
 torch.set_num_threads(1)
@@ -81,3 +84,26 @@ def batch(processor):
         "pixel_values": torch.randn(4, 3, 32, 16),
         "person_ids": torch.tensor([0, 1, 1, 2]),
     }
+
+
+@pytest.fixture
+def image_folder(tmp_path) -> Path:
+    """Seven noise images, two of them in a folder below, a hidden one, and two files that are no images."""
+    folder = tmp_path / "people"
+    (folder / "camera 2").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in (
+        "a.jpg",
+        "b.png",
+        "c.webp",
+        "d.bmp",
+        "[red]e.jpg",
+        "camera 2/f.jpg",
+        "camera 2/照片.png",
+        ".hidden.jpg",
+    ):
+        pixels = generator.integers(0, 256, (40, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "notes.txt").write_text("a man in a red coat")
+    (folder / "text.jpg").write_text("no image, whatever the name says")
+    return folder

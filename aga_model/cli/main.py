@@ -2,6 +2,7 @@
 
 import typer
 
+from .check_data import check_data
 from .convert import convert
 from .evaluate import evaluate
 from .index import index
@@ -10,5 +11,5 @@ from .report import report
 from .search import search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
-for command in (render, evaluate, index, search, report, convert):
+for command in (render, check_data, evaluate, index, search, report, convert):
     app.command()(command)

@@ -41,7 +41,7 @@ def report(
 
     try:
         settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        folder = run / "model"
+        folder, place = run / "model", (settings["data"]["dataset"], settings["data"]["data_root"])
         encoder = PersonEncoder.from_pretrained(folder)
         store = Gallery.open(gallery)
         store.require_model(encoder.model_hash, str(folder))
@@ -56,7 +56,7 @@ def report(
             run,
             AutoModelForPreTraining.from_pretrained(folder),
             AutoProcessor.from_pretrained(folder),
-            load_benchmark(settings["data"]["dataset"], settings["data"]["data_root"])["test"],
+            load_benchmark(*place, skip=settings["skipped_images"])["test"],
             attribute_words(),
             searches,
             store.count(),

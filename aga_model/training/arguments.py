@@ -39,8 +39,24 @@ class ModelArguments:
 class DataArguments:
     """What to train on."""
 
-    dataset: str = field(default="cuhk-pedes", metadata={"help": "layout of the dataset on disk: cuhk-pedes"})
-    data_root: str = field(default="", metadata={"help": "folder of the dataset"})
+    dataset: str = field(
+        default="cuhk-pedes", metadata={"help": "cuhk-pedes, icfg-pedes, rstp-reid, ufine6926 or own (docs/data.md)"}
+    )
+    data_root: str = field(default="", metadata={"help": "folder of the dataset, or the one above it"})
+    skip_unreadable: bool = field(
+        default=False,
+        metadata={
+            "help": "decode every image first and leave out those that are missing or cannot be decoded; their number "
+            "is logged, they are named in run.json"
+        },
+    )
+    validation_identities: int = field(
+        default=0,
+        metadata={
+            "help": "for a dataset without a validation split: number of training identities to hold out for "
+            "validation, the same for every seed of the run; 0 for 5% of them"
+        },
+    )
     cache_images: bool = field(
         default=False, metadata={"help": "decode every image once and keep the crops in memory (small sets only)"}
     )
@@ -65,6 +81,9 @@ class AgaTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the best by validation"})
     metric_for_best_model: str = field(default="rank1", metadata={"help": "validation metric that chooses the best"})
     greater_is_better: bool = field(default=True, metadata={"help": "of metric_for_best_model"})
+    per_device_eval_batch_size: int = field(
+        default=128, metadata={"help": "images or captions encoded at a time, as in `aga evaluate`"}
+    )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "drop an incomplete last batch in training"})
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "page-locked batches, where there is a GPU"}

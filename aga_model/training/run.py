@@ -1,6 +1,7 @@
 """One training run: arguments -> data -> model -> AgaTrainer -> best model, test metrics and model card."""
 
 import json
+import logging
 import platform
 import shutil
 import sys
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, set_seed
 
 from aga_model.configuration_aga import AgaConfig
-from aga_model.data.benchmarks import is_rendered, load_benchmark
+from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
+from aga_model.data.check import find_unreadable
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation.retrieval import RetrievalEvaluator
@@ -29,8 +32,14 @@ from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, pars
 from .card import write_model_card
 from .trainer import AgaTrainer
 
+logger = logging.getLogger(__name__)
+
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
+# Identities held out where a dataset has no validation split. The seed is fixed, so that runs of several seeds are
+# chosen by the same persons.
+_VALIDATION_SHARE = 0.05
+_VALIDATION_SEED = 0
 # Arguments that may differ when a run is continued: they change where and how often, not what is computed.
 _FREE_ARGUMENTS = {
     "output_dir",
@@ -66,12 +75,44 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _load_splits(data_args: DataArguments) -> dict[str, Dataset]:
-    splits = load_benchmark(data_args.dataset, data_args.data_root)
+def _load_splits(data_args: DataArguments) -> tuple[dict[str, Dataset], dict[str, Any]]:
+    """The splits train, val and test, and what was decided on the way, for run.json."""
+    skipped = _unreadable_images(data_args) if data_args.skip_unreadable else []
+    splits = load_benchmark(data_args.dataset, data_args.data_root, skip=skipped)
+    decisions: dict[str, Any] = {"skipped_images": skipped, "validation": {"source": "the dataset's own split"}}
+    wanted = data_args.validation_identities
+    if "val" in splits and wanted:
+        raise ValueError(
+            f"validation_identities is {wanted}, but {data_args.dataset} has a validation split: leave it at 0"
+        )
+    if "train" in splits and "val" not in splits and (wanted or not has_validation_split(data_args.dataset)):
+        splits["train"], splits["val"] = hold_out_identities(
+            splits["train"], wanted or _VALIDATION_SHARE, _VALIDATION_SEED
+        )
+        decisions["validation"] = {
+            "source": "identities held out of the training split",
+            "identities": len(set(splits["val"]["person_id"])),
+            "seed": _VALIDATION_SEED,
+        }
     for split in ("train", "val", "test"):
         if split not in splits:
             raise ValueError(f"{data_args.data_root}: no records of split {split!r}; training needs train, val, test")
-    return splits
+    return splits, decisions
+
+
+def _unreadable_images(data_args: DataArguments) -> list[str]:
+    """Image files that are missing or cannot be decoded; one process decodes for all."""
+    state = PartialState()
+    paths: list[str] = []
+    if state.is_main_process:
+        skipped = find_unreadable(data_args.dataset, data_args.data_root)
+        paths = [str(item.path) for item in skipped]
+        for item in skipped[:10]:
+            logger.warning("skipped %s: %s", item.path, item.reason)
+        logger.warning("skip_unreadable: %d images are missing or cannot be decoded and are left out", len(paths))
+    found = [paths]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _load_start(
@@ -205,10 +246,10 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainin
         FileNotFoundError, ValueError: bad data or settings, before any training.
     """
     set_seed(args.seed)
-    splits = _load_splits(data_args)
+    splits, decisions = _load_splits(data_args)
     model, processor = _build_model(model_args, splits["train"])
     folder = Path(args.output_dir)
-    run = _describe_run(model, data_args, args, splits)
+    run = _describe_run(model, data_args, args, splits) | decisions
     checkpoint = _prepare_run_folder(folder, run)
     pairs = PairDataset(splits["train"], processor, data_args.augmentation(), args.seed, data_args.cache_images)
     batch_size = args.per_device_eval_batch_size

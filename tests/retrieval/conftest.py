@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
@@ -39,26 +37,3 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def other_model_folder(tmp_path_factory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
-
-
-@pytest.fixture
-def image_folder(tmp_path) -> Path:
-    """Seven noise images, two of them in a folder below, a hidden one, and two files that are no images."""
-    folder = tmp_path / "people"
-    (folder / "camera 2").mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for name in (
-        "a.jpg",
-        "b.png",
-        "c.webp",
-        "d.bmp",
-        "[red]e.jpg",
-        "camera 2/f.jpg",
-        "camera 2/照片.png",
-        ".hidden.jpg",
-    ):
-        pixels = generator.integers(0, 256, (40, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
-    (folder / "notes.txt").write_text("a man in a red coat")
-    (folder / "text.jpg").write_text("no image, whatever the name says")
-    return folder

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from aga_model import AgaConfig
-from aga_model.data.benchmarks import LOADERS
+from aga_model.data.formats import FORMATS
 from aga_model.data.rendered import render_dataset
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.optimizers import adamw_with_factors
@@ -224,7 +224,7 @@ def test_every_recipe_is_valid(path, monkeypatch):
     model, data, training = parse_run_arguments([str(path)])
     objective = {"num_identities": 1, **model.model_config["objective_config"]}
     AgaConfig(**{**model.model_config, "objective_config": objective})
-    assert data.dataset in LOADERS
+    assert data.dataset in FORMATS
     assert training.output_dir == f"runs/{path.stem}"
 
 

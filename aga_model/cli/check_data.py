@@ -1,0 +1,83 @@
+"""`aga check-data`: says what is wrong with a dataset on disk."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..data.formats import SplitSize
+from ..data.problems import Problem
+from .messages import fail, shown
+
+_LISTED = 5
+
+
+def check_data(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset, or the one above it.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="cuhk-pedes, icfg-pedes, rstp-reid, ufine6926 or own.",
+            show_default="told by the annotation file",
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--json", help="Write everything that was found as JSON.")] = None,
+) -> None:
+    """
+    Compare a dataset with what was published, examine every record and decode every image.
+
+    Ends with 0 where nothing is wrong (there may be remarks), 1 where there are problems, 2 where it cannot be read.
+    """
+    # Imported here so that `aga --help` stays quick.
+    from aga_model.data.check import check_dataset
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # what matters is reported
+            result = check_dataset(root, dataset)
+        if report is not None:
+            report.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        fail(error)
+    found = result.examination
+    typer.echo(f"{found.format.title}: {shown(found.annotation)}, images in {shown(found.image_folder)}")
+    Console().print(_table(found.sizes, result.published))
+    for problem in found.problems:
+        _print_problem(problem)
+    verdict = "nothing is wrong" if result.ok else "there are problems"
+    typer.echo(f"{verdict}; {result.images:,} image files decoded")
+    raise typer.Exit(0 if result.ok else 1)
+
+
+def _table(sizes: dict[str, SplitSize], published: dict[str, SplitSize]) -> Table:
+    """One row per split, with every published figure that there is."""
+    figures = ("identities", "images", "captions")
+    table = Table("split", *figures)
+    for split in dict.fromkeys([*published, *sizes]):
+        found, wanted = sizes.get(split), published.get(split)
+        table.add_row(split, *(_figure(getattr(found, what, 0), getattr(wanted, what, None)) for what in figures))
+    return table
+
+
+def _figure(found: int, published: int | None) -> str:
+    if published is None:
+        return f"{found:,}"
+    return f"{found:,} as published" if found == published else f"{found:,}, published {published:,}"
+
+
+def _print_problem(problem: Problem) -> None:
+    if problem.count == 1 and problem.places[0].record is None:
+        typer.echo(f"{problem.severity} {problem.kind}: {shown(problem.places[0].detail)}")
+    else:
+        typer.echo(f"{problem.severity} {problem.kind}: {problem.counted}: {problem.count:,}")
+        for place in problem.places[:_LISTED]:
+            typer.echo(f"  {shown(place)}")
+        if len(problem.places) > _LISTED:
+            typer.echo("  and more")
+    if problem.advice:
+        typer.echo(f"  {shown(problem.advice)}")
