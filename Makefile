@@ -23,7 +23,6 @@ quickstart: install
 	$(BIN)/aga render $(DATA) --identities 4400 --val-identities 100 --test-identities 300 --seed 0 --height 128 --width 64
 	$(BIN)/python train_hf.py configs/quickstart.yaml --data_root $(DATA) --output_dir $(RUN)
 	$(BIN)/aga index $(DATA) --split test --model $(RUN)/model --out $(RUN)/gallery
-	$(BIN)/aga search $(RUN)/gallery "a woman in a red coat and black trousers" --save $(RUN)/red_coat.png
 	$(BIN)/aga report $(RUN) --gallery $(RUN)/gallery \
 		--query "a woman in a red coat and black trousers" \
 		--query "a man with a blue backpack" \

@@ -147,7 +147,9 @@ class AgaTextConfig(CLIPTextConfig):
         if self.bos_token_id is None:
             self.bos_token_id = self.vocab_size - 2
         if self.mask_token_id is None:
-            self.mask_token_id = self.bos_token_id - 1
+            taken = (self.bos_token_id, self.eos_token_id)
+            places = (self.bos_token_id - 1, *range(self.vocab_size - 1, -1, -1))
+            self.mask_token_id = next(place for place in places if place >= 0 and place not in taken)
         if self.pad_token_id is None:
             self.pad_token_id = self.eos_token_id
         super().__post_init__(**kwargs)
@@ -172,7 +174,8 @@ class AgaFusionConfig(PreTrainedConfig):
     Args:
         hidden_size (`int`, *optional*): width; always the model's `projection_dim`, which fills it in.
         num_hidden_layers (`int`): self-attention blocks after the cross-attention.
-        num_attention_heads (`int`, *optional*): `hidden_size / 64` when not given, as in IRRA.
+        num_attention_heads (`int`, *optional*): `hidden_size / 64` when not given, as in IRRA, or the next smaller
+            number that divides `hidden_size`.
         intermediate_size (`int`, *optional*): `4 * hidden_size` when not given.
         cross_attention_residual (`bool`): add the text states to the cross-attention's output. IRRA has none; from
             random weights the MLM does not take off without it.
@@ -207,10 +210,13 @@ class AgaFusionConfig(PreTrainedConfig):
             f"of projection_dim {projection_dim}; leave it out",
         )
         self.hidden_size = projection_dim
-        self.num_attention_heads = self.num_attention_heads or max(1, projection_dim // 64)
-        self.intermediate_size = self.intermediate_size or 4 * projection_dim
+        if self.num_attention_heads is None:
+            most = max(1, projection_dim // 64)
+            self.num_attention_heads = next(n for n in range(most, 0, -1) if projection_dim % n == 0)
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * projection_dim
         _require(
-            projection_dim % self.num_attention_heads == 0,
+            self.num_attention_heads > 0 and projection_dim % self.num_attention_heads == 0,
             f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide projection_dim "
             f"{projection_dim}",
         )
@@ -264,6 +270,11 @@ class AgaObjectiveConfig(PreTrainedConfig):
 
     def _check_objective(self) -> None:
         """Names must be known and ratios must be probabilities."""
+        _require(
+            isinstance(self.loss_weights, dict)
+            and all(isinstance(weight, int | float) for weight in self.loss_weights.values()),
+            f"objective_config.loss_weights must give a number per loss name, got {self.loss_weights!r}",
+        )
         for name, weight in self.loss_weights.items():
             _require_choice("objective_config", "loss_weights", name, LOSS_NAMES)
             _require(weight >= 0, f"objective_config.loss_weights[{name!r}] must not be negative, got {weight}")
@@ -332,8 +343,13 @@ class AgaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
+        _require(self.projection_dim > 0, f"projection_dim must be positive, got {self.projection_dim}")
         for key, config_class in self.sub_configs.items():
             value = getattr(self, key)
+            _require(
+                value is None or isinstance(value, dict) or hasattr(value, "to_dict"),
+                f"{key} must be a section of keys and values, got {value!r}",
+            )
             if value is None or isinstance(value, dict):
                 setattr(self, key, config_class(**(value or {})))
         self.cross_modal_config.fill_in(self.projection_dim)

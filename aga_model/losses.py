@@ -13,14 +13,21 @@ SDM_EPSILON = 1e-8  # IRRA's smoothing of the target distribution
 
 def _similarity_logits(image_embeds: Tensor, text_embeds: Tensor, temperature: float | Tensor) -> Tensor:
     """Cosine similarity over temperature, (texts, images), float32 also under autocast."""
+    if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or len(image_embeds) == 0:
+        shapes = f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}"
+        raise ValueError(f"image_embeds and text_embeds must both be (batch, dim), not empty; got {shapes}")
+    if isinstance(temperature, int | float) and temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
     with torch.autocast(image_embeds.device.type, enabled=False):
         image = F.normalize(image_embeds.float(), dim=-1)
         text = F.normalize(text_embeds.float(), dim=-1)
         return text @ image.t() / temperature
 
 
-def _match_distribution(person_ids: Tensor) -> Tensor:
+def _match_distribution(person_ids: Tensor, batch: int) -> Tensor:
     """Row-normalised same-person indicator, (batch, batch)."""
+    if person_ids.shape != (batch,):
+        raise ValueError(f"person_ids must be ({batch},), one per pair; got {tuple(person_ids.shape)}")
     same = (person_ids[:, None] == person_ids[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
 
@@ -43,6 +50,9 @@ def itc_loss(
     Returns:
         scalar.
 
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+
     Example:
 
     ```python
@@ -51,7 +61,11 @@ def itc_loss(
     ```
     """
     logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    targets = torch.eye(len(logits), device=logits.device) if person_ids is None else _match_distribution(person_ids)
+    targets = (
+        torch.eye(len(logits), device=logits.device)
+        if person_ids is None
+        else _match_distribution(person_ids, len(logits))
+    )
     text_to_image = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
     image_to_text = -(targets * logits.t().log_softmax(dim=1)).sum(dim=1).mean()
     return (text_to_image + image_to_text) / 2
@@ -72,6 +86,9 @@ def sdm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temp
     Returns:
         scalar.
 
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+
     Example:
 
     ```python
@@ -80,7 +97,7 @@ def sdm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temp
     ```
     """
     logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    log_target = torch.log(_match_distribution(person_ids) + SDM_EPSILON)
+    log_target = torch.log(_match_distribution(person_ids, len(logits)) + SDM_EPSILON)
 
     def one_direction(rows: Tensor) -> Tensor:
         log_predicted = rows.log_softmax(dim=1)
@@ -103,8 +120,8 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
     Returns:
         scalar.
     """
-    image = F.cross_entropy(image_logits.float(), person_ids)
-    text = F.cross_entropy(text_logits.float(), person_ids)
+    image = F.cross_entropy(image_logits.float(), person_ids.long())
+    text = F.cross_entropy(text_logits.float(), person_ids.long())
     return (image + text) / 2
 
 

@@ -47,7 +47,7 @@ def aggregate_class_attention(layer_attention: Tensor, ordinary: Tensor, decay: 
     return aggregated
 
 
-def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, maximum: float) -> Tensor:
+def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, maximum: float | Tensor) -> Tensor:
     """
     Probabilities proportional to `weights` up to `maximum` whose sum is `expected`.
 
@@ -58,7 +58,7 @@ def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, m
         weights: (batch, seq) non-negative.
         ordinary: bool (batch, seq).
         expected: (batch,) wanted sums; at most `maximum` times the number of ordinary tokens, else that is reached.
-        maximum: upper bound of one probability.
+        maximum: upper bound of one probability, or one bound per caption, (batch, 1).
 
     Returns:
         (batch, seq), zero outside `ordinary`.
@@ -66,17 +66,18 @@ def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, m
     # A floor keeps words that got no attention at all reachable when the bound binds on all others.
     weights = torch.where(ordinary, weights.float().clamp(min=1e-6), 0.0)
     count = ordinary.sum(dim=1, keepdim=True)
-    expected = torch.minimum(expected[:, None].float(), maximum * count)
+    bound = torch.as_tensor(maximum, dtype=torch.float32, device=weights.device)
+    expected = torch.minimum(expected[:, None].float(), bound * count)
     ordered, _ = weights.sort(dim=1, descending=True)
     # With the k largest at the bound, the others share the rest: c_k = (expected - k maximum) / sum(others).
     k = torch.arange(ordered.shape[1], device=weights.device)[None]
     others = ordered.flip(1).cumsum(dim=1).flip(1)
-    scale = (expected - k * maximum) / others.clamp(min=torch.finfo(torch.float32).tiny)
+    scale = (expected - k * bound) / others.clamp(min=torch.finfo(torch.float32).tiny)
     # The right k is the first whose largest unbounded word stays within the bound.
-    fits = scale * ordered <= maximum * (1 + 1e-6)
+    fits = scale * ordered <= bound * (1 + 1e-6)
     first = fits.int().argmax(dim=1, keepdim=True)
     chosen = scale.gather(1, first)
-    return torch.where(ordinary, (chosen * weights).clamp(min=0.0, max=maximum), 0.0)
+    return torch.where(ordinary, (chosen * weights).clamp(min=0.0).minimum(bound), 0.0)
 
 
 class MaskingPolicy(Protocol):
@@ -105,8 +106,11 @@ class AttentionGuidedMasking:
         """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
         if attention is None:
             raise ValueError("attention-guided masking needs the class attention of the captions")
-        expected = (self.ratio * ordinary.sum(dim=1)).clamp(min=1.0)
-        return bounded_probabilities(attention, ordinary, expected, self.max_probability)
+        count = ordinary.sum(dim=1)
+        expected = (self.ratio * count).clamp(min=1.0)
+        # A short caption's bound leaves room for the one token that is always masked.
+        bound = (1.0 / count.clamp(min=1)).clamp(min=self.max_probability)[:, None]
+        return bounded_probabilities(attention, ordinary, expected, bound)
 
 
 class RandomMasking:
@@ -115,8 +119,7 @@ class RandomMasking:
     needs_attention = False
 
     def __init__(self, ratio: float, max_probability: float):
-        self.ratio = ratio
-        self.max_probability = max_probability
+        self.ratio = ratio  # equal probabilities need no upper bound
 
     def probabilities(self, ordinary: Tensor, attention: Tensor | None = None) -> Tensor:
         """Masking probability per token, (batch, seq)."""

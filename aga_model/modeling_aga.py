@@ -153,8 +153,17 @@ class AgaTextModel(CLIPTextModel):
 
     def __init__(self, config: AgaTextConfig):
         super().__init__(config)
-        if config._attn_implementation == "sdpa":
-            config._attn_implementation = SUMMARY_ROW_ATTENTION
+        self.use_summary_row()
+
+    def use_summary_row(self) -> None:
+        """SDPA that can also return the summary row takes the place of plain SDPA."""
+        if self.config._attn_implementation == "sdpa":
+            self.config._attn_implementation = SUMMARY_ROW_ATTENTION
+
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        """As in transformers."""
+        super().set_attn_implementation(*args, **kwargs)
+        self.use_summary_row()
 
 
 @dataclass
@@ -240,6 +249,13 @@ class AgaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AgaForPreTraining) and module.identity_head is not None:
             init.normal_(module.identity_head.weight, std=0.001)
             init.zeros_(module.identity_head.bias)
+
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        """As in transformers; `sdpa` stays able to return the class attention."""
+        super().set_attn_implementation(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, AgaTextModel):
+                module.use_summary_row()
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers; the configuration also names every class that loads from this folder."""
@@ -425,6 +441,9 @@ class AgaForPreTraining(AgaPreTrainedModel):
         self.masking = MASKING_POLICIES[objective.mask_strategy](objective.mask_ratio, objective.mask_max_probability)
         special = [text_config.bos_token_id, text_config.eos_token_id, text_config.mask_token_id]
         self.enrichment = TextEnrichment(objective.enrichment_sampling, objective.enrichment_min_confidence, special)
+        if objective.weight("mlm") == 0:  # no gradient reaches them, which DistributedDataParallel would wait for
+            self.fusion.requires_grad_(False)
+            self.mlm_head.requires_grad_(False)
         self.training_progress = 0.0  # share of training done in [0, 1]; the trainer keeps it up to date
         self.post_init()
 

@@ -57,6 +57,17 @@ def test_special_tokens_default_to_clips_places():
     assert (small.bos_token_id, small.eos_token_id, small.mask_token_id) == (158, 159, 157)
 
 
+@pytest.mark.parametrize("width", [24, 200, 224, 400, 512])
+def test_any_projection_width_has_a_number_of_heads(width):
+    heads = AgaConfig(projection_dim=width).cross_modal_config.num_attention_heads
+    assert width % heads == 0 and 1 <= heads <= max(1, width // 64)
+
+
+def test_the_mask_token_evades_other_special_tokens():
+    text = AgaConfig(text_config={"vocab_size": 99, "bos_token_id": 0, "eos_token_id": 98}).text_config
+    assert text.mask_token_id == 97
+
+
 def test_overlapping_patches():
     config = AgaConfig(vision_config={"image_size": [96, 32], "patch_size": 16, "stride": 8})
     assert config.vision_config.grid_size == (11, 3)

@@ -120,6 +120,20 @@ def test_autocast_leaves_the_similarities_in_float32():
             assert torch.equal(loss(image.float(), text.float(), ids, 0.02), plain)
 
 
+def test_shapes_that_do_not_fit_are_refused():
+    image, text, ids = (torch.tensor(values) for values in _pairs())
+    for loss in (itc_loss, sdm_loss):
+        for bad in (ids[:, None], ids[:1]):
+            with pytest.raises(ValueError, match="person_ids must be"):
+                loss(image, text, bad, 0.1)
+        with pytest.raises(ValueError, match="must both be"):
+            loss(image, text[:3], ids, 0.1)
+        with pytest.raises(ValueError, match="not empty"):
+            loss(image[:0], text[:0], ids[:0], 0.1)
+        with pytest.raises(ValueError, match="temperature"):
+            loss(image, text, ids, 0.0)
+
+
 def test_nothing_masked_is_zero_with_a_gradient_path():
     logits = torch.zeros(0, 9, requires_grad=True)
     loss = mlm_loss(logits, torch.zeros(0, dtype=torch.long))

@@ -33,7 +33,7 @@ def check_data(
 
     Ends with 0 where nothing is wrong (there may be remarks), 1 where there are problems, 2 where it cannot be read.
     """
-    # Imported here so that `aga --help` stays quick.
+    # Imported here, so that the other commands do not wait for it.
     from aga_model.data.check import check_dataset
 
     try:

@@ -31,7 +31,7 @@ def convert(
 
     Every key of the checkpoint is used, or listed as ignored on purpose; anything else is an error.
     """
-    # Imported here so that `aga --help` stays quick.
+    # Imported here, so that the other commands do not wait for it.
     from aga_model.conversion import load_clip, load_irra, load_rde, load_tbps_clip
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from ..data.benchmarks import load_benchmark
 from ..evaluation import Difference, Interval, bootstrap_intervals, compare_queries
 from ..evaluation.metrics import chance_rank1
 from ..evaluation.ranking import Ranking
@@ -31,11 +30,13 @@ from ..evaluation.records import (
     require_same_queries,
     write_records,
 )
-from ..evaluation.retrieval import RetrievalEvaluator, SplitEmbeddings
 from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
 from ..retrieval import Hit, PersonEncoder, save_result_picture
 from ..version import __version__
 from .messages import RENDERED_NOTE, fail, note, shown
+
+if TYPE_CHECKING:
+    from ..evaluation.retrieval import SplitEmbeddings
 
 METRICS_FILE = "metrics.json"
 FAILURES_FILE = "failures.png"
@@ -124,6 +125,10 @@ def _evaluate(
     if compare is not None and bootstrap == 0:
         raise ValueError("--compare needs --bootstrap above 0 for the interval of the difference")
     others = {} if compare is None else {each: read_records(compare / QUERY_FILES[each]) for each in direction.single}
+    # Imported here, so that the other commands run without the libraries of the extra `train`.
+    from ..data.benchmarks import load_benchmark
+    from ..evaluation.retrieval import RetrievalEvaluator
+
     splits = load_benchmark(dataset, data_root)
     if split not in splits:
         raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
@@ -156,7 +161,7 @@ def _check_out(out: Path | None, compare: Path | None) -> None:
 
 
 def _measure(
-    embedded: SplitEmbeddings,
+    embedded: "SplitEmbeddings",
     direction: Direction,
     device: torch.device,
     others: list[Record] | None,
@@ -188,7 +193,7 @@ def _measure(
 
 def _describe(
     encoder: PersonEncoder,
-    embedded: SplitEmbeddings,
+    embedded: "SplitEmbeddings",
     dataset: str,
     split: str,
     batch_size: int,
@@ -245,7 +250,7 @@ def _other_model(folder: Path) -> dict[str, Any]:
         return {"folder": str(folder)}
 
 
-def _print_table(direction: Direction, found: _Measured, embedded: SplitEmbeddings) -> None:
+def _print_table(direction: Direction, found: _Measured, embedded: "SplitEmbeddings") -> None:
     persons = len(np.unique(embedded.gallery_person_ids))
     heading = f"{direction.value}, {persons} persons, {len(embedded.gallery_paths)} images, "
     table = Table(title=heading + f"{len(embedded.captions)} captions", title_justify="left")
@@ -272,7 +277,7 @@ def _shown_interval(interval: Interval, sign: str = "") -> str:
 
 
 def _write(
-    out: Path, report: dict[str, Any], measured: Mapping[Direction, _Measured], embedded: SplitEmbeddings
+    out: Path, report: dict[str, Any], measured: Mapping[Direction, _Measured], embedded: "SplitEmbeddings"
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for direction, found in measured.items():
@@ -302,7 +307,7 @@ def _worst_queries(found: _Measured) -> list[int]:
     return list(chosen.values())[:_FAILURES]
 
 
-def _failures(found: _Measured, embedded: SplitEmbeddings) -> Image.Image | None:
+def _failures(found: _Measured, embedded: "SplitEmbeddings") -> Image.Image | None:
     """The worst queries with their best images, right ones framed green and wrong ones red; None without a failure."""
     pictures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..data.annotations import detect_dataset
-from ..data.benchmarks import load_benchmark
 from ..retrieval import (
     Gallery,
     GalleryError,
@@ -94,6 +93,9 @@ def _find(image_dir: Path, out: Path) -> tuple[list[Path], list[Skipped]]:
 
 def _find_split(image_dir: Path, split: str) -> list[Path]:
     """Absolute paths of a data set's images of one split, each once."""
+    # Imported here: only this option needs the libraries of the extra `train`.
+    from ..data.benchmarks import load_benchmark
+
     splits = load_benchmark(detect_dataset(image_dir), image_dir)
     if split not in splits:
         raise ValueError(f"--split {split}: {image_dir} has the splits {', '.join(splits)}")

@@ -20,8 +20,10 @@ aga search my_gallery "a man in a dark jacket" --save result.png
 python train_hf.py configs/quickstart.yaml --output_dir runs/baseline \\
     --model_config.objective_config.mask_strategy random --model_config.objective_config.enrichment none
 
-# several GPUs or processes
-accelerate launch --num_processes 2 train_hf.py configs/quickstart.yaml --output_dir runs/two"""
+# two processes: on two GPUs, or without a GPU
+accelerate launch --num_processes 2 train_hf.py configs/quickstart.yaml --output_dir runs/two
+accelerate launch --multi_gpu --num_processes 2 train_hf.py configs/quickstart.yaml --output_dir runs/two \\
+    --use_cpu true"""
 
 
 def report(
@@ -31,7 +33,7 @@ def report(
     top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
 ) -> None:
     """Write RUN/report.html: curves, metrics, AGM's and TEM's view of captions, searches."""
-    # Imported here so that `aga --help` stays quick.
+    # Imported here, so that the other commands run without the libraries of the extra `train`.
     from transformers import AutoModelForPreTraining, AutoProcessor
 
     from aga_model.data.benchmarks import load_benchmark

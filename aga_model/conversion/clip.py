@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import AutoConfig, CLIPModel
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaModel
@@ -75,12 +75,24 @@ def _from_openai(path: Path, image_size: tuple[int, int]) -> tuple[AgaConfig, di
     return config, {**take_towers(account, "", ""), "logit_scale": logit_scale}, account
 
 
-def _from_transformers(name: str, image_size: tuple[int, int]) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
+def _load_transformers_clip(name: str) -> Any:
+    """CLIPModel of a folder or repository with exactly CLIP's keys, which transformers itself does not insist on."""
     try:
-        clip: Any = CLIPModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind != "clip":
+            raise ValueError(f"it is a {kind!r} model")
+        loaded: Any = CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(f"{name}: cannot be loaded as transformers' CLIP ({reason})") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found := sorted(map(str, loaded[1][what])):
+            raise ConversionError(f"{name}: {len(found)} {what.replace('_', ' ')}, first: {', '.join(found[:3])}")
+    return loaded[0]
+
+
+def _from_transformers(name: str, image_size: tuple[int, int]) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
+    clip = _load_transformers_clip(name)
     text, vision = clip.config.text_config, clip.config.vision_config
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
               "layer_norm_eps")  # fmt: skip

@@ -1,5 +1,7 @@
 """Training pairs: image-caption rows to tensors, reproducible whatever the number of workers or a resumed run."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,13 @@ class PairDataset(torch.utils.data.Dataset):
         self.token_ids = processor.tokenizer(list(rows["caption"]), truncation=True)["input_ids"]
         self.crops: dict[str, np.ndarray] = {}
         if cache:
-            for path in tqdm(sorted(set(self.paths)), desc="decoding", unit="image", leave=False):
-                self.crops[path] = read_crop(path, self.height, self.width)
+            self.crops = self._decode_all(sorted(set(self.paths)))
+
+    def _decode_all(self, paths: list[str]) -> dict[str, np.ndarray]:
+        """Crops by path, decoded in threads (Pillow releases the interpreter while it decodes)."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            crops = pool.map(lambda path: read_crop(path, self.height, self.width), paths)
+            return dict(zip(paths, tqdm(crops, total=len(paths), desc="decoding", unit="image", leave=False)))
 
     @property
     def num_identities(self) -> int:

@@ -214,7 +214,10 @@ def rank_gallery(
     Raises:
         ValueError: shapes do not agree, an embedding is not finite, or a query has no relevant image (names them).
     """
-    query, gallery = torch.as_tensor(query_embeds), torch.as_tensor(gallery_embeds)
+    query, gallery = (
+        values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+        for values in (query_embeds, gallery_embeds)
+    )
     place = torch.device(device) if device is not None else query.device
     if place.type == "mps":
         place = torch.device("cpu")
@@ -237,7 +240,9 @@ def rank_matrix(
     Raises:
         ValueError: shapes do not agree, a similarity is not finite, or a query has no relevant image (names them).
     """
-    scores = similarity.detach() if isinstance(similarity, Tensor) else torch.from_numpy(np.asarray(similarity))
+    scores = (
+        similarity.detach() if isinstance(similarity, Tensor) else torch.from_numpy(np.ascontiguousarray(similarity))
+    )
     expected = (len(query_person_ids), len(gallery_person_ids))
     if tuple(scores.shape) != expected or scores.numel() == 0:
         raise ValueError(f"similarity is {tuple(scores.shape)}, expected {expected}, not empty")

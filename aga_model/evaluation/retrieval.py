@@ -102,8 +102,11 @@ class RetrievalEvaluator:
         starts = range(0, len(mine), self.batch_size)
         progress = tqdm(starts, desc=f"encoding {label}", leave=False, disable=not state.is_main_process)
         parts = [encode(model, mine[start : start + self.batch_size]).float().cpu() for start in progress]
-        rows = gather_object(list(zip(mine, torch.cat(parts)))) if parts else gather_object([])
-        return torch.stack([embedding for _, embedding in sorted(rows, key=lambda row: row[0])])
+        # One array per process: a tensor's views would each be pickled with the whole of it.
+        shares = gather_object([(mine, torch.cat(parts).numpy())] if parts else [])
+        order = np.concatenate([indices for indices, _ in shares])
+        embeds = np.concatenate([rows for _, rows in shares])
+        return torch.from_numpy(embeds[order.argsort()])
 
     @torch.no_grad()
     def embed(self, model) -> SplitEmbeddings:

@@ -207,7 +207,8 @@ class Gallery:
         asks to be forgotten shall not depend on a later `save`. (The file system may keep freed blocks for a while.)
 
         Args:
-            which: a test of a row, or the paths of the images as the rows hold them.
+            which: a test of a row, or paths of images; relative ones are also tried from the working folder, since
+                `aga index` stores absolute paths.
 
         Returns:
             Number of removed rows.
@@ -215,7 +216,8 @@ class Gallery:
         if callable(which):
             removed = self._remove(which)
         else:
-            paths = {os.fspath(path) for path in ([which] if isinstance(which, str | os.PathLike) else which)}
+            named = [which] if isinstance(which, str | os.PathLike) else which
+            paths = {form for path in named for form in (os.fspath(path), os.path.abspath(path))}
             removed = self._remove(lambda row: row["path"] in paths)
         if removed and (self.path / MANIFEST).exists():
             self.save()

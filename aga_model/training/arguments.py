@@ -120,7 +120,10 @@ def read_run_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no run file {path}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected keys and values")
     known = {entry.name for cls in _argument_classes() for entry in fields(cls)}

@@ -60,7 +60,8 @@ def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str,
     """
     model_name = Path(folder).resolve().parent.name
     model, objective, rendered = run["model"], run["model"]["objective_config"], run["rendered_data"]
-    height, width = model["vision_config"]["image_size"]
+    size = model["vision_config"]["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
     strategy = {"attention": "AGM", "random": "uniform"}[objective["mask_strategy"]]
     card = ModelCard.from_template(
         _card_data(run, metrics, rendered, model_name),

@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,19 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _load_splits(data_args: DataArguments) -> tuple[dict[str, Dataset], dict[str, Any]]:
-    """The splits train, val and test, and what was decided on the way, for run.json."""
-    skipped = _unreadable_images(data_args) if data_args.skip_unreadable else []
+def _load_splits(data_args: DataArguments, decode: bool = True) -> tuple[dict[str, Dataset], dict[str, Any]]:
+    """
+    The splits train, val and test, and what was decided on the way, for run.json.
+
+    Every image is decoded with `decode`, so that a broken one does not end the run after hours; a continued run has
+    done so at its start.
+    """
+    skipped = _unreadable_images(data_args) if data_args.skip_unreadable or decode else []
+    if skipped and not data_args.skip_unreadable:
+        raise ValueError(
+            f"{len(skipped)} images are missing or cannot be decoded, first: {', '.join(skipped[:3])}; mend them, or "
+            "give --skip_unreadable true to go on without them (`aga check-data` lists all)"
+        )
     splits = load_benchmark(data_args.dataset, data_args.data_root, skip=skipped)
     decisions: dict[str, Any] = {"skipped_images": skipped, "validation": {"source": "the dataset's own split"}}
     wanted = data_args.validation_identities
@@ -108,8 +118,9 @@ def _unreadable_images(data_args: DataArguments) -> list[str]:
         skipped = find_unreadable(data_args.dataset, data_args.data_root)
         paths = [str(item.path) for item in skipped]
         for item in skipped[:10]:
-            logger.warning("skipped %s: %s", item.path, item.reason)
-        logger.warning("skip_unreadable: %d images are missing or cannot be decoded and are left out", len(paths))
+            logger.warning("%s: %s", item.path, item.reason)
+        if data_args.skip_unreadable:
+            logger.warning("skip_unreadable: %d images are missing or cannot be decoded and are left out", len(paths))
     found = [paths]
     broadcast_object_list(found)
     return found[0]
@@ -126,25 +137,51 @@ def _load_start(
             f"towers come from the checkpoint, so remove {', '.join(sorted(foreign))}"
         )
     start = AgaConfig.from_pretrained(name).to_dict()
-    same_head = objective.get("num_identities", 0) == start["objective_config"]["num_identities"]
-    settings = {**start, **sections, "objective_config": objective or start["objective_config"]}
-    model = AgaForPreTraining.from_pretrained(
-        name, config=AgaConfig(**settings), ignore_mismatched_sizes=not same_head
-    )
+    settings = {**start, **sections, "objective_config": {**start["objective_config"], **objective}}
+    model = AgaForPreTraining.from_pretrained(name, config=AgaConfig(**settings), ignore_mismatched_sizes=True)
+    if model.identity_head is not None:  # the checkpoint's classes are the persons of its own data
+        torch.nn.init.normal_(model.identity_head.weight, std=0.001)
+        torch.nn.init.zeros_(model.identity_head.bias)
     if "logit_scale_init_value" in sections:
         torch.nn.init.constant_(model.aga.logit_scale, sections["logit_scale_init_value"])
     return model, AutoProcessor.from_pretrained(name)
+
+
+def _uses_identities(model_args: ModelArguments) -> bool:
+    """Whether the run has the `id` loss, by its own objective or by that of the checkpoint it starts from."""
+    objective = (model_args.model_config or {}).get("objective_config") or {}
+    if "loss_weights" not in objective and model_args.model_name_or_path:
+        objective = AgaConfig.from_pretrained(model_args.model_name_or_path).objective_config.to_dict()
+    return "id" in (objective.get("loss_weights") or {})
+
+
+def _check_config(sections: dict[str, Any]) -> None:
+    """Build the configuration once before any work, with a stand-in for what the data will tell."""
+    objective = sections.get("objective_config") or {}
+    if isinstance(objective, dict):
+        objective = {"num_identities": 1, **objective}
+    AgaConfig(**{**sections, "objective_config": objective})
+
+
+def _check_batches(splits: dict[str, Dataset], args: AgaTrainingArguments) -> None:
+    """Refuse a run that would end without a single step."""
+    batch = args.per_device_train_batch_size * PartialState().num_processes
+    if args.dataloader_drop_last and len(splits["train"]) < batch:
+        raise ValueError(
+            f"the training split has {len(splits['train'])} pairs, fewer than one batch of {batch} over all "
+            "processes; give a smaller per_device_train_batch_size"
+        )
+    if args.dataloader_persistent_workers:
+        raise ValueError("dataloader_persistent_workers keeps the augmentation of the first epoch; leave it off")
 
 
 def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaForPreTraining, AgaProcessor]:
     """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
     sections: dict[str, Any] = dict(model_args.model_config or {})
     objective = dict(sections.get("objective_config") or {})
-    if "id" in (objective.get("loss_weights") or {}):
-        objective.setdefault("num_identities", len(set(train_rows["person_id"])))
+    objective["num_identities"] = len(set(train_rows["person_id"])) if _uses_identities(model_args) else 0
     if model_args.model_name_or_path:
         return _load_start(model_args.model_name_or_path, sections, objective)
-    AgaConfig(**{**sections, "objective_config": objective})  # a bad configuration ends here, before any work
     tokenizer = train_tokenizer(train_rows["caption"], model_args.vocab_size)
     text = {**(sections.get("text_config") or {}), "vocab_size": len(tokenizer)}
     config = AgaConfig(**{**sections, "text_config": text, "objective_config": objective})
@@ -194,9 +231,9 @@ def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
         _flatten({key: run[key] for key in ("model", "data", "training", "processes")}) for run in (started, now)
     )
     changed = [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key.split(".")[-1] not in _FREE_ARGUMENTS
+        f"{key}: {before[key]!r} -> {after[key]!r}"
+        for key in sorted(before.keys() & after.keys())  # an argument of a later version has its default
+        if before[key] != after[key] and key.split(".")[-1] not in _FREE_ARGUMENTS
     ]
     if changed:
         raise ValueError(
@@ -232,48 +269,72 @@ def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
     return checkpoint
 
 
-def train(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainingArguments) -> dict[str, Any]:
+@dataclass
+class PreparedRun:
+    """A run whose data and settings have been found in order, before any training."""
+
+    model: AgaForPreTraining
+    processor: AgaProcessor
+    splits: dict[str, Dataset]
+    data_args: DataArguments
+    args: AgaTrainingArguments
+    description: dict[str, Any]
+    checkpoint: Path | None
+
+
+def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainingArguments) -> PreparedRun:
     """
-    Run a training to its end, or continue it when `output_dir` holds an unfinished one.
+    Load data and model, check everything, and claim the run folder.
+
+    Raises:
+        OSError, ValueError, StrictDataclassError: bad data or settings; names them.
+    """
+    set_seed(args.seed)
+    _check_config(dict(model_args.model_config or {}))
+    first_start = not (Path(args.output_dir) / RUN_FILE).is_file()
+    splits, decisions = _load_splits(data_args, decode=first_start)
+    _check_batches(splits, args)
+    model, processor = _build_model(model_args, splits["train"])
+    description = _describe_run(model, data_args, args, splits) | decisions
+    checkpoint = _prepare_run_folder(Path(args.output_dir), description)
+    return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
+
+
+def train(run: PreparedRun) -> dict[str, Any]:
+    """
+    Run a training to its end, from its last complete checkpoint when there is one.
 
     Writes `output_dir/run.json` (exact settings), `metrics.json` (test metrics of the best checkpoint by validation),
     `model/` (model, processor, model card) and TensorBoard logs.
 
     Returns:
         the content of metrics.json.
-
-    Raises:
-        FileNotFoundError, ValueError: bad data or settings, before any training.
     """
-    set_seed(args.seed)
-    splits, decisions = _load_splits(data_args)
-    model, processor = _build_model(model_args, splits["train"])
-    folder = Path(args.output_dir)
-    run = _describe_run(model, data_args, args, splits) | decisions
-    checkpoint = _prepare_run_folder(folder, run)
-    pairs = PairDataset(splits["train"], processor, data_args.augmentation(), args.seed, data_args.cache_images)
-    batch_size = args.per_device_eval_batch_size
+    args, splits, processor = run.args, run.splits, run.processor
+    cache, batch_size = run.data_args.cache_images, args.per_device_eval_batch_size
     trainer = AgaTrainer(
-        model=model,
+        model=run.model,
         args=args,
-        train_dataset=pairs,
+        train_dataset=PairDataset(splits["train"], processor, run.data_args.augmentation(), args.seed, cache),
         eval_dataset=splits["val"],
         data_collator=PairCollator(processor),
         processing_class=processor,
-        evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, data_args.cache_images),
+        evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, cache),
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not trainer.restore_finished(run.checkpoint):
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     best = trainer.accelerator.unwrap_model(trainer.model)
     metrics: dict[str, Any] = RetrievalEvaluator(splits["test"], processor, batch_size).evaluate(best.aga)
     metrics["seconds_training"] = round(trainer.seconds_training, 1)
     metrics["best_step"] = trainer.state.best_global_step
     metrics["validation_" + args.metric_for_best_model] = trainer.state.best_metric
     if trainer.is_world_process_zero():
+        folder = Path(args.output_dir)
         best.save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")
-        write_model_card(folder / "model", run, metrics, trainer.state.global_step)
-        trainer.save_state()
         _write_json(folder / METRICS_FILE, metrics)
+        trainer.save_state()
+        write_model_card(folder / "model", run.description, metrics, trainer.state.global_step)
     trainer.accelerator.wait_for_everyone()
     return metrics
 
@@ -281,10 +342,11 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainin
 def main(argv: list[str] | None = None) -> int:
     """Entry of train_hf.py; returns the exit status, 2 for bad input with one line that names it."""
     try:
-        metrics = train(*parse_run_arguments(argv))
+        run = prepare(*parse_run_arguments(argv))
     except (OSError, ValueError, StrictDataclassError) as error:
         print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    metrics = train(run)
     if PartialState().is_main_process:
         print(json.dumps(metrics, indent=2))
     return 0

@@ -1,11 +1,15 @@
 """AgaTrainer: transformers' Trainer that validates by retrieval and logs every loss by name."""
 
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import Trainer, TrainerCallback
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
@@ -81,6 +85,28 @@ class AgaTrainer(Trainer):
     def seconds_training(self) -> float:
         """Seconds spent in training steps so far, those before a resumption included."""
         return sum(cb.seconds for cb in self.callback_handler.callbacks if isinstance(cb, TimingCallback))
+
+    def restore_finished(self, checkpoint: Path | None) -> bool:
+        """
+        Take over the end of a run whose last step was done and saved, with its best weights; False for another one.
+
+        transformers would train one step more.
+        """
+        if checkpoint is None:
+            return False
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < state.max_steps:
+            return False
+        self.state = state
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TimingCallback):
+                callback.seconds = state.stateful_callbacks["TimingCallback"]["args"]["seconds"]
+        best = checkpoint
+        if self.args.load_best_model_at_end and state.best_global_step:
+            best = checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+        unwrapped = cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model))
+        unwrapped.load_state_dict(load_file(best / "model.safetensors"))
+        return True
 
     def create_optimizer(self, model=None):
         args, trained = cast(AgaTrainingArguments, self.args), cast(AgaForPreTraining, self.model)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -149,6 +150,23 @@ def test_not_clip(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "x.pt")
     with pytest.raises(ConversionError, match="logit_scale"):
         load_clip(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "other kind"])
+def test_keys_of_a_folder_are_accounted_for(tmp_path, change):
+    _clip().save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    if change == "missing":
+        del state["visual_projection.weight"]
+    elif change == "unexpected":
+        state["another.weight"] = torch.zeros(1)
+    else:
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    named = {"missing": "visual_projection", "unexpected": r"another\.weight", "other kind": "'bert' model"}[change]
+    with pytest.raises(ConversionError, match=named):
+        load_clip(tmp_path, image_size=(224, 224))
 
 
 def test_size_that_does_not_fit_the_patches(tmp_path):

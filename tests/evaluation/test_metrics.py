@@ -57,6 +57,13 @@ def test_order_of_a_tied_gallery_does_not_matter():
     )
 
 
+def test_views_of_arrays_are_fine():
+    rng = np.random.default_rng(0)
+    gallery, similarity = rng.integers(0, 5, size=30), rng.normal(size=(6, 30))
+    wanted = retrieval_metrics(similarity, gallery[:6], gallery)
+    assert retrieval_metrics(similarity[:, ::-1], gallery[:6], gallery[::-1]) == pytest.approx(wanted)
+
+
 def test_a_collapsed_model_scores_nothing():
     gallery = np.arange(50) // 2
     metrics = retrieval_metrics(np.ones((50, 50)), gallery, gallery)

@@ -160,6 +160,55 @@ def test_the_same_command_after_the_end_changes_nothing(unbroken, data, tmp_path
     assert _metrics(unbroken) == before
 
 
+def test_a_run_killed_in_its_last_evaluation_trains_no_step_more(run_file, tmp_path):
+    """A constant rate and an end in the middle of an epoch: one step more would change the weights."""
+    command = [str(run_file), "--output_dir", str(tmp_path / "run"), "--max_steps", "8"]
+    command += ["--lr_scheduler_type", "constant", "--metric_for_best_model", "mAP"]
+    assert main(command) == 0
+    before, weights = _metrics(tmp_path / "run"), (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / "metrics.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert main(command) == 0
+    assert _metrics(tmp_path / "run") == before
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 8
+
+
+def test_a_broken_image_is_refused_before_any_training(run_file, data, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    records = json.loads((data / "reid_raw.json").read_text())
+    path = broken / "imgs" / next(r["file_path"] for r in records if r["split"] == "test")
+    path.write_bytes(path.read_bytes()[:300])
+    assert main([str(run_file), "--output_dir", str(tmp_path / "run"), "--data_root", str(broken)]) == 2
+    error = capsys.readouterr().err
+    assert path.name in error and "--skip_unreadable" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_square_image_size_is_fine_to_the_end(run_file, tmp_path):
+    command = [str(run_file), "--output_dir", str(tmp_path / "run"), "--max_steps", "4"]
+    assert main([*command, "--model_config.vision_config.image_size", "16"]) == 0
+    assert "16x16 pixels" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_a_set_smaller_than_a_batch_is_refused(run_file, tmp_path, capsys):
+    command = [str(run_file), "--output_dir", str(tmp_path / "run"), "--per_device_train_batch_size", "512"]
+    assert main(command) == 2
+    assert "fewer than one batch of 512" in capsys.readouterr().err
+
+
+def test_a_start_keeps_what_the_run_file_does_not_say(unbroken, run_file, tmp_path):
+    settings = yaml.safe_load(run_file.read_text())
+    settings |= {"model_name_or_path": str(unbroken / "model"), "max_steps": 1}
+    settings["model_config"] = {"objective_config": {"mask_ratio": 0.3}}
+    (tmp_path / "start.yaml").write_text(yaml.safe_dump(settings))
+    assert main([str(tmp_path / "start.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
+    objective = json.loads((tmp_path / "run" / "run.json").read_text())["model"]["objective_config"]
+    assert objective["mask_ratio"] == 0.3 and objective["num_identities"] == 8
+    assert objective["loss_weights"] == RUN["model_config"]["objective_config"]["loss_weights"]
+
+
 def test_other_settings_in_the_same_folder_are_refused(unbroken, run_file, capsys):
     assert main([str(run_file), "--output_dir", str(unbroken), "--learning_rate", "2e-3"]) == 2
     assert "learning_rate: 0.001 -> 0.002" in capsys.readouterr().err
@@ -206,7 +255,11 @@ def test_a_run_can_start_from_a_checkpoint(unbroken, data, tmp_path):
     assert main([str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
     first, second = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "run" / "model"))
     assert first.keys() == second.keys()
-    assert {key for key in first if not torch.equal(first[key], second[key])} == {"aga.logit_scale"}
+    assert {key for key in first if not torch.equal(first[key], second[key])} == {
+        "aga.logit_scale",
+        "identity_head.bias",
+        "identity_head.weight",
+    }
     assert second["aga.logit_scale"].item() == 3.0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["rank1"] == json.loads((unbroken / "metrics.json").read_text())["rank1"]
@@ -229,7 +282,7 @@ def test_every_recipe_is_valid(path, monkeypatch):
 
 
 def test_learning_rates_follow_irras_factors(make_model):
-    model = make_model(loss_weights={"id": 1.0}, num_identities=3)
+    model = make_model(loss_weights={"id": 1.0, "mlm": 1.0}, num_identities=3)
     optimizer = adamw_with_factors(model, 1e-5, 4e-5, (0.9, 0.999), 1e-8, 5.0, 2.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
@@ -248,6 +301,9 @@ def test_learning_rates_follow_irras_factors(make_model):
         (["--model_config.objective_config.mask_ratio", "1.5"], "mask_ratio"),
         (["--model_config.objective_config.maskratio", "0.2"], "mask_ratio"),
         (["--model_config.vision_config.image_size", "[33, 16]"], "height 33"),
+        (["--model_config.objective_config.loss_weights", "[itc]"], "loss_weights must give a number"),
+        (["--model_config.vision_config", "5"], "vision_config must be a section"),
+        (["--model_config.projection_dim", "0"], "projection_dim must be positive"),
         (["--model_config.vision_config.image_size.x", "3"], "is a value, not a section"),
     ],
 )
@@ -267,6 +323,12 @@ def test_a_record_without_a_caption_is_named(run_file, data, tmp_path, capsys):
     assert main([str(run_file), "--output_dir", str(tmp_path / "run"), "--data_root", str(broken)]) == 2
     error = capsys.readouterr().err
     assert "record 5" in error and records[5]["file_path"] in error and "no caption" in error
+
+
+def test_a_run_file_that_is_no_yaml(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("a: [1")
+    assert main([str(tmp_path / "run.yaml")]) == 2
+    assert "not valid YAML" in capsys.readouterr().err
 
 
 def test_unknown_key_in_a_run_file(tmp_path):

@@ -75,7 +75,8 @@ def test_unreadable_images_are_refused_or_left_out_by_name(own, tmp_path, caplog
     run_file.write_text(yaml.safe_dump(settings))
     command = [str(run_file), "--output_dir", str(tmp_path / "run")]
     assert main(command) == 2
-    assert f"1 images named in {folder}/metadata.jsonl" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"2 images are missing or cannot be decoded, first: {first}, {second}" in error
     assert not (tmp_path / "run").exists()
     with caplog.at_level(logging.WARNING, logger="aga_model"):
         assert main([*command, "--skip_unreadable", "true"]) == 0
