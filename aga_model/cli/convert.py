@@ -1,14 +1,16 @@
 """`aga convert`: other people's checkpoints in."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .messages import fail
 
 FORMATS = ("clip", "irra", "rde", "tbps-clip")
+WITH_STRIDE = ("irra", "rde")
 
 
 def convert(
@@ -34,26 +36,22 @@ def convert(
     # Imported here, so that the other commands do not wait for it.
     from aga_model.conversion import load_clip, load_irra, load_rde, load_tbps_clip
 
+    loaders: dict[str, Callable[..., Any]] = dict(zip(FORMATS, (load_clip, load_irra, load_rde, load_tbps_clip)))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("aga_model.conversion").setLevel(logging.INFO)
     try:
-        size = None if image_size is None else _parse_size(image_size)
-        options = {"tokenizer": tokenizer} | ({} if size is None else {"image_size": size})
-        if stride is not None and kind not in ("irra", "rde"):
-            raise ValueError("--stride belongs to --format irra and rde")
-        strides = {} if stride is None else {"stride": stride}
+        if kind not in loaders:
+            raise ValueError(f"unknown --format {kind!r}; known: {', '.join(FORMATS)}")
+        if stride is not None and kind not in WITH_STRIDE:
+            raise ValueError(f"--stride belongs to --format {' and '.join(WITH_STRIDE)}")
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty")
-        if kind == "clip":
-            model, processor = load_clip(source, **options)  # type: ignore[arg-type]
-        elif kind == "irra":
-            model, processor = load_irra(source, **options, **strides)  # type: ignore[arg-type, assignment]
-        elif kind == "rde":
-            model, processor = load_rde(source, **options, **strides)  # type: ignore[arg-type, assignment]
-        elif kind == "tbps-clip":
-            model, processor = load_tbps_clip(source, **options)  # type: ignore[arg-type, assignment]
-        else:
-            raise ValueError(f"unknown --format {kind!r}; known: {', '.join(FORMATS)}")
+        options: dict[str, Any] = {"tokenizer": tokenizer}
+        if image_size is not None:
+            options["image_size"] = _parse_size(image_size)
+        if stride is not None:
+            options["stride"] = stride
+        model, processor = loaders[kind](source, **options)
         if processor is None:
             raise ValueError(
                 f"{source}: no CLIP vocabulary beside the weights; give --tokenizer a folder with vocab.json and "

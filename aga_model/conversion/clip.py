@@ -1,7 +1,7 @@
 """CLIP's weights in: transformers' folders and repositories, and OpenAI's files."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,25 +9,17 @@ from transformers import AutoConfig, CLIPModel
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaModel
-from aga_model.processing_aga import AgaProcessor
 
 from .openai import resize_position_table, square_grid, take_towers, tower_sections
 from .state import ConversionError, StateAccount, read_state
-from .vocabulary import processor_for
+from .vocabulary import Converted, processor_for
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding.weight"
 
 
-class ConvertedClip(NamedTuple):
-    """A dual encoder and its processor, which is None when no CLIP vocabulary was found beside the weights."""
-
-    model: AgaModel
-    processor: AgaProcessor | None
-
-
 def load_clip(
     path_or_repo: str | Path, image_size: tuple[int, int] = (384, 128), tokenizer: str | Path | None = None
-) -> ConvertedClip:
+) -> Converted[AgaModel]:
     """
     Turn CLIP into an [`AgaModel`] for images of another size.
 
@@ -59,7 +51,7 @@ def load_clip(
     )
     account.finish(model, converted)
     where = tokenizer if tokenizer is not None else path_or_repo
-    return ConvertedClip(model.eval(), processor_for(config, where, required=tokenizer is not None))
+    return Converted(model.eval(), processor_for(config, where, required=tokenizer is not None))
 
 
 def _config(sections: dict[str, Any], image_size: tuple[int, int], logit_scale: float) -> AgaConfig:

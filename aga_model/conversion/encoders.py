@@ -1,23 +1,14 @@
 """Dual encoders of other text-based person search methods in: RDE (CVPR 2024) and TBPS-CLIP (AAAI 2024)."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaModel
-from aga_model.processing_aga import AgaProcessor
 
 from .irra import PERSON_ASPECT, infer_image_size
 from .openai import take_towers, tower_sections
 from .state import StateAccount, read_state
-from .vocabulary import processor_for
-
-
-class ConvertedEncoder(NamedTuple):
-    """A dual encoder and its processor, which is None when no CLIP vocabulary was given."""
-
-    model: AgaModel
-    processor: AgaProcessor | None
+from .vocabulary import Converted, processor_for
 
 
 def load_rde(
@@ -25,7 +16,7 @@ def load_rde(
     image_size: tuple[int, int] | None = None,
     stride: int | None = None,
     tokenizer: str | Path | None = None,
-) -> ConvertedEncoder:
+) -> Converted[AgaModel]:
     """
     The dual encoder of an RDE checkpoint: its "basic global embedding".
 
@@ -40,7 +31,7 @@ def load_rde(
 
 def load_tbps_clip(
     path: str | Path, image_size: tuple[int, int] | None = None, tokenizer: str | Path | None = None
-) -> ConvertedEncoder:
+) -> Converted[AgaModel]:
     """
     The dual encoder of a TBPS-CLIP checkpoint (square images, 224x224 in its recipe).
 
@@ -62,7 +53,7 @@ def _dual_encoder(
     aspect: int,
     tokenizer: str | Path | None,
     may_miss: tuple[str, ...],
-) -> ConvertedEncoder:
+) -> Converted[AgaModel]:
     sections = tower_sections(account, prefix)
     patches = account.peek(f"{prefix}visual.positional_embedding").shape[0] - 1
     patch = sections["vision_config"]["patch_size"]
@@ -75,4 +66,4 @@ def _dual_encoder(
         converted["logit_scale"] = account.take("logit_scale")
     account.finish(model, converted, may_miss)
     processor = None if tokenizer is None else processor_for(config, tokenizer, required=True)
-    return ConvertedEncoder(model.eval(), processor)
+    return Converted(model.eval(), processor)

@@ -2,26 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaForPreTraining
-from aga_model.processing_aga import AgaProcessor
 
 from .openai import count_blocks, take_attention, take_blocks, take_pair, take_towers, tower_sections
 from .state import ConversionError, StateAccount, read_state
-from .vocabulary import processor_for
+from .vocabulary import Converted, processor_for
 
 TEMPERATURE = 0.02  # fixed in IRRA's recipe
 PADDING_ID = 0  # of IRRA's captions, which its fusion encoder attends to
 PERSON_ASPECT = 3  # height over width of IRRA's and RDE's images
-
-
-class ConvertedIrra(NamedTuple):
-    """A model with all of IRRA's heads and its processor, which is None when no CLIP vocabulary was given."""
-
-    model: AgaForPreTraining
-    processor: AgaProcessor | None
 
 
 def load_irra(
@@ -29,7 +20,7 @@ def load_irra(
     image_size: tuple[int, int] | None = None,
     stride: int | None = None,
     tokenizer: str | Path | None = None,
-) -> ConvertedIrra:
+) -> Converted[AgaForPreTraining]:
     """
     Turn an IRRA checkpoint (`best.pth`) into an [`AgaForPreTraining`] with IRRA's recipe: SDM, ID, random MLM.
 
@@ -84,7 +75,7 @@ def load_irra(
         converted |= take_pair(account, "classifier", "identity_head")
     account.finish(model, converted, tuple(may_miss))
     processor = None if tokenizer is None else processor_for(config, tokenizer, required=True)
-    return ConvertedIrra(model.eval(), processor)
+    return Converted(model.eval(), processor)
 
 
 def _fusion_depth(account: StateAccount) -> int:

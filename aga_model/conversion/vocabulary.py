@@ -1,15 +1,26 @@
-"""CLIP's BPE vocabulary from where people have it, with IRRA's mask token."""
+"""CLIP's BPE vocabulary from where people have it, with IRRA's mask token, and what a conversion returns."""
 
 import gzip
 import json
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
-from transformers import AutoTokenizer, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedModel
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.processing_aga import AgaProcessor, clip_tokenizer
 
 from .state import ConversionError
+
+Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
+
+
+class Converted(NamedTuple, Generic[Model]):
+    """A converted model and its processor, which is None when no CLIP vocabulary was found or given."""
+
+    model: Model
+    processor: AgaProcessor | None
+
 
 MERGES = 49152 - 256 - 2  # CLIP's vocabulary: 256 bytes twice, the merges, two special tokens
 

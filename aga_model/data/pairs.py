@@ -39,7 +39,8 @@ class PairDataset(torch.utils.data.Dataset):
         self.epoch = 0
         self.paths = [image["path"] for image in rows["image"]]
         person_ids = np.asarray(rows["person_id"])
-        self.identities, self.labels = np.unique(person_ids, return_inverse=True)
+        # Labels run from 0 without gaps, in the order of the person ids.
+        self.labels = np.unique(person_ids, return_inverse=True)[1]
         self.token_ids = processor.tokenizer(list(rows["caption"]), truncation=True)["input_ids"]
         self.crops: dict[str, np.ndarray] = {}
         if cache:
@@ -50,11 +51,6 @@ class PairDataset(torch.utils.data.Dataset):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             crops = pool.map(lambda path: read_crop(path, self.height, self.width), paths)
             return dict(zip(paths, tqdm(crops, total=len(paths), desc="decoding", unit="image", leave=False)))
-
-    @property
-    def num_identities(self) -> int:
-        """Number of persons; labels run from 0 to this, without gaps."""
-        return len(self.identities)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer's data loader at the start of an epoch."""
