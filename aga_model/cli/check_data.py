@@ -1,6 +1,5 @@
 """`aga check-data`: says what is wrong with a dataset on disk."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..data.files import write_json
 from ..data.formats import SplitSize
 from ..data.problems import Problem
 from .messages import fail, shown
@@ -41,7 +41,7 @@ def check_data(
             warnings.filterwarnings("ignore", module="PIL")  # what matters is reported
             result = check_dataset(root, dataset)
         if report is not None:
-            report.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+            write_json(report, result.to_json())
     except (OSError, ValueError) as error:
         fail(error)
     found = result.examination

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from ..data.files import write_json
 from ..evaluation import Difference, Interval, bootstrap_intervals, compare_queries
 from ..evaluation.metrics import chance_rank1
 from ..evaluation.ranking import Ranking
@@ -291,9 +292,7 @@ def _write(
         else:
             picture.save(out / FAILURES_FILE)
             written.append(FAILURES_FILE)
-    temporary = out / (METRICS_FILE + ".tmp")
-    temporary.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(out / METRICS_FILE)
+    write_json(out / METRICS_FILE, report)
     typer.echo(f"written to {shown(out)}: {', '.join([METRICS_FILE, *written])}")
 
 

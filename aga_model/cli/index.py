@@ -1,6 +1,5 @@
 """`aga index`: encode a folder of images into a gallery."""
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..data.annotations import detect_dataset
+from ..data.files import write_json
 from ..retrieval import (
     Gallery,
     GalleryError,
@@ -75,7 +75,7 @@ def _index(
         report = index_images(images, encoder, gallery, batch_size, track)
     skipped = sorted([*skipped, *report.skipped], key=lambda item: item.path)
     removed = gallery.delete(item.path for item in skipped)
-    _write_skipped(out / SKIPPED_FILE, skipped)
+    write_json(out / SKIPPED_FILE, [{"path": str(item.path), "reason": item.reason} for item in skipped])
     _print_summary(gallery, report, skipped, removed)
 
 
@@ -106,13 +106,6 @@ def _existing_gallery(out: Path, overwrite: bool) -> Gallery | None:
     if overwrite or not (out / "gallery.json").exists():
         return None
     return Gallery.open(out)
-
-
-def _write_skipped(path: Path, skipped: Sequence[Skipped]) -> None:
-    records = [{"path": str(item.path), "reason": item.reason} for item in skipped]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _print_summary(gallery: Gallery, report: IndexReport, skipped: Sequence[Skipped], removed: int) -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from aga_model.data.files import write_json
+
 from .diagnostics import Token, enrichment_examples, masked_attribute_share
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -113,7 +115,7 @@ def write_report(
     run, metrics = files["run.json"], files["metrics.json"]
     shares = masked_attribute_share(model, processor, list(test_rows["caption"]), attribute_words)
     metrics["masked_attribute_share"] = {name: round(share, 2) for name, share in shares.items()}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "metrics.json", metrics)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"Run {folder.resolve().name}",

@@ -21,6 +21,7 @@ from transformers import AutoProcessor, set_seed
 from aga_model.configuration_aga import AgaConfig
 from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
 from aga_model.data.check import find_unreadable
+from aga_model.data.files import write_json
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation.retrieval import RetrievalEvaluator
@@ -242,12 +243,6 @@ def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def _write_json(path: Path, values: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
     """Record the settings of a new run, or check them against those of the run to continue; returns its checkpoint."""
     run_file = folder / RUN_FILE
@@ -264,7 +259,7 @@ def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
             if not (cut_off / "trainer_state.json").is_file():
                 shutil.rmtree(cut_off)
         if checkpoint is None:
-            _write_json(run_file, run)
+            write_json(run_file, run)
     state.wait_for_everyone()
     return checkpoint
 
@@ -332,7 +327,7 @@ def train(run: PreparedRun) -> dict[str, Any]:
         folder = Path(args.output_dir)
         best.save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")
-        _write_json(folder / METRICS_FILE, metrics)
+        write_json(folder / METRICS_FILE, metrics)
         trainer.save_state()
         write_model_card(folder / "model", run.description, metrics, trainer.state.global_step)
     trainer.accelerator.wait_for_everyone()
