@@ -13,6 +13,9 @@ def render(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     identities: Annotated[int, typer.Option(help="Number of people, at least 3.")],
     seed: Annotated[int, typer.Option(help="Seed of all chance: the same seed draws the same set.")],
+    world: Annotated[
+        str, typer.Option(help="Look and captions: target, or base, which the base model is trained on.")
+    ] = "target",
     val_identities: Annotated[
         int | None, typer.Option(help="People of the validation split.", show_default="about 5%")
     ] = None,
@@ -38,6 +41,7 @@ def render(
             out,
             identities,
             seed,
+            world=world,
             val_identities=val_identities,
             test_identities=test_identities,
             height=height,

@@ -37,7 +37,7 @@ def report(
     from transformers import AutoModelForPreTraining, AutoProcessor
 
     from aga_model.data.benchmarks import load_benchmark
-    from aga_model.data.rendered.attributes import attribute_words
+    from aga_model.data.rendered import attribute_words
     from aga_model.evaluation.report import SearchSection, write_report
     from aga_model.retrieval import Gallery, PersonEncoder, save_result_picture
 

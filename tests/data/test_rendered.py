@@ -1,5 +1,6 @@
 """The rendered set: same bytes for the same arguments, CUHK-PEDES's layout, captions that tell the truth."""
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -11,7 +12,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from aga_model.data.rendered import attribute_words, render_dataset, render_person, sample_person, write_caption
+from aga_model.data.rendered import (
+    WORLDS,
+    attribute_words,
+    attributes,
+    render_dataset,
+    render_person,
+    sample_person,
+    write_caption,
+)
 from aga_model.data.rendered import dataset as dataset_module
 from aga_model.data.rendered.captions import compose_caption
 from aga_model.data.rendered.dataset import sample_people
@@ -149,7 +158,7 @@ def test_a_missing_picture_is_drawn_again(tiny):
 
 
 def test_a_rendering_that_was_cut_off_has_no_records_and_is_taken_up(tiny, monkeypatch):
-    draw = dataset_module.render_person
+    draw = WORLDS["target"].draw
 
     def fails_late(person, *args):
         if fails_late.left == 0:
@@ -158,7 +167,7 @@ def test_a_rendering_that_was_cut_off_has_no_records_and_is_taken_up(tiny, monke
         return draw(person, *args)
 
     fails_late.left = 3
-    monkeypatch.setattr(dataset_module, "render_person", fails_late)
+    monkeypatch.setitem(WORLDS, "target", dataclasses.replace(WORLDS["target"], draw=fails_late))
     with pytest.raises(KeyboardInterrupt):
         tiny()
     assert not (tiny.out / "reid_raw.json").exists()
@@ -174,7 +183,7 @@ def test_an_interrupted_overwrite_does_not_look_complete(tiny, monkeypatch):
     def fails(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dataset_module, "render_person", fails)
+    monkeypatch.setitem(WORLDS, "target", dataclasses.replace(WORLDS["target"], draw=fails))
     with pytest.raises(KeyboardInterrupt):
         tiny(seed=2, overwrite=True)
     assert not (tiny.out / "reid_raw.json").exists()
@@ -468,13 +477,14 @@ def test_caption_tells_what_it_says_it_mentions(captions):
 
 
 def test_attribute_words_are_all_that_tells_people_apart(captions):
-    words = attribute_words()
+    phrases = [phrase for table in attributes.TABLES for options in table.values() for phrase in options]
+    words = {word for phrase in (*phrases, *attributes.OTHER_WORDS) for word in phrase.split()}
+    assert words <= attribute_words()
     said = {word for _, _, caption in captions for word in re.findall(r"[a-z]+(?:-[a-z]+)*", caption.lower())}
     assert said - words == set(FILLER.split())
-    whole = {word for word in words if word in said}
-    pieces = {piece for word in whole for piece in word.split("-")}
-    assert words == whole | pieces  # no word that captions never say
-    assert {"t-shirt", "t", "navy", "grey", "striped", "ponytail", "bald", "lady", "umbrella"} <= words
+    assert words <= said  # no word that captions never say
+    assert {"t-shirt", "t", "navy", "grey", "striped", "ponytail", "bald", "lady", "umbrella"} <= attribute_words()
+    assert not set(FILLER.split()) & attribute_words()
 
 
 def test_a_caption_names_enough_to_find_the_person():

@@ -1,14 +1,13 @@
 """What a rendered person can look like, and the words that captions use for it.
 
 Every table maps an attribute's value to the phrases a caption may use for that value, so the values to sample, the
-caption writer's vocabulary and `attribute_words` come from one place. Two values of one attribute never share a
-phrase: a caption that names an attribute says which value it has.
+caption writer's vocabulary and the list of attribute words come from one place. Two values of one attribute never
+share a phrase: a caption that names an attribute says which value it has. The values and phrases are those of
+`world=target`; `street_words` has those of `world=base`.
 """
 
 import random
-import re
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 Phrases = dict[str, tuple[str, ...]]
@@ -98,6 +97,24 @@ HAT_TYPES: Phrases = {
 }
 NOUNS: Phrases = {"hair": ("hair",), "glasses": ("glasses", "eyeglasses"), "umbrella": ("umbrella",)}
 OPEN_WORD = "open"
+
+TABLES = (
+    COLOURS,
+    GENDERS,
+    BUILDS,
+    HAIR_STYLES,
+    HAIR_COLOURS,
+    UPPER_TYPES,
+    PATTERNS,
+    PATTERN_NOUNS,
+    SLEEVES,
+    LOWER_TYPES,
+    SHOE_TYPES,
+    BAG_TYPES,
+    HAT_TYPES,
+    NOUNS,
+)
+OTHER_WORDS = (*INNER_GARMENTS, GENERIC_SHOES, OPEN_WORD)  # that name attributes beside the tables' phrases
 
 _FIXED_SLEEVES = {
     "t-shirt": "short",
@@ -210,35 +227,6 @@ def sample_person(rng: random.Random) -> PersonAttributes:
         glasses=rng.random() < 0.25,
         umbrella_colour=_colour(rng) if rng.random() < 0.07 else None,
     )
-
-
-@cache
-def attribute_words() -> frozenset[str]:
-    """The single lower-case words with which captions name attributes; every other caption word is filler.
-
-    A hyphenated word counts whole and in its pieces ("t-shirt", "t", "shirt"), as tokenizers differ. Pronouns are
-    filler: they only repeat the gender that the subject has named.
-    """
-    tables = (
-        COLOURS,
-        GENDERS,
-        BUILDS,
-        HAIR_STYLES,
-        HAIR_COLOURS,
-        UPPER_TYPES,
-        PATTERNS,
-        PATTERN_NOUNS,
-        SLEEVES,
-        LOWER_TYPES,
-        SHOE_TYPES,
-        BAG_TYPES,
-        HAT_TYPES,
-        NOUNS,
-    )
-    phrases = [phrase for table in tables for options in table.values() for phrase in options]
-    phrases += [*INNER_GARMENTS, GENERIC_SHOES, OPEN_WORD]
-    whole = {word for phrase in phrases for word in phrase.split()}
-    return frozenset(whole | {piece for word in whole for piece in re.split("-", word)})
 
 
 def _colour(rng: random.Random) -> str:

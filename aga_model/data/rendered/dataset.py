@@ -19,13 +19,13 @@ from typing import Any
 from tqdm import tqdm
 
 from ...version import __version__
-from .attributes import PersonAttributes, sample_person
-from .captions import Caption, compose_caption
-from .drawing import MIN_SIDE, render_person
-from .scene import CAMERAS
+from .attributes import PersonAttributes
+from .captions import Caption
+from .drawing import MIN_SIDE
+from .worlds import World, world_named
 
 # Raise it with any change that alters a picture or a caption: a set of another version is not taken for complete.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 
 _RECORDS, _ATTRIBUTES, _README, _IMAGES = "reid_raw.json", "attributes.json", "README.md", "imgs"
 _MARKER = ".rendering"  # there while a rendering is under way, and after one was cut off
@@ -57,6 +57,7 @@ class RenderSummary:
 class _Arguments:
     """Everything the content of a rendering depends on."""
 
+    world: str
     identities: int
     seed: int
     val_identities: int
@@ -73,7 +74,7 @@ class _Arguments:
     def command(self) -> str:
         low, high = self.images_per_identity
         return (
-            f"aga render OUT --identities {self.identities} --seed {self.seed} "
+            f"aga render OUT --world {self.world} --identities {self.identities} --seed {self.seed} "
             f"--val-identities {self.val_identities} --test-identities {self.test_identities} "
             f"--height {self.height} --width {self.width} "
             f"--images-per-identity {low}-{high} --captions-per-image {self.captions_per_image}"
@@ -92,6 +93,7 @@ def render_dataset(
     identities: int,
     seed: int,
     *,
+    world: str = "target",
     val_identities: int | None = None,
     test_identities: int | None = None,
     height: int = 384,
@@ -113,6 +115,7 @@ def render_dataset(
         out_dir: folder to write, made if missing. A set with the same arguments that is already there is kept.
         identities: number of people, at least 3. Their ids run from 1: training, then validation, then test.
         seed: of all chance. More identities of the same seed begin with the same people.
+        world: a key of `worlds.WORLDS`: `target`, or `base`, which the base model is trained on.
         val_identities, test_identities: people held out; by default about 5% and 10%, at least one each.
         height, width: of each picture in pixels, at least 32.
         images_per_identity: the fewest and the most pictures of one person, each drawn anew.
@@ -125,7 +128,15 @@ def render_dataset(
         FileExistsError: `out_dir` holds something else; the message says what.
     """
     arguments = _check(
-        identities, seed, val_identities, test_identities, height, width, images_per_identity, captions_per_image
+        world,
+        identities,
+        seed,
+        val_identities,
+        test_identities,
+        height,
+        width,
+        images_per_identity,
+        captions_per_image,
     )
     if processes is None:
         processes = _usable_processors()
@@ -140,9 +151,9 @@ def render_dataset(
     _clear(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARKER).write_text("This rendering is not finished. Give the same command again.\n", encoding="utf-8")
-    for camera in CAMERAS:
+    for camera in world_named(world).cameras:
         (out / _IMAGES / camera).mkdir(parents=True, exist_ok=True)
-    people = sample_people(identities, seed)
+    people = sample_people(identities, seed, world)
     images = list(_render_all(out, arguments, people, processes))
     description = _describe(arguments, people, images)
     _write_json(out / _ATTRIBUTES, description)
@@ -153,12 +164,12 @@ def render_dataset(
     return RenderSummary(out, description["splits"], description["oracle_rank1"], seconds, False)
 
 
-def sample_people(count: int, seed: int) -> list[PersonAttributes]:
+def sample_people(count: int, seed: int, world: str = "target") -> list[PersonAttributes]:
     """`count` people, no two of them equal in every attribute; a longer list begins with a shorter one's people."""
-    rng = random.Random(f"{seed}/people")
+    rng, sample = random.Random(f"{seed}/people"), world_named(world).sample
     people: dict[PersonAttributes, None] = {}
     while len(people) < count:
-        people.setdefault(sample_person(rng))
+        people.setdefault(sample(rng))
     return list(people)
 
 
@@ -166,6 +177,7 @@ def sample_people(count: int, seed: int) -> list[PersonAttributes]:
 
 
 def _check(
+    world: str,
     identities: int,
     seed: int,
     val_identities: int | None,
@@ -175,6 +187,7 @@ def _check(
     images_per_identity: tuple[int, int],
     captions_per_image: int,
 ) -> _Arguments:
+    world_named(world)
     if identities < 3:
         raise ValueError(f"identities must be at least 3 (one for each split), got {identities}")
     val = max(1, round(0.05 * identities)) if val_identities is None else val_identities
@@ -196,7 +209,7 @@ def _check(
         raise ValueError(
             f"val_identities + test_identities = {val} + {test} leave none of the {identities} identities to train on"
         )
-    return _Arguments(identities, seed, val, test, height, width, (low, high), captions_per_image)
+    return _Arguments(world, identities, seed, val, test, height, width, (low, high), captions_per_image)
 
 
 def _usable_processors() -> int:
@@ -327,16 +340,17 @@ def _render_chunk(chunk: _Chunk) -> list[_Image]:
 
 def _render_identity(out: Path, arguments: _Arguments, person_id: int, person: PersonAttributes) -> Iterator[_Image]:
     # Each generator's seed is text that names what it is for, so no result hangs on the order of the work.
-    rng = random.Random(f"{arguments.seed}/{person_id}")
-    cameras = rng.sample(tuple(CAMERAS), len(CAMERAS))
+    rng, world = random.Random(f"{arguments.seed}/{person_id}"), world_named(arguments.world)
+    cameras = rng.sample(tuple(world.cameras), len(world.cameras))
     for number in range(rng.randint(*arguments.images_per_identity)):
         camera = cameras[number % len(cameras)]
         path = f"{camera}/{person_id:05d}_{number}.jpg"
         image_rng = random.Random(f"{arguments.seed}/{person_id}/{number}/image")
-        picture, view = render_person(person, image_rng, arguments.height, arguments.width, camera)
+        picture, view = world.draw(person, image_rng, arguments.height, arguments.width, camera)
         # Without chroma subsampling: it would smear a small picture's colours into each other.
-        picture.save(out / _IMAGES / path, "JPEG", quality=image_rng.randint(80, 95), subsampling=0)
+        picture.save(out / _IMAGES / path, "JPEG", quality=image_rng.randint(*world.qualities), subsampling=0)
         captions = _write_captions(
+            world,
             person,
             view,
             arguments.captions_per_image,
@@ -352,8 +366,10 @@ def _render_identity(out: Path, arguments: _Arguments, person_id: int, person: P
         yield _Image(record, view, captions)
 
 
-def _write_captions(person: PersonAttributes, view: str, count: int, rng: random.Random) -> list[Caption]:
-    return [compose_caption(person, view, rng) for _ in range(count)]
+def _write_captions(
+    world: World, person: PersonAttributes, view: str, count: int, rng: random.Random
+) -> list[Caption]:
+    return [world.tell(person, view, rng) for _ in range(count)]
 
 
 def tokens(caption: str) -> list[str]:
@@ -443,9 +459,10 @@ attributes of every identity, the view of every image and the attributes that ea
 | --- | --- | --- | --- |
 {rows}
 
-Images are {arguments.height} x {arguments.width} pixels (height x width). The splits share no identity, and no two
-identities have equal attributes. Guessing among the test identities that have every attribute a caption names would
-reach Rank-1 {description["oracle_rank1"]:.1f}: the ceiling of this set.
+The world is `{arguments.world}`: {world_named(arguments.world).description}. Images are
+{arguments.height} x {arguments.width} pixels (height x width). The splits share no identity, and no two identities
+have equal attributes. Guessing among the test identities that have every attribute a caption names would reach Rank-1
+{description["oracle_rank1"]:.1f}: the ceiling of this set.
 
 Made with aga-model {__version__} (renderer version {arguments.renderer_version}), seed {arguments.seed}:
 

@@ -6,6 +6,7 @@ seen from the side faces +x here; a person walking to the left is the mirrored d
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -60,6 +61,18 @@ MIN_SIDE = 32  # pixels
 
 
 @dataclass(frozen=True)
+class Palette:
+    """How a look turns names into colours: each function maps a key of its table, with chance, to RGB."""
+
+    cloth: Callable[[str, random.Random], Rgb]
+    trousers: Callable[[str, str, random.Random], Rgb]  # of the lower garment's type and colour
+    hair: Callable[[str, random.Random], Rgb]
+    skin: Callable[[str, random.Random], Rgb]
+    hair_lengths: tuple[float, float] = (1.0, 1.0)
+    fringe: Callable[[random.Random], Rgb | None] = lambda _: None
+
+
+@dataclass(frozen=True)
 class _Joints:
     """An arm (shoulder, elbow, hand) or a leg (hip, knee, ankle)."""
 
@@ -70,7 +83,9 @@ class _Joints:
 
 
 @dataclass(frozen=True)
-class _Figure:
+class Figure:
+    """A person in a pose, in figure units, with the colours of everything worn."""
+
     attributes: PersonAttributes
     view: str
     width: float  # factor of the build
@@ -86,6 +101,8 @@ class _Figure:
     hair: Rgb
     skin: Rgb
     umbrella: Rgb
+    hair_length: float  # of long hair; 1 reaches below the shoulders
+    fringe: Rgb | None  # what a bald head has left at its sides and back
 
     @property
     def side(self) -> bool:
@@ -121,10 +138,10 @@ def render_person(
     if camera not in CAMERAS:
         raise ValueError(f"unknown camera {camera!r}; known are {', '.join(CAMERAS)}")
     view = rng.choices(VIEWS, _VIEW_WEIGHTS)[0]
-    figure = _pose(attributes, view, rng)
+    figure = pose_figure(attributes, view, rng, _PAINT)
     reduction = max(2, math.ceil(256 / height))  # drawn larger and reduced: smooth edges
     image = draw_background(rng, height * reduction, width * reduction)
-    _draw_figure(_place(image, figure, rng), figure)
+    draw_figure(_place(image, figure, rng), figure)
     draw_occlusion(image, rng)
     return develop(image.reduce(reduction), rng, CAMERAS[camera]), view
 
@@ -132,7 +149,8 @@ def render_person(
 # --- pose and place ---------------------------------------------------------------------------------------------
 
 
-def _pose(attributes: PersonAttributes, view: str, rng: random.Random) -> _Figure:
+def pose_figure(attributes: PersonAttributes, view: str, rng: random.Random, palette: Palette) -> Figure:
+    """A person seen from `view`, in a pose and in colours that `rng` draws."""
     width = _BUILD_WIDTH[attributes.build] * rng.uniform(0.96, 1.04)
     side = view in ("left", "right")
     body = _body_profile(attributes.gender, width, side)
@@ -140,31 +158,50 @@ def _pose(attributes: PersonAttributes, view: str, rng: random.Random) -> _Figur
     raised = attributes.umbrella_colour is not None
     arms = _side_arms(raised, rng) if side else _front_arms(body.at(_SHOULDER)[1], raised, rng)
 
-    def tone(table: dict[str, Rgb], name: str | None) -> Rgb:
-        return _jitter(table[name], rng) if name else (0, 0, 0)
+    def cloth(name: str | None) -> Rgb:
+        return palette.cloth(name, rng) if name else (0, 0, 0)
 
-    return _Figure(
+    def trousers() -> Rgb:
+        kind, colour = attributes.lower_type, attributes.lower_colour
+        return palette.trousers(kind, colour, rng) if kind and colour else (0, 0, 0)
+
+    return Figure(
         attributes=attributes,
         view=view,
         width=width,
         legs=legs,
         arms=arms,
-        upper=tone(COLOUR_RGB, attributes.upper_colour),
-        second=tone(COLOUR_RGB, attributes.upper_second_colour),
-        inner=tone(COLOUR_RGB, attributes.inner_colour),
-        lower=tone(COLOUR_RGB, attributes.lower_colour),
-        shoes=tone(COLOUR_RGB, attributes.shoes_colour),
-        bag=tone(COLOUR_RGB, attributes.bag_colour),
-        hat=tone(COLOUR_RGB, attributes.hat_colour),
-        hair=tone(HAIR_RGB, attributes.hair_colour),
-        skin=tone(SKIN_RGB, attributes.skin),
-        umbrella=tone(COLOUR_RGB, attributes.umbrella_colour),
+        upper=cloth(attributes.upper_colour),
+        second=cloth(attributes.upper_second_colour),
+        inner=cloth(attributes.inner_colour),
+        lower=trousers(),
+        shoes=cloth(attributes.shoes_colour),
+        bag=cloth(attributes.bag_colour),
+        hat=cloth(attributes.hat_colour),
+        hair=palette.hair(attributes.hair_colour, rng) if attributes.hair_colour else (0, 0, 0),
+        skin=palette.skin(attributes.skin, rng),
+        umbrella=cloth(attributes.umbrella_colour),
+        hair_length=_between(palette.hair_lengths, rng),
+        fringe=palette.fringe(rng) if attributes.hair_style == "bald" else None,
     )
+
+
+def _between(bounds: tuple[float, float], rng: random.Random) -> float:
+    low, high = bounds
+    return low if low == high else rng.uniform(low, high)
 
 
 def _jitter(colour: Rgb, rng: random.Random) -> Rgb:
     red, green, blue = (max(0, min(255, round(channel + rng.uniform(-12, 12)))) for channel in colour)
     return red, green, blue
+
+
+_PAINT = Palette(
+    cloth=lambda name, rng: _jitter(COLOUR_RGB[name], rng),
+    trousers=lambda _, name, rng: _jitter(COLOUR_RGB[name], rng),
+    hair=lambda name, rng: _jitter(HAIR_RGB[name], rng),
+    skin=lambda name, rng: _jitter(SKIN_RGB[name], rng),
+)
 
 
 def _body_profile(gender: str, width: float, side: bool) -> Profile:
@@ -232,7 +269,7 @@ def _side_arms(umbrella: bool, rng: random.Random) -> tuple[_Joints, _Joints]:
     return arms[0], arms[1]
 
 
-def _place(image: Image.Image, figure: _Figure, rng: random.Random) -> Canvas:
+def _place(image: Image.Image, figure: Figure, rng: random.Random) -> Canvas:
     """Puts the figure into the image: size, position, tilt and, for a person turned left, mirroring."""
     width, height = image.size
     room = _UMBRELLA_ROOM if figure.attributes.umbrella_colour else 0.0
@@ -250,7 +287,8 @@ def _place(image: Image.Image, figure: _Figure, rng: random.Random) -> Canvas:
 # --- the figure, from back to front -----------------------------------------------------------------------------
 
 
-def _draw_figure(canvas: Canvas, figure: _Figure) -> None:
+def draw_figure(canvas: Canvas, figure: Figure) -> None:
+    """Draws the whole person with its shadow on the ground."""
     a = figure.attributes
     far_arm, near_arm = figure.arms
     ground = max(leg.end[1] for leg in figure.legs) + 4.5
@@ -282,7 +320,7 @@ def _draw_figure(canvas: Canvas, figure: _Figure) -> None:
     _draw_held_bag(canvas, figure, near_arm)
 
 
-def _neck(figure: _Figure) -> list[Point]:
+def _neck(figure: Figure) -> list[Point]:
     half = 2.1 if figure.side else 2.5
     return [(-half, _NECK - 3), (half, _NECK - 3), (half + 0.6, _SHOULDER), (-half - 0.6, _SHOULDER)]
 
@@ -293,7 +331,7 @@ def _neck(figure: _Figure) -> list[Point]:
 _LEG_WIDTHS = {"pants": (4.6, 3.8, 3.4), "jeans": (4.4, 3.2, 2.8), "leggings": (3.9, 2.5, 1.8)}
 
 
-def _draw_leg(canvas: Canvas, figure: _Figure, leg: _Joints) -> None:
+def _draw_leg(canvas: Canvas, figure: Figure, leg: _Joints) -> None:
     kind, width = figure.attributes.lower_type, figure.width
     tone = 0.78 if leg.far else 1.0
     skin = shade(figure.skin, tone)
@@ -316,7 +354,7 @@ def _draw_leg(canvas: Canvas, figure: _Figure, leg: _Joints) -> None:
     _draw_shoe(canvas, figure, leg, tone)
 
 
-def _draw_seat(canvas: Canvas, figure: _Figure) -> None:
+def _draw_seat(canvas: Canvas, figure: Figure) -> None:
     """The part of the lower garment about the hips: a skirt's whole, else what joins the legs."""
     left, right = figure.body.at(_HIP)
     if figure.attributes.lower_type != "skirt":
@@ -329,7 +367,7 @@ def _draw_seat(canvas: Canvas, figure: _Figure) -> None:
         canvas.shadow(skirt.part(_HIP, skirt.bottom, start, start + 0.09), 0.2)
 
 
-def _draw_shoe(canvas: Canvas, figure: _Figure, leg: _Joints, tone: float) -> None:
+def _draw_shoe(canvas: Canvas, figure: Figure, leg: _Joints, tone: float) -> None:
     kind, colour = figure.attributes.shoes_type, shade(figure.shoes, tone)
     x, y = leg.end
     if kind == "boots":
@@ -363,7 +401,7 @@ def _draw_shoe(canvas: Canvas, figure: _Figure, leg: _Joints, tone: float) -> No
 # --- upper garment and arms -------------------------------------------------------------------------------------
 
 
-def _upper_profile(figure: _Figure) -> Profile:
+def _upper_profile(figure: Figure) -> Profile:
     """The upper garment's silhouette: the body's down to the hips, then the garment's own hem."""
     kind = figure.attributes.upper_type
     bottom, flare = {
@@ -383,7 +421,7 @@ def _upper_profile(figure: _Figure) -> Profile:
     return Profile((*heights, bottom), tuple(left), tuple(right))
 
 
-def _draw_upper(canvas: Canvas, figure: _Figure) -> None:
+def _draw_upper(canvas: Canvas, figure: Figure) -> None:
     a = figure.attributes
     shape = _upper_profile(figure)
     if a.upper_type == "vest" and not figure.side:
@@ -403,7 +441,7 @@ def _draw_upper(canvas: Canvas, figure: _Figure) -> None:
         _draw_hood(canvas, figure)
 
 
-def _draw_pattern(canvas: Canvas, figure: _Figure, shape: Profile) -> None:
+def _draw_pattern(canvas: Canvas, figure: Figure, shape: Profile) -> None:
     pattern, second = figure.attributes.upper_pattern, figure.second
     if pattern == "striped":
         y = shape.top + 4.0
@@ -417,12 +455,14 @@ def _draw_pattern(canvas: Canvas, figure: _Figure, shape: Profile) -> None:
             y += 5.4
         for start in (0.08, 0.32, 0.56, 0.80) if not figure.side else (0.15, 0.5, 0.8):
             canvas.polygon(shape.part(shape.top, shape.bottom, start, start + 0.09), second)
+    elif pattern == "blocks":
+        canvas.polygon(shape.part(shape.top, _CHEST + 1.5), second)
     elif pattern == "logo" and figure.view == "front":
         canvas.ellipse((0.0, _CHEST + 1.5), 4.1, 4.3, second)
         canvas.ellipse((0.0, _CHEST + 1.5), 1.6, 1.7, figure.upper)
 
 
-def _draw_closure(canvas: Canvas, figure: _Figure, shape: Profile) -> None:
+def _draw_closure(canvas: Canvas, figure: Figure, shape: Profile) -> None:
     """How the garment is closed in front: open over an inner garment, with a zip, with buttons, or not at all."""
     a = figure.attributes
     top = shape.top + 0.4
@@ -446,7 +486,7 @@ def _draw_closure(canvas: Canvas, figure: _Figure, shape: Profile) -> None:
             canvas.ellipse((0.9, y), 0.5, 0.5, accent(figure.upper, 0.6))
 
 
-def _draw_collar(canvas: Canvas, figure: _Figure) -> None:
+def _draw_collar(canvas: Canvas, figure: Figure) -> None:
     kind = figure.attributes.upper_type
     if figure.side or figure.attributes.upper_open:
         return
@@ -459,7 +499,7 @@ def _draw_collar(canvas: Canvas, figure: _Figure) -> None:
             canvas.polygon([(0, 18.0), (side * 3.6, 15.2), (side * 4.6, 18.2), (side * 1.8, 21.5)], collar)
 
 
-def _draw_hood(canvas: Canvas, figure: _Figure) -> None:
+def _draw_hood(canvas: Canvas, figure: Figure) -> None:
     colour = accent(figure.upper, 0.25)
     if figure.view == "front":
         canvas.ellipse((0.0, _SHOULDER - 0.6), 6.0, 2.6, colour)
@@ -474,7 +514,7 @@ def _draw_hood(canvas: Canvas, figure: _Figure) -> None:
         canvas.ellipse((-4.2, _SHOULDER - 0.4), 3.4, 3.4, colour)
 
 
-def _draw_arm(canvas: Canvas, figure: _Figure, arm: _Joints) -> None:
+def _draw_arm(canvas: Canvas, figure: Figure, arm: _Joints) -> None:
     a, width = figure.attributes, 0.4 + 0.6 * figure.width
     tone = 0.74 if arm.far else (0.92 if figure.side else 0.95)
     skin, cloth = shade(figure.skin, tone), shade(figure.upper, tone)
@@ -497,7 +537,7 @@ def _draw_arm(canvas: Canvas, figure: _Figure, arm: _Joints) -> None:
         canvas.shadow(limb_part(arm.root, arm.middle, 0.5, 0.4, 0.1, 0.6), 0.15)
 
 
-def _draw_sleeve_pattern(canvas: Canvas, figure: _Figure, start: Point, end: Point, half: float, tone: float) -> None:
+def _draw_sleeve_pattern(canvas: Canvas, figure: Figure, start: Point, end: Point, half: float, tone: float) -> None:
     pattern, second = figure.attributes.upper_pattern, shade(figure.second, tone)
     if pattern == "striped":
         for first in (0.12, 0.6):
@@ -506,24 +546,31 @@ def _draw_sleeve_pattern(canvas: Canvas, figure: _Figure, start: Point, end: Poi
         for first in (0.15, 0.6):
             canvas.polygon(limb_part(start, end, half, half, first, first + 0.12), second)
         canvas.polygon(limb_part(start, end, 0.6, 0.6, 0.0, 1.0), second)
+    elif pattern == "blocks" and start[1] < _CHEST:  # the upper arm
+        canvas.polygon(limb_part(start, end, half, half, -0.15, 0.6), second)
 
 
 # --- head -------------------------------------------------------------------------------------------------------
 
 
-def _draw_back_hair(canvas: Canvas, figure: _Figure) -> None:
+def _hanging(figure: Figure, y: float) -> float:
+    """Where long hair ends that would end at height y."""
+    return _NECK + (y - _NECK) * figure.hair_length
+
+
+def _draw_back_hair(canvas: Canvas, figure: Figure) -> None:
     """The hair that hangs behind the head and trunk of a person not seen from behind."""
     style, hair = figure.attributes.hair_style, shade(figure.hair, 0.85)
     if style == "long":
         if figure.side:
-            canvas.soft_box(-6.4, 3.0, 0.5, 27.5, 2.5, hair)
+            canvas.soft_box(-6.4, 3.0, 0.5, _hanging(figure, 27.5), 2.5, hair)
         else:
-            canvas.soft_box(-6.6, 3.0, 6.6, 26.5, 2.5, hair)
+            canvas.soft_box(-6.6, 3.0, 6.6, _hanging(figure, 26.5), 2.5, hair)
     elif style == "ponytail" and not figure.side:
         canvas.polygon([(3.0, 3.5), (7.4, 6.0), (8.4, 14.0), (6.2, 22.5), (4.6, 14.0)], hair)
 
 
-def _draw_head(canvas: Canvas, figure: _Figure) -> None:
+def _draw_head(canvas: Canvas, figure: Figure) -> None:
     a = figure.attributes
     centre = (0.8 if figure.side else 0.0, _HEAD_CENTRE)
     canvas.ellipse(centre, _HEAD_RX, _HEAD_RY, figure.skin)
@@ -539,13 +586,15 @@ def _draw_head(canvas: Canvas, figure: _Figure) -> None:
             canvas.ellipse((side * 4.9, 8.6), 0.9, 1.5, shade(figure.skin, 0.9))
     if a.hair_style != "bald":
         _draw_hair(canvas, figure)
+    elif figure.fringe:
+        _draw_fringe(canvas, figure, figure.fringe)
     if a.glasses and figure.view != "back":
         _draw_glasses(canvas, figure)
     if a.hat_type:
         _draw_hat(canvas, figure)
 
 
-def _draw_face(canvas: Canvas, figure: _Figure) -> None:
+def _draw_face(canvas: Canvas, figure: Figure) -> None:
     for side in (-1, 1):
         canvas.ellipse((side * 4.9, 8.6), 0.9, 1.5, shade(figure.skin, 0.9))
         canvas.ellipse((side * 1.9, 7.6), 0.65, 0.65, (40, 30, 28))
@@ -555,21 +604,23 @@ def _draw_face(canvas: Canvas, figure: _Figure) -> None:
     canvas.line([(-1.4, 11.8), (1.4, 11.8)], 0.7, lips)
 
 
-def _draw_hair(canvas: Canvas, figure: _Figure) -> None:
+def _draw_hair(canvas: Canvas, figure: Figure) -> None:
     style, hair = figure.attributes.hair_style, figure.hair
     if figure.view == "front":
         canvas.dome((0.0, 6.4), 5.6, 6.4, hair)
         canvas.polygon([(-3.9, 6.4), (0.5, 4.6), (4.2, 6.4), (3.0, 3.6), (-2.0, 3.4)], figure.skin)
         if style == "long":
             for side in (-1, 1):
-                canvas.polygon([(side * 4.0, 5.5), (side * 6.4, 6.0), (side * 6.8, 25.0), (side * 4.1, 24.0)], hair)
+                low, lower = _hanging(figure, 24.0), _hanging(figure, 25.0)
+                canvas.polygon([(side * 4.0, 5.5), (side * 6.4, 6.0), (side * 6.8, lower), (side * 4.1, low)], hair)
     elif figure.view == "back":
         canvas.ellipse((0.0, 7.0), 5.6, 6.9, hair)
         for x in (-2.6, 0.0, 2.6):  # strands
             canvas.line([(x * 0.5, 1.4), (x, 6.0), (x * 1.1, 12.2)], 0.5, accent(hair, 0.16))
         if style == "long":
-            canvas.soft_box(-6.2, 5.0, 6.2, 28.5, 2.6, hair)
-            canvas.shadow([(-0.4, 8.0), (0.8, 8.0), (1.6, 28.0), (0.4, 28.0)], 0.18)
+            end = _hanging(figure, 28.0)
+            canvas.soft_box(-6.2, 5.0, 6.2, end + 0.5, 2.6, hair)
+            canvas.shadow([(-0.4, 8.0), (0.8, 8.0), (1.6, end), (0.4, end)], 0.18)
         elif style == "ponytail":
             canvas.polygon([(-1.4, 6.0), (1.4, 6.0), (3.0, 14.0), (0.6, 27.0), (-2.4, 15.0)], accent(hair, 0.2))
             canvas.box(-1.7, 6.2, 1.7, 7.8, accent(hair, 0.6))
@@ -577,7 +628,8 @@ def _draw_hair(canvas: Canvas, figure: _Figure) -> None:
         canvas.dome((0.4, 6.6), 5.6, 6.6, hair)
         canvas.polygon([(-5.2, 6.0), (0.2, 6.0), (-0.6, 10.5), (-2.6, 13.6), (-4.6, 11.0)], hair)
         if style == "long":
-            canvas.polygon([(-5.4, 6.0), (0.4, 6.0), (-0.2, 16.0), (-1.6, 27.0), (-6.6, 26.0)], hair)
+            low, lower = _hanging(figure, 26.0), _hanging(figure, 27.0)
+            canvas.polygon([(-5.4, 6.0), (0.4, 6.0), (-0.2, min(16.0, low)), (-1.6, lower), (-6.6, low)], hair)
         elif style == "ponytail":
             canvas.polygon([(-4.4, 4.0), (-7.6, 4.6), (-9.2, 13.0), (-8.0, 23.0), (-6.6, 14.0)], hair)
             canvas.box(-5.4, 3.6, -4.2, 6.2, accent(hair, 0.6))
@@ -587,7 +639,20 @@ def _draw_hair(canvas: Canvas, figure: _Figure) -> None:
         canvas.shadow([(knot[0] - 2.6, knot[1] + 1.2), (knot[0] + 2.6, knot[1] + 1.2), (knot[0], knot[1] + 2.6)], 0.25)
 
 
-def _draw_glasses(canvas: Canvas, figure: _Figure) -> None:
+def _draw_fringe(canvas: Canvas, figure: Figure, hair: Rgb) -> None:
+    """The hair around the sides and the back of a bald head."""
+    if figure.view == "front":
+        for side in (-1, 1):
+            canvas.ellipse((side * 4.6, 6.8), 1.0, 2.6, hair)
+    elif figure.view == "back":
+        canvas.polygon(
+            [(-5.0, 5.6), (0.0, 7.2), (5.0, 5.6), (4.4, 11.5), (2.2, 13.6), (-2.2, 13.6), (-4.4, 11.5)], hair
+        )
+    else:
+        canvas.polygon([(-4.4, 5.4), (0.0, 7.0), (-0.4, 9.4), (-2.4, 13.2), (-4.0, 11.2)], hair)
+
+
+def _draw_glasses(canvas: Canvas, figure: Figure) -> None:
     if figure.side:
         canvas.soft_box(2.6, 6.2, 6.2, 9.4, 0.9, _LENS)
         canvas.line([(-0.4, 7.2), (3.0, 7.2)], 0.8, _LENS)
@@ -598,7 +663,7 @@ def _draw_glasses(canvas: Canvas, figure: _Figure) -> None:
     canvas.line([(-4.9, 7.2), (4.9, 7.2)], 0.7, _LENS)
 
 
-def _draw_hat(canvas: Canvas, figure: _Figure) -> None:
+def _draw_hat(canvas: Canvas, figure: Figure) -> None:
     kind, hat = figure.attributes.hat_type, figure.hat
     x = 0.4 if figure.side else 0.0
     edge = accent(hat, 0.3)
@@ -623,13 +688,13 @@ def _draw_hat(canvas: Canvas, figure: _Figure) -> None:
 # --- carried things ---------------------------------------------------------------------------------------------
 
 
-def _draw_backpack_behind(canvas: Canvas, figure: _Figure) -> None:
+def _draw_backpack_behind(canvas: Canvas, figure: Figure) -> None:
     """A backpack's rim beside the trunk of a person seen from the front."""
     left, right = figure.body.at(_CHEST)
     canvas.soft_box(left - 3.4, _SHOULDER + 1.0, right + 3.4, 44.0, 3.0, shade(figure.bag, 0.85))
 
 
-def _draw_worn_bag(canvas: Canvas, figure: _Figure) -> None:
+def _draw_worn_bag(canvas: Canvas, figure: Figure) -> None:
     kind = figure.attributes.bag_type
     if kind == "backpack":
         _draw_backpack(canvas, figure)
@@ -637,7 +702,7 @@ def _draw_worn_bag(canvas: Canvas, figure: _Figure) -> None:
         _draw_shoulder_bag(canvas, figure)
 
 
-def _draw_backpack(canvas: Canvas, figure: _Figure) -> None:
+def _draw_backpack(canvas: Canvas, figure: Figure) -> None:
     bag, edge = figure.bag, accent(figure.bag, 0.4)
     left, right = figure.body.at(_CHEST)
     if figure.view == "front":
@@ -658,7 +723,7 @@ def _draw_backpack(canvas: Canvas, figure: _Figure) -> None:
         canvas.line([(left + 0.4, _SHOULDER + 1), (0.6, _SHOULDER - 1.0), (2.6, 28.0), (left + 1.0, 38.0)], 2.4, bag)
 
 
-def _draw_shoulder_bag(canvas: Canvas, figure: _Figure) -> None:
+def _draw_shoulder_bag(canvas: Canvas, figure: Figure) -> None:
     bag, edge = figure.bag, accent(figure.bag, 0.4)
     left, right = figure.body.at(_HIP)
     x = 0.2 if figure.side else right - 0.5
@@ -670,7 +735,7 @@ def _draw_shoulder_bag(canvas: Canvas, figure: _Figure) -> None:
     canvas.polygon([(x - 4.5, 44.0), (x + 4.5, 44.0), (x + 4.0, 48.8), (x - 4.0, 48.8)], shade(accent(bag, 0.18), 1.0))
 
 
-def _draw_held_bag(canvas: Canvas, figure: _Figure, arm: _Joints) -> None:
+def _draw_held_bag(canvas: Canvas, figure: Figure, arm: _Joints) -> None:
     kind, bag, edge = figure.attributes.bag_type, figure.bag, accent(figure.bag, 0.4)
     x, y = arm.end
     if kind == "handbag":
@@ -678,6 +743,10 @@ def _draw_held_bag(canvas: Canvas, figure: _Figure, arm: _Joints) -> None:
         canvas.polygon([(x - 4.6, y + 5), (x + 4.6, y + 5), (x + 5.8, y + 14.4), (x - 5.8, y + 14.4)], edge)
         canvas.polygon([(x - 4.2, y + 5.5), (x + 4.2, y + 5.5), (x + 5.2, y + 13.9), (x - 5.2, y + 13.9)], bag)
         canvas.box(x - 4.4, y + 7.6, x + 4.4, y + 8.4, edge)
+    elif kind == "shopping bag":
+        canvas.line([(x - 2.4, y + 4.4), (x, y), (x + 2.4, y + 4.4)], 0.8, edge)
+        canvas.polygon([(x - 4.4, y + 4), (x + 4.2, y + 4.4), (x + 5.4, y + 17.0), (x - 5.0, y + 16.4)], bag)
+        canvas.shadow([(x + 0.6, y + 4.4), (x + 4.2, y + 4.4), (x + 5.4, y + 17.0), (x + 2.0, y + 16.8)], 0.14)
     elif kind == "suitcase":
         ground = max(leg.end[1] for leg in figure.legs) + 5.0
         x = -10.5 if figure.side else x + math.copysign(1.6, x)
@@ -690,7 +759,7 @@ def _draw_held_bag(canvas: Canvas, figure: _Figure, arm: _Joints) -> None:
             canvas.ellipse((x + dx, ground - 0.8), 1.0, 1.0, (20, 20, 20))
 
 
-def _draw_umbrella(canvas: Canvas, figure: _Figure) -> None:
+def _draw_umbrella(canvas: Canvas, figure: Figure) -> None:
     x, y = figure.arms[0].end
     middle = x * 0.45
     canvas.line([(x, y + 3.0), (middle, -13.0)], 1.1, _METAL)

@@ -1,0 +1,116 @@
+"""The two worlds of rendered people: each its own pictures, people and words, and both true to their attributes."""
+
+import colorsys
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+
+from aga_model.data.rendered import WORLDS, attribute_words, render_dataset
+from aga_model.data.rendered.dataset import sample_people
+from aga_model.data.rendered.street_drawing import CLOTH_HSV, render_street_person
+from aga_model.data.rendered.street_people import sample_street_person
+from aga_model.data.rendered.street_scene import STREET_CAMERAS
+from aga_model.data.rendered.worlds import world_named
+
+SMALL = {"height": 48, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("worlds")
+    for world in WORLDS:
+        render_dataset(folder / world, 12, 3, world=world, processes=1, **SMALL)
+    return folder
+
+
+def test_the_same_seed_gives_each_world_its_own_set(sets):
+    captions = {}
+    for world in WORLDS:
+        description = json.loads((sets / world / "attributes.json").read_text())
+        assert description["arguments"]["world"] == world
+        assert world in (sets / world / "README.md").read_text()
+        records = json.loads((sets / world / "reid_raw.json").read_text())
+        captions[world] = {caption for record in records for caption in record["captions"]}
+        assert all((sets / world / "imgs" / record["file_path"]).is_file() for record in records)
+    assert not captions["base"] & captions["target"]
+
+
+def test_a_set_of_one_world_is_not_taken_for_the_other(sets):
+    with pytest.raises(FileExistsError, match="world base instead of target"):
+        render_dataset(sets / "base", 12, 3, world="target", **SMALL)
+
+
+def test_an_unknown_world_is_named(tmp_path):
+    with pytest.raises(ValueError, match="unknown world 'moon'; known are base, target"):
+        render_dataset(tmp_path / "set", 12, 3, world="moon", **SMALL)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_every_value_of_a_world_can_be_drawn_and_told(name):
+    world = world_named(name)
+    cameras = tuple(world.cameras)
+    for i, person in enumerate(sample_people(300, 5, name)):
+        rng = random.Random(i)
+        picture, view = world.draw(person, rng, 64, 32, rng.choice(cameras))
+        assert picture.size == (32, 64)
+        assert np.asarray(picture).std() > 2
+        caption = world.tell(person, view, rng)
+        assert caption.text
+        assert caption.mentioned <= {field.name for field in dataclasses.fields(person)}
+
+
+def test_a_street_picture_depends_on_its_generator_only():
+    person = sample_street_person(random.Random(1))
+    first, again, other = (render_street_person(person, random.Random(seed), 64, 32)[0] for seed in (2, 2, 3))
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_bad_arguments_of_a_street_picture_are_named():
+    person = sample_street_person(random.Random(1))
+    with pytest.raises(ValueError, match="at least 32"):
+        render_street_person(person, random.Random(1), 16, 32)
+    with pytest.raises(ValueError, match=f"unknown camera 'x'; known are {', '.join(STREET_CAMERAS)}"):
+        render_street_person(person, random.Random(1), 64, 32, "x")
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("red", 340, 20), ("green", 80, 165), ("blue", 195, 245)])
+def test_a_street_colour_is_that_colour_in_most_pictures(name, low, high):
+    """Median hue of the chest over many pictures of one attribute; light and cameras change it a little."""
+    right = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        person = dataclasses.replace(
+            sample_street_person(rng),
+            upper_type="sweater",
+            upper_colour=name,
+            upper_pattern="plain",
+            upper_second_colour=None,
+            upper_open=False,
+            bag_type=None,
+            umbrella_colour=None,
+        )
+        picture, _ = render_street_person(person, rng, 96, 48, rng.choice(tuple(STREET_CAMERAS)))
+        chest = np.asarray(picture, dtype=float)[32:42, 20:28].reshape(-1, 3)
+        hue = 360 * colorsys.rgb_to_hsv(*np.median(chest, axis=0) / 255)[0]
+        right += (hue >= low or hue <= high) if low > high else low <= hue <= high
+    assert right >= 48
+
+
+def test_street_people_wear_what_people_wear():
+    people = [sample_street_person(random.Random(f"{i}")) for i in range(3000)]
+    dark = [p for p in people if p.upper_colour in ("black", "dark gray", "navy", "brown", "maroon", "dark green")]
+    assert 0.35 < len(dark) / len(people) < 0.6
+    assert {p.upper_colour for p in people} == set(CLOTH_HSV)
+    assert all((p.lower_type is None) == (p.upper_type == "dress") for p in people)
+    assert not any(p.upper_type == "coat" and p.lower_type in ("shorts", "skirt") for p in people)
+    assert not any(p.hat_type and p.hair_style in ("bald", "bun") for p in people)
+    assert all((p.bag_type is None) == (p.bag_colour is None) for p in people)
+
+
+def test_attribute_words_are_those_of_both_worlds():
+    assert {"maroon", "trousers", "backpack", "blond", "striped", "dark"} <= attribute_words()
+    assert not {"the", "wearing", "with", "his", "walking"} & attribute_words()
