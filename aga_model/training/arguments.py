@@ -54,7 +54,7 @@ class DataArguments:
         default=0,
         metadata={
             "help": "for a dataset without a validation split: number of training identities to hold out for "
-            "validation, the same for every seed of the run; 0 for 5% of them"
+            "validation, the same for every seed of the run; 0 for 5%% of them"
         },
     )
     cache_images: bool = field(
@@ -64,6 +64,24 @@ class DataArguments:
     crop_padding: float = field(default=0.03, metadata={"help": "random shift, as a share of height and width"})
     brightness: float = field(default=0.0, metadata={"help": "random brightness factor in [1 - x, 1 + x]"})
     erasing: float = field(default=0.0, metadata={"help": "probability of erasing a rectangle"})
+    noisy_correspondence: float = field(
+        default=0.0,
+        metadata={
+            "help": "noise for experiments: share of the training captions, in [0, 1), that are permuted so that each "
+            "goes to an image of another person; validation and test stay clean (docs/data.md)"
+        },
+    )
+    caption_errors: float = field(
+        default=0.0,
+        metadata={
+            "help": "noise for experiments: probability, in [0, 1), that an attribute phrase of a training caption is "
+            "replaced by a wrong one of the same kind, such as another colour; validation and test stay clean"
+        },
+    )
+    noise_seed: int | None = field(
+        default=None,
+        metadata={"help": "of both kinds of noise; the run's seed when not given (output_dir/noise.json lists it)"},
+    )
 
     def augmentation(self) -> Augmentation:
         """The augmentation of training crops."""

@@ -22,6 +22,7 @@ from aga_model.configuration_aga import AgaConfig
 from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
 from aga_model.data.check import find_unreadable
 from aga_model.data.files import write_json
+from aga_model.data.noise import NoiseRecord, add_noise, check_noise
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation.retrieval import RetrievalEvaluator
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
+NOISE_FILE = "noise.json"
 # Identities held out where a dataset has no validation split. The seed is fixed, so that runs of several seeds are
 # chosen by the same persons.
 _VALIDATION_SHARE = 0.05
@@ -125,6 +127,19 @@ def _unreadable_images(data_args: DataArguments) -> list[str]:
     found = [paths]
     broadcast_object_list(found)
     return found[0]
+
+
+def _noise_settings(data_args: DataArguments, run_seed: int) -> tuple[float, float, int]:
+    """Both rates and the seed."""
+    seed = run_seed if data_args.noise_seed is None else data_args.noise_seed
+    return data_args.noisy_correspondence, data_args.caption_errors, seed
+
+
+def _add_noise(train_rows: Dataset, data_args: DataArguments, run_seed: int) -> tuple[Dataset, NoiseRecord | None]:
+    """The training split with the noise that was asked for, and its record; None without any."""
+    settings = _noise_settings(data_args, run_seed)
+    noisy, record = add_noise(train_rows, *settings)
+    return noisy, (record if any(settings[:2]) else None)
 
 
 def _load_start(
@@ -243,7 +258,21 @@ def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
+def _check_same_noise(folder: Path, noise: dict[str, Any] | None, checkpoint: Path | None) -> None:
+    """Raise ValueError when a run folder was started with other noise; other captions give other noise."""
+    noise_file = folder / NOISE_FILE
+    if noise_file.is_file():
+        same = json.loads(noise_file.read_text(encoding="utf-8")) == noise
+    else:
+        same = noise is None or checkpoint is None
+    if not same:
+        raise ValueError(
+            f"{noise_file}: the run was started with other noise in its training captions; continue with the same "
+            "data, noise and version, or give another output_dir, or remove the folder"
+        )
+
+
+def _prepare_run_folder(folder: Path, run: dict[str, Any], noise: NoiseRecord | None) -> Path | None:
     """Record the settings of a new run, or check them against those of the run to continue; returns its checkpoint."""
     run_file = folder / RUN_FILE
     if run_file.is_file():
@@ -251,6 +280,8 @@ def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
     checkpoint = last_complete_checkpoint(folder)
+    noise_values = noise.to_json() if noise else None
+    _check_same_noise(folder, noise_values, checkpoint)
     state = PartialState()
     state.wait_for_everyone()
     if state.is_main_process:
@@ -260,6 +291,8 @@ def _prepare_run_folder(folder: Path, run: dict[str, Any]) -> Path | None:
                 shutil.rmtree(cut_off)
         if checkpoint is None:
             write_json(run_file, run)
+            if noise_values:
+                write_json(folder / NOISE_FILE, noise_values)
     state.wait_for_everyone()
     return checkpoint
 
@@ -281,17 +314,24 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     """
     Load data and model, check everything, and claim the run folder.
 
+    Writes `output_dir/run.json` (exact settings) and, where noise was asked for, `noise.json` (all of it).
+
     Raises:
         OSError, ValueError, StrictDataclassError: bad data or settings; names them.
     """
     set_seed(args.seed)
     _check_config(dict(model_args.model_config or {}))
+    check_noise(*_noise_settings(data_args, args.seed))
     first_start = not (Path(args.output_dir) / RUN_FILE).is_file()
     splits, decisions = _load_splits(data_args, decode=first_start)
     _check_batches(splits, args)
+    splits["train"], noise = _add_noise(splits["train"], data_args, args.seed)
+    if noise:
+        decisions["noise"] = noise.summary()
+        logger.info("noise in the training captions: %s", decisions["noise"])
     model, processor = _build_model(model_args, splits["train"])
     description = _describe_run(model, data_args, args, splits) | decisions
-    checkpoint = _prepare_run_folder(Path(args.output_dir), description)
+    checkpoint = _prepare_run_folder(Path(args.output_dir), description, noise)
     return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
 
 
@@ -299,8 +339,8 @@ def train(run: PreparedRun) -> dict[str, Any]:
     """
     Run a training to its end, from its last complete checkpoint when there is one.
 
-    Writes `output_dir/run.json` (exact settings), `metrics.json` (test metrics of the best checkpoint by validation),
-    `model/` (model, processor, model card) and TensorBoard logs.
+    Writes `metrics.json` (test metrics of the best checkpoint by validation), `model/` (model, processor, model card)
+    and TensorBoard logs into `output_dir`.
 
     Returns:
         the content of metrics.json.

@@ -1,0 +1,139 @@
+"""Runs on noisy training captions: only the training split changes, and a continued run has the same noise."""
+
+import json
+
+import pytest
+import yaml
+from test_run import RUN
+
+from aga_model.data.benchmarks import load_benchmark
+from aga_model.data.noise import NoiseRecord
+from aga_model.data.rendered import render_dataset
+from aga_model.training.arguments import parse_run_arguments
+from aga_model.training.run import main, prepare
+
+NOISE = ["--noisy_correspondence", "0.25", "--caption_errors", "0.2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rendered")
+    render_dataset(folder, 14, 0, val_identities=3, test_identities=3, height=48, width=32, processes=1)
+    return folder
+
+
+@pytest.fixture
+def run_file(tmp_path, data):
+    path = tmp_path / "run.yaml"
+    settings = {**RUN, "max_steps": 1, "eval_steps": 1, "save_steps": 1, "data_root": str(data)}
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def _prepare(run_file, folder, *change):
+    return prepare(*parse_run_arguments([str(run_file), "--output_dir", str(folder), *change]))
+
+
+def _captions(run):
+    return run.splits["train"]["caption"][:]
+
+
+def test_only_the_training_captions_change(run_file, data, tmp_path):
+    run = _prepare(run_file, tmp_path / "run", *NOISE)
+    clean = load_benchmark("cuhk-pedes", data)
+    for split in ("val", "test"):
+        assert run.splits[split].to_dict() == clean[split].to_dict()
+    before, after = clean["train"], run.splits["train"]
+    assert after.remove_columns("caption").to_dict() == before.remove_columns("caption").to_dict()
+
+    record = NoiseRecord.from_json(json.loads((tmp_path / "run" / "noise.json").read_text()))
+    assert record.rows == len(before) and len(record.permuted) == round(0.25 * len(before)) > 0
+    persons, captions = before["person_id"][:], after["caption"][:]
+    assert all(persons[row] != persons[source] for row, source in record.permuted.items())
+    assert record.errors and all(captions[e.row][e.start : e.end] == e.wrong for e in record.errors)
+    touched = set(record.permuted) | {error.row for error in record.errors}
+    assert {row for row, caption in enumerate(before["caption"][:]) if captions[row] != caption} == touched
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert noted["noise"] == record.summary() and noted["noise"]["seed"] == RUN["seed"] == 3
+    assert noted["data"]["noisy_correspondence"] == 0.25 and noted["data"]["caption_errors"] == 0.2
+
+
+def test_identities_held_out_for_validation_stay_clean(run_file, data, tmp_path):
+    """A set without a validation split: its captions are noised after the identities are held out."""
+    records = [r for r in json.loads((data / "reid_raw.json").read_text()) if r["split"] != "val"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "reid_raw.json").write_text(json.dumps(records))
+    (tmp_path / "data" / "imgs").symlink_to(data / "imgs")
+    options = ["--data_root", str(tmp_path / "data"), "--validation_identities", "3"]
+    clean = _prepare(run_file, tmp_path / "clean", *options)
+    noisy = _prepare(run_file, tmp_path / "noisy", *options, *NOISE)
+    assert noisy.splits["val"].to_dict() == clean.splits["val"].to_dict()
+    assert noisy.splits["test"].to_dict() == clean.splits["test"].to_dict()
+    assert _captions(noisy) != _captions(clean)
+    assert json.loads((tmp_path / "noisy" / "noise.json").read_text())["counts"]["rows"] == len(_captions(noisy))
+
+
+def test_the_seed_of_the_run_is_that_of_the_noise(run_file, tmp_path):
+    first = _captions(_prepare(run_file, tmp_path / "a", *NOISE))
+    assert _captions(_prepare(run_file, tmp_path / "b", *NOISE, "--noise_seed", "3")) == first
+    assert _captions(_prepare(run_file, tmp_path / "c", *NOISE, "--seed", "4")) != first
+    assert _captions(_prepare(run_file, tmp_path / "d", *NOISE, "--seed", "4", "--noise_seed", "3")) == first
+
+
+def test_without_noise_there_is_no_record(run_file, data, tmp_path):
+    run = _prepare(run_file, tmp_path / "run")
+    assert run.splits["train"].to_dict() == load_benchmark("cuhk-pedes", data)["train"].to_dict()
+    assert not (tmp_path / "run" / "noise.json").exists()
+    assert "noise" not in json.loads((tmp_path / "run" / "run.json").read_text())
+
+
+def test_a_run_trains_on_noise_and_is_continued_with_the_same(run_file, data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = [str(run_file), "--output_dir", str(folder)]
+    assert main([*command, *NOISE]) == 0
+    before = (folder / "noise.json").read_bytes()
+    captions = _captions(_prepare(run_file, folder, *NOISE))
+    record = NoiseRecord.from_json(json.loads(before))
+    assert (folder / "noise.json").read_bytes() == before
+    assert all(captions[e.row][e.start : e.end] == e.wrong for e in record.errors)
+    assert not list(folder.glob("*.tmp"))
+
+    capsys.readouterr()
+    assert main([*command, "--noisy_correspondence", "0.5", "--caption_errors", "0.2"]) == 2
+    assert "data.noisy_correspondence: 0.25 -> 0.5" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "data.caption_errors: 0.2 -> 0.0" in capsys.readouterr().err
+    assert (folder / "noise.json").read_bytes() == before
+
+    # A folder whose data have changed since, or that an earlier version started without noise.
+    values = json.loads(before)
+    values["errors"].pop()
+    (folder / "noise.json").write_text(json.dumps(values))
+    assert main([*command, *NOISE]) == 2
+    assert "started with other noise" in capsys.readouterr().err
+    (folder / "noise.json").unlink()
+    assert main([*command, *NOISE]) == 2
+    assert "started with other noise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--noisy_correspondence", "1.0"], "noisy_correspondence must be at least 0 and below 1, got 1.0"),
+        (["--caption_errors", "-0.1"], "caption_errors must be at least 0 and below 1, got -0.1"),
+        (["--caption_errors", "0.1", "--noise_seed", "-2"], "seed of the noise must be at least 0, got -2"),
+    ],
+)
+def test_bad_settings_are_named_before_any_work(run_file, tmp_path, capsys, change, named):
+    change = [*change, "--data_root", "/no/such/folder"]
+    assert main([str(run_file), "--output_dir", str(tmp_path / "run"), *change]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_the_help_explains_the_noise(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_run_arguments(["--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "share of the training captions, in [0, 1), that are permuted" in text
+    assert "replaced by a wrong one of the same kind" in text and "the run's seed when not given" in text
