@@ -4,7 +4,7 @@ from typing import NoReturn
 
 import typer
 
-RENDERED_NOTE = "this model has only seen rendered drawings: expect a poor ranking on photographs"
+RENDERED_NOTE = "this model has only seen rendered drawings: expect mistakes on photographs"
 
 
 def fail(message: object) -> NoReturn:

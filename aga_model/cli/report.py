@@ -12,7 +12,7 @@ NEXT_STEPS = """\
 # search again, in your own words
 aga search {gallery} "a woman with a blue umbrella" --save result.png
 
-# your own photographs (this small model has seen drawings only: expect a poor ranking)
+# your own photographs (this small model has seen drawings only: expect mistakes)
 aga index YOUR_IMAGES --model {model} --out my_gallery
 aga search my_gallery "a man in a dark jacket" --save result.png
 

@@ -48,6 +48,16 @@ def _enrichment(objective: dict[str, Any]) -> str:
     )
 
 
+def _noise(run: dict[str, Any]) -> str:
+    noise = run.get("noise")
+    if not noise:
+        return "none added"
+    return (
+        f"{noise['permuted_rows']} of {noise['rows']} training captions permuted between persons, "
+        f"{noise['errors']} of {noise['mentions']} attribute phrases made wrong, on purpose"
+    )
+
+
 def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str, Any], steps: int) -> Path:
     """
     Write `folder/README.md` with what the run was and measured.
@@ -75,6 +85,8 @@ def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str,
         metrics=metrics,
         data_name=_data_name(run, rendered),
         counts=run["data_counts"],
+        start=run.get("start") or "random weights",
+        noise=_noise(run),
         losses=", ".join(f"{name} x {weight}" for name, weight in objective["loss_weights"].items()),
         masking=f"{strategy}, ratio {objective['mask_ratio']}",
         enrichment=_enrichment(objective),

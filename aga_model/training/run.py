@@ -244,7 +244,8 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ValueError, naming the differences, when a run folder was started with other settings."""
     before, after = (
-        _flatten({key: run[key] for key in ("model", "data", "training", "processes")}) for run in (started, now)
+        _flatten({key: run[key] for key in ("start", "model", "data", "training", "processes") if key in run})
+        for run in (started, now)
     )
     changed = [
         f"{key}: {before[key]!r} -> {after[key]!r}"
@@ -330,7 +331,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
         decisions["noise"] = noise.summary()
         logger.info("noise in the training captions: %s", decisions["noise"])
     model, processor = _build_model(model_args, splits["train"])
-    description = _describe_run(model, data_args, args, splits) | decisions
+    start = {"start": model_args.model_name_or_path}
+    description = start | _describe_run(model, data_args, args, splits) | decisions
     checkpoint = _prepare_run_folder(Path(args.output_dir), description, noise)
     return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
 

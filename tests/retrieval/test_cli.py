@@ -211,7 +211,7 @@ def test_model_that_has_moved(image_folder, model_folder, tmp_path):
 def test_model_of_rendered_drawings_is_noted(image_folder, model_folder, tmp_path):
     model = shutil.copytree(model_folder, tmp_path / "model")
     (model / "README.md").write_text("---\ntags: [rendered-data]\n---\n")
-    note = "has only seen rendered drawings: expect a poor ranking on photographs"
+    note = "has only seen rendered drawings: expect mistakes on photographs"
     assert note in aga("index", image_folder, "--model", model, "--out", tmp_path / "gallery").stderr
     assert note in aga("search", tmp_path / "gallery", "a man").stderr
     assert note in found(tmp_path / "gallery")["notes"][0]
