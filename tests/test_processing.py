@@ -1,6 +1,9 @@
 """Processor and tokenizers."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +66,33 @@ def test_learnt_tokenizer_encodes_everything_and_keeps_clips_places(tokenizer):
 
 def test_learnt_tokenizer_is_deterministic():
     captions = [f"a person in {colour} {garment}" for colour in ("red", "teal") for garment in ("jeans", "coat")]
-    first, second = (train_tokenizer(captions, 560) for _ in range(2))
-    assert first.get_vocab() == second.get_vocab()
+    code = (
+        "import json, sys\nfrom aga_model.data.tokenizer import train_tokenizer\n"
+        "print(json.dumps(train_tokenizer(json.load(sys.stdin), 560).backend_tokenizer.to_str()))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps(captions),
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert found == {json.dumps(train_tokenizer(captions, 560).backend_tokenizer.to_str()) + "\n"}
+
+
+def test_merges_worked_out_by_hand():
+    """low x 3, lot x 2: "lo" in all 5, then "low" 3 times, then "lot" twice; an x of equals sorts before a y."""
+    tokenizer = train_tokenizer(["low lot", "low lot", "low"], 515 + 3)
+    assert [entry for entry, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])[512:515]] == [
+        "lo", "low</w>", "lot</w>",
+    ]  # fmt: skip
+    assert tokenizer.tokenize("low lot lo") == ["low</w>", "lot</w>", "l", "o</w>"]
+    equal = train_tokenizer(["cd ab"], 515 + 1)
+    assert "ab</w>" in equal.get_vocab() and "cd</w>" not in equal.get_vocab()
 
 
 def test_vocabulary_too_small():

@@ -37,6 +37,9 @@ _MENTION = {
     "sleeves": (0.06, 0.15, 0.35),
     "inner": (0.5, 0.7, 0.85),
 }
+# How often a caption leaves the clothes out. They are easy to see: a model that always reads of them learns late, or
+# never, to look at hair, hats and what is carried.
+_WITHOUT_CLOTHES = 0.3
 _PLURAL_LOWER = ("pants", "jeans", "shorts", "leggings")
 _OUTERWEAR = ("jacket", "coat")
 _ACTIONS = {
@@ -143,6 +146,11 @@ def _draw_things(a: PersonAttributes, view: str, level: int, rng: random.Random)
         "umbrella": a.umbrella_colour is not None,
         "build": a.build != "average" or rng.random() < 0.3,
     }
+    if rng.random() < _WITHOUT_CLOTHES:
+        others = [thing for thing, seen in there.items() if seen and thing not in _CLOTHES]
+        told = [thing for thing in others if rng.random() < max(0.7, _MENTION[thing][level])]
+        if told:
+            return told
     return [thing for thing, seen in there.items() if seen and rng.random() < _MENTION[thing][level]] or ["upper"]
 
 
