@@ -12,8 +12,8 @@ NEXT_STEPS = """\
 # search again, in your own words
 aga search {gallery} "a woman with a blue umbrella" --save result.png
 
-# your own photographs (this small model has seen drawings only: expect mistakes)
-aga index YOUR_IMAGES --model {model} --out my_gallery
+# your own photographs, with the base model (it has seen drawings only: expect mistakes)
+aga index YOUR_IMAGES --model checkpoints/aga-small-rendered --out my_gallery
 aga search my_gallery "a man in a dark jacket" --save result.png
 
 # the baseline without AGM and TEM, same steps
@@ -62,7 +62,7 @@ def report(
             attribute_words(),
             searches,
             store.count(),
-            NEXT_STEPS.format(gallery=gallery, model=folder),
+            NEXT_STEPS.format(gallery=gallery),
         )
     except (OSError, ValueError) as error:
         fail(error)
@@ -75,4 +75,4 @@ def report(
     typer.echo(
         f"attribute words among masked tokens: AGM {shares['attention']:.0f}%, random masking {shares['random']:.0f}%"
     )
-    typer.echo(f"report: {path}\n\nWhat to do next:\n{NEXT_STEPS.format(gallery=gallery, model=folder)}")
+    typer.echo(f"report: {path}\n\nWhat to do next:\n{NEXT_STEPS.format(gallery=gallery)}")

@@ -78,7 +78,7 @@ def tokens_of_span(offsets: Sequence[Sequence[int]], span: Span) -> list[int]:
 
 def choose_words(captions: Sequence[str], seed: int) -> list[list[Span]]:
     """
-    About 15% of each caption's words, at least one, drawn without replacement by seed and caption alone.
+    About 15% of each caption's words, at least one, drawn without replacement by seed, row and caption alone.
 
     Returns:
         the (start, end) of the chosen words, a list per caption.
@@ -205,6 +205,7 @@ class _Judged:
     row: int
     tokens: list[int]
     true_forms: frozenset[str]
+    fits: bool  # a true form has as many tokens as stand here, so that TEM can write it
     wrong_forms: frozenset[str] | None  # of the wrong value that the caption gives; None when it tells the truth
 
 
@@ -233,7 +234,8 @@ def enrichment_truth(
         rounds: how often each caption is masked, for a smaller sampling error.
 
     Returns:
-        `wrong_masked`: errors of which a token was masked, and of these in percent `repaired` (true now) and
+        `wrong_masked`: errors of which a token was masked, and of these in percent `repaired` (true now),
+        `repairable` (all tokens were masked, and a true phrase has as many: more TEM cannot repair in one masking) and
         `changed_to_other_wrong` (neither true now nor a phrase of the same wrong value). `right_masked`: true phrases
         of which a token was masked, and of these in percent `spoilt` (not true any more) and `synonym` (another
         phrase of the true value). Counts are over all rounds; percentages of nothing are None.
@@ -255,7 +257,7 @@ def enrichment_truth(
             judged = [
                 phrase
                 for row, caption in enumerate(batch)
-                for phrase in _judged_phrases(row, caption, offsets[row], by_row.get(rows[row], []))
+                for phrase in _judged_phrases(processor, row, caption, offsets[row], by_row.get(rows[row], []))
             ]
             states = encode_image_files(model, processor, [image_paths[row] for row in rows])
             for _ in range(rounds):
@@ -264,12 +266,15 @@ def enrichment_truth(
                     outcome
                     for phrase in judged
                     if masked[phrase.row, phrase.tokens].any()
-                    for outcome in _outcomes(phrase, ids[phrase.row], enriched[phrase.row], processor.tokenizer)
+                    for outcome in _outcomes(
+                        phrase, ids[phrase.row], enriched[phrase.row], masked[phrase.row], processor.tokenizer
+                    )
                 )
     wrong, right = counts["wrong_masked"], counts["right_masked"]
     return {
         "wrong_masked": wrong,
         "repaired": _percent(counts["repaired"], wrong),
+        "repairable": _percent(counts["repairable"], wrong),
         "changed_to_other_wrong": _percent(counts["changed_to_other_wrong"], wrong),
         "right_masked": right,
         "spoilt": _percent(counts["spoilt"], right),
@@ -286,18 +291,24 @@ def _check_errors(captions: Sequence[str], errors: Sequence[CaptionError]) -> No
 
 
 def _judged_phrases(
-    row: int, caption: str, offsets: Sequence[Sequence[int]], errors: Sequence[CaptionError]
+    processor, row: int, caption: str, offsets: Sequence[Sequence[int]], errors: Sequence[CaptionError]
 ) -> list[_Judged]:
     """The errors of a caption and its true mentions, as far as the model sees them whole."""
     judged = []
+
+    def judge(span: Span, true: frozenset[str], wrong: frozenset[str] | None) -> None:
+        tokens = tokens_of_span(offsets, span)
+        lengths = {len(ids) for ids in processor.tokenizer(sorted(true), add_special_tokens=False)["input_ids"]}
+        if tokens:
+            judged.append(_Judged(row, tokens, true, len(tokens) in lengths, wrong))
+
     for error in errors:
         true, wrong = (_forms(error.attribute, value) for value in (error.right_value, error.wrong_value))
-        judged.append(_Judged(row, tokens_of_span(offsets, (error.start, error.end)), true, wrong))
+        judge((error.start, error.end), true, wrong)
     for mention in find_mentions(caption):
         if not any(mention.start < error.end and error.start < mention.end for error in errors):
-            tokens = tokens_of_span(offsets, (mention.start, mention.end))
-            judged.append(_Judged(row, tokens, _forms(mention.attribute, mention.value), None))
-    return [phrase for phrase in judged if phrase.tokens]
+            judge((mention.start, mention.end), _forms(mention.attribute, mention.value), None)
+    return judged
 
 
 def _forms(attribute: str, value: str) -> frozenset[str]:
@@ -329,12 +340,13 @@ def _enrich(model, processor, captions: Sequence[str], image_states: Tensor) -> 
     return masked.cpu(), enriched.cpu()
 
 
-def _outcomes(phrase: _Judged, before: Tensor, after: Tensor, tokenizer) -> list[str]:
-    """Which counts a masked phrase adds to; `before` and `after` are the caption's token ids, (seq,)."""
+def _outcomes(phrase: _Judged, before: Tensor, after: Tensor, masked: Tensor, tokenizer) -> list[str]:
+    """Which counts a masked phrase adds to; `before` and `after` are the caption's token ids, `masked` is bool."""
     old, new = (_written(tokenizer, ids[phrase.tokens]) for ids in (before, after))
     is_true = new in phrase.true_forms
     if phrase.wrong_forms is None:
         outcome = "spoilt" if not is_true else "synonym" if new != old else "kept"
         return ["right_masked", outcome]
     outcome = "repaired" if is_true else "still_wrong" if new in phrase.wrong_forms else "changed_to_other_wrong"
-    return ["wrong_masked", outcome]
+    repairable = ["repairable"] if phrase.fits and bool(masked[phrase.tokens].all()) else []
+    return ["wrong_masked", outcome, *repairable]

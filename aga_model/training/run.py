@@ -191,6 +191,14 @@ def _check_batches(splits: dict[str, Dataset], args: AgaTrainingArguments) -> No
         raise ValueError("dataloader_persistent_workers keeps the augmentation of the first epoch; leave it off")
 
 
+def _check_optimizer(args: AgaTrainingArguments) -> None:
+    if args.muon_learning_rate > 0 and (args.new_module_lr_factor, args.bias_lr_factor) != (1.0, 1.0):
+        raise ValueError(
+            "new_module_lr_factor and bias_lr_factor are for AdamW alone: leave them at 1, or set muon_learning_rate "
+            "to 0"
+        )
+
+
 def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaForPreTraining, AgaProcessor]:
     """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
     sections: dict[str, Any] = dict(model_args.model_config or {})
@@ -322,6 +330,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     """
     set_seed(args.seed)
     _check_config(dict(model_args.model_config or {}))
+    _check_optimizer(args)
     check_noise(*_noise_settings(data_args, args.seed))
     first_start = not (Path(args.output_dir) / RUN_FILE).is_file()
     splits, decisions = _load_splits(data_args, decode=first_start)
@@ -337,15 +346,12 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
 
 
-def train(run: PreparedRun) -> dict[str, Any]:
+def fit(run: PreparedRun) -> AgaTrainer:
     """
-    Run a training to its end, from its last complete checkpoint when there is one.
-
-    Writes `metrics.json` (test metrics of the best checkpoint by validation), `model/` (model, processor, model card)
-    and TensorBoard logs into `output_dir`.
+    Run a training to its end, from its last complete checkpoint when there is one; no test data are read.
 
     Returns:
-        the content of metrics.json.
+        the trainer, with the best model by validation.
     """
     args, splits, processor = run.args, run.splits, run.processor
     cache, batch_size = run.data_args.cache_images, args.per_device_eval_batch_size
@@ -360,11 +366,32 @@ def train(run: PreparedRun) -> dict[str, Any]:
     )
     if not trainer.restore_finished(run.checkpoint):
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    best = trainer.accelerator.unwrap_model(trainer.model)
-    metrics: dict[str, Any] = RetrievalEvaluator(splits["test"], processor, batch_size).evaluate(best.aga)
-    metrics["seconds_training"] = round(trainer.seconds_training, 1)
-    metrics["best_step"] = trainer.state.best_global_step
-    metrics["validation_" + args.metric_for_best_model] = trainer.state.best_metric
+    return trainer
+
+
+def training_figures(trainer: AgaTrainer) -> dict[str, Any]:
+    """Seconds of training, and step and validation metric of the best checkpoint."""
+    return {
+        "seconds_training": round(trainer.seconds_training, 1),
+        "best_step": trainer.state.best_global_step,
+        f"validation_{trainer.args.metric_for_best_model}": trainer.state.best_metric,
+    }
+
+
+def train(run: PreparedRun) -> dict[str, Any]:
+    """
+    [`fit`], then measure the best model on the test split.
+
+    Writes `metrics.json`, `model/` (model, processor, model card) and TensorBoard logs into `output_dir`.
+
+    Returns:
+        the content of metrics.json.
+    """
+    args, processor = run.args, run.processor
+    trainer = fit(run)
+    best: Any = trainer.accelerator.unwrap_model(trainer.model)
+    evaluator = RetrievalEvaluator(run.splits["test"], processor, args.per_device_eval_batch_size)
+    metrics: dict[str, Any] = evaluator.evaluate(best.aga) | training_figures(trainer)
     if trainer.is_world_process_zero():
         folder = Path(args.output_dir)
         best.save_pretrained(folder / "model")

@@ -86,8 +86,8 @@ def test_the_makefile_and_readme_use_commands_that_exist():
     used = set(re.findall(r"\baga (render|index|search|report|[a-z]+) ", text)) - {"model"}
     known = {command.callback.__name__ for command in app.registered_commands}
     assert used <= known
-    targets = set(re.findall(r"^make (\w+)", text, flags=re.M)) | set(re.findall(r"`make (\w+)`", text))
-    assert targets <= set(re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), flags=re.M))
+    targets = set(re.findall(r"^make ([\w-]+)", text, flags=re.M)) | set(re.findall(r"`make ([\w-]+)`", text))
+    assert targets <= set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.M))
 
 
 def test_the_quickstart_trains_with_agm_and_tem():

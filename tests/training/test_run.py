@@ -297,6 +297,7 @@ def test_learning_rates_follow_irras_factors(make_model):
     ("change", "named"),
     [
         (["--data_root", "/no/such/folder"], "no annotation file"),
+        (["--new_module_lr_factor", "5"], "are for AdamW alone: leave them at 1"),
         (["--dataset", "cuhk"], "unknown dataset 'cuhk'; known: cuhk-pedes"),
         (["--model_config.objective_config.mask_ratio", "1.5"], "mask_ratio"),
         (["--model_config.objective_config.maskratio", "0.2"], "mask_ratio"),

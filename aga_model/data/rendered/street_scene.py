@@ -69,7 +69,8 @@ def expose(image: Image.Image, rng: random.Random, camera: Camera) -> Image.Imag
     image = _resolve(image, rng)
     width, height = image.size
     pixels = np.asarray(image, dtype=np.float32) / 255
-    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    # Written out: a matrix product would start BLAS's threads, in a forked process.
+    grey = 0.299 * pixels[..., 0] + 0.587 * pixels[..., 1] + 0.114 * pixels[..., 2]
     saturation = rng.triangular(0.45, 1.35, 0.95)
     pixels = grey[..., None] + (pixels - grey[..., None]) * np.float32(saturation)
     gains = [gain * rng.gauss(1, 0.035) for gain in camera.gains]
