@@ -1,0 +1,147 @@
+"""Cross-modal encoders: caption states and patch states in, fused caption states out."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
+
+from .configuration_aga import AgaFusionConfig
+
+
+def _init_linear(layer: nn.Linear, std: float) -> None:
+    init.normal_(layer.weight, std=std)
+    init.zeros_(layer.bias)
+
+
+class AgaCrossAttention(nn.Module):
+    """Multi-head attention with queries from the caption and keys and values from the patches."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scale = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def _split_heads(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
+
+    def forward(self, states: Tensor, context: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
+        """
+        Args:
+            states: (batch, seq, dim), the queries.
+            context: (batch, patches, dim), keys and values.
+
+        Returns:
+            (batch, seq, dim) and, with eager attention, the weights (batch, heads, seq, patches).
+        """
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, weights = attend(
+            self,
+            self._split_heads(self.q_proj(states)),
+            self._split_heads(self.k_proj(context)),
+            self._split_heads(self.v_proj(context)),
+            None,
+            scaling=self.scale,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.out_proj(attended.reshape(states.shape)), weights
+
+
+class AgaFusionEncoder(PreTrainedModel):
+    """
+    IRRA's interaction encoder: LN of both inputs, one cross-attention, pre-LN self-attention blocks, LN.
+
+    Source: IRRA (CVPR 2023), section 3.3. `config.cross_attention_residual` adds the caption states to the
+    cross-attention's output, which IRRA does not.
+    """
+
+    config: AgaFusionConfig
+    config_class = AgaFusionConfig
+    base_model_prefix = "fusion"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: AgaFusionConfig):
+        super().__init__(config)
+        self.text_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.image_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.cross_attn = AgaCrossAttention(config)
+        self.layers = nn.ModuleList([CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)])
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """CLIP's text initialisation, as IRRA uses it."""
+        super()._init_weights(module)
+        width = self.config.hidden_size
+        residual_std = width**-0.5 * (2 * max(1, self.config.num_hidden_layers)) ** -0.5
+        if isinstance(module, AgaCrossAttention):
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                _init_linear(projection, width**-0.5)
+            _init_linear(module.out_proj, residual_std)
+        elif isinstance(module, CLIPEncoderLayer):
+            attention, mlp = module.self_attn, module.mlp
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+                _init_linear(projection, width**-0.5)
+            _init_linear(attention.out_proj, residual_std)
+            _init_linear(mlp.fc1, (2 * width) ** -0.5)
+            _init_linear(mlp.fc2, residual_std)
+
+    def forward(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None = None, **kwargs
+    ) -> Tensor:
+        """
+        Args:
+            text_states: (batch, seq, dim), projected token states of the caption.
+            image_states: (batch, patches + 1, dim), projected patch states with the class token first.
+            attention_mask: (batch, seq), 0 or False where a token takes no part; None when all do.
+
+        Returns:
+            (batch, seq, dim).
+        """
+        states, _ = self.cross_attn(self.text_layer_norm(text_states), self.image_layer_norm(image_states), **kwargs)
+        if self.config.cross_attention_residual:
+            states = states + text_states
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        for layer in self.layers:
+            states = layer(states, mask, is_causal=False, **kwargs)
+        return self.final_layer_norm(states)
+
+
+class AgaMLMHead(nn.Module):
+    """Linear, activation, LN, Linear to the vocabulary, as in IRRA."""
+
+    def __init__(self, config, vocab_size: int):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, vocab_size)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """IRRA's initialisation."""
+        width = self.dense.in_features
+        _init_linear(self.dense, (2 * width) ** -0.5)
+        _init_linear(self.decoder, width**-0.5 * (2 * 4) ** -0.5)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., dim) to (..., vocabulary)."""
+        return self.decoder(self.layer_norm(self.activation(self.dense(states))))
+
+
+__all__ = ["AgaFusionEncoder", "AgaMLMHead"]

@@ -1,0 +1,192 @@
+"""What to mask: AGM (attention-guided mask modelling) and the uniform baseline, over one sampling routine."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def ordinary_tokens(input_ids: Tensor, attention_mask: Tensor | None, config) -> Tensor:
+    """
+    Tokens of a caption's words: before its end-of-text, no special token and no padding.
+
+    Args:
+        input_ids: (batch, seq).
+        attention_mask: (batch, seq) or None.
+        config: text configuration with `bos_token_id`, `eos_token_id`, `mask_token_id`.
+
+    Returns:
+        bool (batch, seq).
+    """
+    ended = (input_ids == config.eos_token_id).cumsum(dim=1) > 0
+    ordinary = ~ended & (input_ids != config.bos_token_id) & (input_ids != config.mask_token_id)
+    return ordinary if attention_mask is None else ordinary & attention_mask.bool()
+
+
+def aggregate_class_attention(layer_attention: Tensor, ordinary: Tensor, decay: float) -> Tensor:
+    """
+    Moving average over depth of the attention that the summary token pays to each word, deep layers counting most.
+
+    a_l is the mean over heads, zero outside `ordinary` and renormalised; A_1 = a_1, A_l = decay A_(l-1) +
+    (1 - decay) a_l. Source: AGA (arXiv 2412.15106), as METHODS describes it; the decay is this project's choice.
+
+    Args:
+        layer_attention: (layers, batch, heads, seq), the summary token's row of each layer.
+        ordinary: bool (batch, seq).
+        decay: beta in [0, 1].
+
+    Returns:
+        (batch, seq) float32 without gradient; rows sum to 1 (or are zero for a caption without words).
+    """
+    attention = layer_attention.detach().float().mean(dim=2) * ordinary
+    attention = attention / attention.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    aggregated = attention[0]
+    for layer in attention[1:]:
+        aggregated = decay * aggregated + (1 - decay) * layer
+    return aggregated
+
+
+def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, maximum: float | Tensor) -> Tensor:
+    """
+    Probabilities proportional to `weights` up to `maximum` whose sum is `expected`.
+
+    p_i = min(maximum, c w_i), c as small as the sum allows. Without an active bound c = expected / sum(w), which is
+    METHODS' formula; with one, the excess goes to the other words, so that the expected number of masked tokens stays.
+
+    Args:
+        weights: (batch, seq) non-negative.
+        ordinary: bool (batch, seq).
+        expected: (batch,) wanted sums; at most `maximum` times the number of ordinary tokens, else that is reached.
+        maximum: upper bound of one probability, or one bound per caption, (batch, 1).
+
+    Returns:
+        (batch, seq), zero outside `ordinary`.
+    """
+    # A floor keeps words that got no attention at all reachable when the bound binds on all others.
+    weights = torch.where(ordinary, weights.float().clamp(min=1e-6), 0.0)
+    count = ordinary.sum(dim=1, keepdim=True)
+    bound = torch.as_tensor(maximum, dtype=torch.float32, device=weights.device)
+    expected = torch.minimum(expected[:, None].float(), bound * count)
+    ordered, _ = weights.sort(dim=1, descending=True)
+    # With the k largest at the bound, the others share the rest: c_k = (expected - k maximum) / sum(others).
+    k = torch.arange(ordered.shape[1], device=weights.device)[None]
+    others = ordered.flip(1).cumsum(dim=1).flip(1)
+    scale = (expected - k * bound) / others.clamp(min=torch.finfo(torch.float32).tiny)
+    # The right k is the first whose largest unbounded word stays within the bound.
+    fits = scale * ordered <= bound * (1 + 1e-6)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    chosen = scale.gather(1, first)
+    return torch.where(ordinary, (chosen * weights).clamp(min=0.0).minimum(bound), 0.0)
+
+
+class MaskingPolicy(Protocol):
+    """What to mask: a probability per token."""
+
+    needs_attention: bool
+
+    def probabilities(self, ordinary: Tensor, attention: Tensor | None) -> Tensor:
+        """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
+        ...
+
+
+class AttentionGuidedMasking:
+    """AGM's policy: words are masked in proportion to the attention that the text encoder's summary token pays them.
+
+    Source: AGA (arXiv 2412.15106). `ratio` is rho, `max_probability` p_max of METHODS.
+    """
+
+    needs_attention = True
+
+    def __init__(self, ratio: float, max_probability: float):
+        self.ratio = ratio
+        self.max_probability = max_probability
+
+    def probabilities(self, ordinary: Tensor, attention: Tensor | None) -> Tensor:
+        """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
+        if attention is None:
+            raise ValueError("attention-guided masking needs the class attention of the captions")
+        count = ordinary.sum(dim=1)
+        expected = (self.ratio * count).clamp(min=1.0)
+        # A short caption's bound leaves room for the one token that is always masked.
+        bound = (1.0 / count.clamp(min=1)).clamp(min=self.max_probability)[:, None]
+        return bounded_probabilities(attention, ordinary, expected, bound)
+
+
+class RandomMasking:
+    """The baseline: every word with the same probability (BERT, IRRA)."""
+
+    needs_attention = False
+
+    def __init__(self, ratio: float, max_probability: float):
+        self.ratio = ratio  # equal probabilities need no upper bound
+
+    def probabilities(self, ordinary: Tensor, attention: Tensor | None = None) -> Tensor:
+        """Masking probability per token, (batch, seq)."""
+        expected = (self.ratio * ordinary.sum(dim=1)).clamp(min=1.0)
+        return bounded_probabilities(torch.ones_like(ordinary, dtype=torch.float32), ordinary, expected, 1.0)
+
+
+MASKING_POLICIES: dict[str, Callable[[float, float], MaskingPolicy]] = {
+    "attention": AttentionGuidedMasking,
+    "random": RandomMasking,
+}
+
+
+def sample_tokens(probabilities: Tensor) -> Tensor:
+    """
+    Draw tokens so that token i is drawn with exactly its probability and the number drawn is the sum of the
+    probabilities rounded up or down.
+
+    Systematic sampling over a random order (Madow 1949): one uniform number per caption places a comb of unit spacing
+    over the cumulated probabilities. Against independent draws the number of masked tokens varies less, and at least
+    one token is drawn whenever the probabilities sum to 1 or more, without a bias.
+
+    Args:
+        probabilities: (batch, seq) in [0, 1].
+
+    Returns:
+        bool (batch, seq).
+    """
+    order = torch.rand_like(probabilities).argsort(dim=1)
+    cumulated = probabilities.double().gather(1, order).cumsum(dim=1)
+    # Rounding must not lose the only token of a caption whose probabilities sum to 1.
+    cumulated = torch.where((cumulated - cumulated.round()).abs() < 1e-5, cumulated.round(), cumulated)
+    start = torch.rand(len(probabilities), 1, device=probabilities.device, dtype=torch.float64)
+    teeth = (cumulated - start).ceil()
+    teeth_before = torch.cat([(-start).ceil(), teeth[:, :-1]], dim=1)
+    drawn = teeth > teeth_before
+    return torch.zeros_like(drawn).scatter(1, order, drawn) & (probabilities > 0)
+
+
+def corrupt_tokens(input_ids: Tensor, masked: Tensor, config) -> Tensor:
+    """
+    Replace masked tokens by BERT's rule: 80% mask token, 10% a random ordinary token, 10% kept.
+
+    Args:
+        input_ids: (batch, seq); not modified.
+        masked: bool (batch, seq).
+        config: text configuration with `vocab_size` and the special token ids.
+
+    Returns:
+        a new (batch, seq).
+    """
+    choice = torch.rand(input_ids.shape, device=input_ids.device)
+    special = sorted({config.bos_token_id, config.eos_token_id, config.mask_token_id})
+    random_ids = torch.randint(config.vocab_size - len(special), input_ids.shape, device=input_ids.device)
+    for special_id in special:  # ascending, so that each shift makes room for one special id
+        random_ids = random_ids + (random_ids >= special_id)
+    corrupted = torch.where(masked & (choice < 0.8), config.mask_token_id, input_ids)
+    return torch.where(masked & (choice >= 0.8) & (choice < 0.9), random_ids, corrupted)
+
+
+__all__ = [
+    "MASKING_POLICIES",
+    "AttentionGuidedMasking",
+    "RandomMasking",
+    "aggregate_class_attention",
+    "bounded_probabilities",
+    "corrupt_tokens",
+    "ordinary_tokens",
+    "sample_tokens",
+]

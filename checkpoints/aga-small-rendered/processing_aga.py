@@ -1,0 +1,80 @@
+"""Processor of AGA models: CLIP's image processing without a crop and a CLIP tokenizer with a mask token."""
+
+from transformers import CLIPImageProcessorPil, CLIPTokenizer, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
+
+MASK_TOKEN = "<|mask|>"
+# IRRA's place of the mask token: the last ordinary entry of CLIP's vocabulary, a rare word.
+REPLACED_ENTRY = "jekyll</w>"
+
+
+class AgaProcessorKwargs(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}  # noqa: RUF012 - read by the library
+
+
+class AgaProcessor(ProcessorMixin):
+    r"""
+    Turns person crops and captions into model inputs.
+
+    Captions are padded to the longest of the batch, which is exact for CLIP's causal text tower, and cut at the
+    model's text length with the end-of-text token kept.
+
+    Args:
+        image_processor ([`CLIPImageProcessorPil`]): resizes to the model's height x width without a crop.
+        tokenizer ([`CLIPTokenizer`]): with a mask token; see [`AgaProcessor.for_config`] and [`clip_tokenizer`].
+    """
+
+    valid_processor_kwargs = AgaProcessorKwargs
+
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        if tokenizer is not None and tokenizer.mask_token is None:
+            raise ValueError("AgaProcessor needs a tokenizer with a mask token; see clip_tokenizer")
+        super().__init__(image_processor, tokenizer)
+
+    @classmethod
+    def for_config(cls, config, tokenizer: CLIPTokenizer) -> "AgaProcessor":
+        """
+        The processor that fits a model's configuration.
+
+        Raises:
+            ValueError: the tokenizer's size or special tokens are not those of `config.text_config`.
+        """
+        text = config.text_config
+        pairs = {
+            "vocab_size": (len(tokenizer), text.vocab_size),
+            "bos_token_id": (tokenizer.bos_token_id, text.bos_token_id),
+            "eos_token_id": (tokenizer.eos_token_id, text.eos_token_id),
+            "mask_token_id": (tokenizer.mask_token_id, text.mask_token_id),
+        }
+        for name, (have, want) in pairs.items():
+            if have != want:
+                raise ValueError(f"text_config.{name} is {want}, the tokenizer's is {have}; they must agree")
+        height, width = config.vision_config.image_height_width
+        # The PIL backend works without torchvision; AgaProcessor may load the other one where it is installed.
+        image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
+        tokenizer.model_max_length = text.max_position_embeddings
+        return cls(image_processor, tokenizer)
+
+
+def clip_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> CLIPTokenizer:
+    """
+    CLIP's BPE tokenizer with IRRA's mask token, which takes the place of the rare word `jekyll` (id 49405).
+
+    Args:
+        vocab: CLIP's vocabulary (vocab.json).
+        merges: CLIP's merges (merges.txt without its first line), in order.
+
+    Raises:
+        ValueError: `vocab` has neither the entry to replace nor a mask token.
+    """
+    if MASK_TOKEN not in vocab:
+        if REPLACED_ENTRY not in vocab:
+            raise ValueError(f"not CLIP's vocabulary: neither {REPLACED_ENTRY!r} nor {MASK_TOKEN!r} is in it")
+        vocab = {(MASK_TOKEN if entry == REPLACED_ENTRY else entry): index for entry, index in vocab.items()}
+        merges = [pair for pair in merges if "".join(pair) != REPLACED_ENTRY]
+    return CLIPTokenizer(vocab=vocab, merges=merges, mask_token=MASK_TOKEN)
+
+
+AgaProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["MASK_TOKEN", "AgaProcessor", "clip_tokenizer"]
