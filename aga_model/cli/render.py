@@ -28,6 +28,9 @@ def render(
         str, typer.Option(help="Pictures of each person: fewest-most, or one number.")
     ] = "2-4",
     captions_per_image: Annotated[int, typer.Option(help="Captions of each picture.")] = 2,
+    lookalikes: Annotated[
+        int, typer.Option(help="People come in groups of so many who differ in two things only.")
+    ] = 1,
     processes: Annotated[int | None, typer.Option(help="Worker processes.", show_default="one per processor")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another rendering in the folder.")] = False,
 ) -> None:
@@ -48,6 +51,7 @@ def render(
             width=width,
             images_per_identity=_parse_range(images_per_identity),
             captions_per_image=captions_per_image,
+            lookalikes=lookalikes,
             processes=processes,
             overwrite=overwrite,
         )

@@ -224,6 +224,7 @@ def test_unrelated_files_are_left_alone(tiny):
         ("images_per_identity", (0, 2)),
         ("images_per_identity", (3, 2)),
         ("captions_per_image", 0),
+        ("lookalikes", 0),
         ("processes", 0),
     ],
 )

@@ -114,3 +114,44 @@ def test_street_people_wear_what_people_wear():
 def test_attribute_words_are_those_of_both_worlds():
     assert {"maroon", "trousers", "backpack", "blond", "striped", "dark"} <= attribute_words()
     assert not {"the", "wearing", "with", "his", "walking"} & attribute_words()
+
+
+# --- people who look alike --------------------------------------------------------------------------------------
+
+THINGS = (
+    {"hair_style", "hair_colour"}, {"upper_colour"}, {"lower_colour"}, {"shoes_type", "shoes_colour"},
+    {"bag_type", "bag_colour"}, {"hat_type", "hat_colour"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_lookalikes_differ_from_the_first_in_two_things(name):
+    people = sample_people(300, 7, name, lookalikes=3)
+    assert len(set(people)) == 300
+    seen = set()
+    for first in range(0, 300, 3):
+        one = people[first].to_dict()
+        for other in (people[first + 1].to_dict(), people[first + 2].to_dict()):
+            changed = {field for field in one if one[field] != other[field]}
+            things = [thing for thing in THINGS if thing & changed]
+            assert len(things) == 2 and changed <= set.union(*things)
+            seen |= changed
+            assert not (other["hat_type"] and other["hair_style"] in ("bald", "bun"))
+            assert (other["bag_type"] is None) == (other["bag_colour"] is None)
+            assert (other["hair_style"] == "bald") == (other["hair_colour"] is None)
+            assert (other["lower_type"] is None) == (other["lower_colour"] is None)
+            if other["lower_type"] == "jeans":
+                assert other["lower_colour"] in {p.lower_colour for p in people if p.lower_type == "jeans"}
+    assert seen == set.union(*THINGS)
+    assert sample_people(100, 7, name, lookalikes=3) == people[:100]
+
+
+def test_lookalikes_are_harder_to_tell_apart(tmp_path):
+    ceilings = [
+        render_dataset(tmp_path / str(n), 60, 3, test_identities=50, lookalikes=n, processes=1, **SMALL).oracle_rank1
+        for n in (1, 5)
+    ]
+    assert ceilings[0] > 95 > ceilings[1] > 40
+    description = json.loads((tmp_path / "5" / "attributes.json").read_text())
+    assert description["arguments"]["lookalikes"] == 5
+    assert "--lookalikes 5" in (tmp_path / "5" / "README.md").read_text()

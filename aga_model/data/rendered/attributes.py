@@ -7,7 +7,8 @@ share a phrase: a caption that names an attribute says which value it has. The v
 """
 
 import random
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 Phrases = dict[str, tuple[str, ...]]
@@ -135,6 +136,7 @@ _PATTERNED = {
     "blouse": ("plain", "striped", "plaid"),
     "dress": ("plain", "striped", "plaid"),
 }
+_BAREHEADED = ("bald", "bun")  # would not show under a hat
 _JEANS_COLOURS = ("blue", "navy", "black", "gray")
 # Colours too near each other to show as a pattern, or as an inner garment.
 _ALIKE = (
@@ -227,6 +229,54 @@ def sample_person(rng: random.Random) -> PersonAttributes:
         glasses=rng.random() < 0.25,
         umbrella_colour=_colour(rng) if rng.random() < 0.07 else None,
     )
+
+
+# What may be exchanged between two people without contradicting the rest: fields that go together.
+_EXCHANGEABLE = (
+    ("hair_style", "hair_colour"),
+    ("upper_colour",),
+    ("lower_colour",),
+    ("shoes_type", "shoes_colour"),
+    ("bag_type", "bag_colour"),
+    ("hat_type", "hat_colour"),
+)
+_LOOKALIKE_CHANGES = 2
+
+
+def sample_lookalike(
+    person: PersonAttributes, sample: Callable[[random.Random], PersonAttributes], rng: random.Random
+) -> PersonAttributes:
+    """
+    Somebody who is `person` but for two things: hair, shoes, bag, hat, or the colour of the upper or lower garment.
+
+    Args:
+        sample: draws a person of the same population; whose things the lookalike gets.
+    """
+    changed: set[tuple[str, ...]] = set()
+    while len(changed) < _LOOKALIKE_CHANGES:
+        other, fields = sample(rng), rng.choice(_EXCHANGEABLE)
+        values = {name: getattr(other, name) for name in fields}
+        differs = any(getattr(person, name) != value for name, value in values.items())
+        if fields not in changed and differs and _can_exchange(person, other, fields):
+            person = replace(person, **values)
+            changed.add(fields)
+    return person
+
+
+def _can_exchange(person: PersonAttributes, other: PersonAttributes, fields: tuple[str, ...]) -> bool:
+    if fields[0] == "hair_style":
+        return person.gender == other.gender and not (person.hat_type and other.hair_style in _BAREHEADED)
+    if fields[0] == "hat_type":
+        return not (other.hat_type and person.hair_style in _BAREHEADED)
+    if fields[0] == "upper_colour":
+        return person.upper_pattern == "plain" and not person.upper_open
+    if fields[0] == "lower_colour":
+        return (
+            person.lower_type is not None
+            and (person.lower_type == "jeans") == (other.lower_type == "jeans")
+            and (other.lower_type is not None)
+        )
+    return True
 
 
 def _colour(rng: random.Random) -> str:

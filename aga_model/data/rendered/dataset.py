@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ...version import __version__
-from .attributes import PersonAttributes
+from .attributes import PersonAttributes, sample_lookalike
 from .captions import Caption
 from .drawing import MIN_SIDE
 from .worlds import World, world_named
@@ -66,6 +66,7 @@ class _Arguments:
     width: int
     images_per_identity: tuple[int, int]
     captions_per_image: int
+    lookalikes: int
     renderer_version: int = RENDERER_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +78,8 @@ class _Arguments:
             f"aga render OUT --world {self.world} --identities {self.identities} --seed {self.seed} "
             f"--val-identities {self.val_identities} --test-identities {self.test_identities} "
             f"--height {self.height} --width {self.width} "
-            f"--images-per-identity {low}-{high} --captions-per-image {self.captions_per_image}"
+            f"--images-per-identity {low}-{high} --captions-per-image {self.captions_per_image} "
+            f"--lookalikes {self.lookalikes}"
         )
 
     def split_of(self, person_id: int) -> str:
@@ -100,6 +102,7 @@ def render_dataset(
     width: int = 128,
     images_per_identity: tuple[int, int] = (2, 4),
     captions_per_image: int = 2,
+    lookalikes: int = 1,
     processes: int | None = None,
     overwrite: bool = False,
 ) -> RenderSummary:
@@ -120,6 +123,8 @@ def render_dataset(
         height, width: of each picture in pixels, at least 32.
         images_per_identity: the fewest and the most pictures of one person, each drawn anew.
         captions_per_image: captions written for each picture.
+        lookalikes: people come in groups of so many, by their ids, who differ in two things only: the larger, the
+            harder the set. 1 draws everybody independently.
         processes: worker processes; by default as many as this process may use processors.
         overwrite: replaces another rendering, or an unfinished one. Files that no rendering wrote are never removed.
 
@@ -137,6 +142,7 @@ def render_dataset(
         width,
         images_per_identity,
         captions_per_image,
+        lookalikes,
     )
     if processes is None:
         processes = _usable_processors()
@@ -153,7 +159,7 @@ def render_dataset(
     (out / _MARKER).write_text("This rendering is not finished. Give the same command again.\n", encoding="utf-8")
     for camera in world_named(world).cameras:
         (out / _IMAGES / camera).mkdir(parents=True, exist_ok=True)
-    people = sample_people(identities, seed, world)
+    people = sample_people(identities, seed, world, lookalikes)
     images = list(_render_all(out, arguments, people, processes))
     description = _describe(arguments, people, images)
     _write_json(out / _ATTRIBUTES, description)
@@ -164,13 +170,22 @@ def render_dataset(
     return RenderSummary(out, description["splits"], description["oracle_rank1"], seconds, False)
 
 
-def sample_people(count: int, seed: int, world: str = "target") -> list[PersonAttributes]:
-    """`count` people, no two of them equal in every attribute; a longer list begins with a shorter one's people."""
+def sample_people(count: int, seed: int, world: str = "target", lookalikes: int = 1) -> list[PersonAttributes]:
+    """
+    `count` people, no two of them equal in every attribute; a longer list begins with a shorter one's people.
+
+    `lookalikes` consecutive ones differ from the first of them in two things (`attributes.sample_lookalike`).
+    """
     rng, sample = random.Random(f"{seed}/people"), world_named(world).sample
-    people: dict[PersonAttributes, None] = {}
+    people: list[PersonAttributes] = []
+    known: set[PersonAttributes] = set()
     while len(people) < count:
-        people.setdefault(sample(rng))
-    return list(people)
+        place = len(people) % lookalikes
+        person = sample_lookalike(people[-place], sample, rng) if place else sample(rng)
+        if person not in known:
+            people.append(person)
+            known.add(person)
+    return people
 
 
 # --- arguments --------------------------------------------------------------------------------------------------
@@ -186,6 +201,7 @@ def _check(
     width: int,
     images_per_identity: tuple[int, int],
     captions_per_image: int,
+    lookalikes: int,
 ) -> _Arguments:
     world_named(world)
     if identities < 3:
@@ -200,6 +216,7 @@ def _check(
         ("height", height, MIN_SIDE),
         ("width", width, MIN_SIDE),
         ("captions_per_image", captions_per_image, 1),
+        ("lookalikes", lookalikes, 1),
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -209,7 +226,7 @@ def _check(
         raise ValueError(
             f"val_identities + test_identities = {val} + {test} leave none of the {identities} identities to train on"
         )
-    return _Arguments(world, identities, seed, val, test, height, width, (low, high), captions_per_image)
+    return _Arguments(world, identities, seed, val, test, height, width, (low, high), captions_per_image, lookalikes)
 
 
 def _usable_processors() -> int:
