@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"failed: {name}: {reason}", file=sys.stderr)
         command = "python benchmarks/quality.py" + (" --smoke" if options.smoke else "")
         command += f" --settings {options.settings}" if options.settings else ""
-        write_report(settings, out, out / "records", doc, command)
+        write_report(settings, out, doc, command)
     except Timeout:
         print(f"quality.py: another bench works in {work}; give another --work", file=sys.stderr)
         return 2

@@ -27,14 +27,14 @@ _MANY = 2.0  # standard errors from which a difference is marked
 _NONE = "-"
 
 
-def write_report(settings: Settings, out: Path, records: Path, doc: Path, command: str) -> None:
+def write_report(settings: Settings, out: Path, doc: Path, command: str) -> None:
     """
     Write `out/summary.json`, the Markdown file and the plot beside it.
 
     Raises:
         ValueError: there are no results.
     """
-    summary = summarise(settings, out, records)
+    summary = summarise(settings, out)
     write_json(out / "summary.json", summary)
     doc.parent.mkdir(parents=True, exist_ok=True)
     plot = doc.with_suffix(".png")

@@ -101,13 +101,12 @@ def _steps(calibration: Values, recipe: str) -> int | None:
     return calibration.get("recipes", {}).get(recipe, {}).get("steps")
 
 
-def summarise(settings: Settings, out: Path, records: Path) -> Values:
+def summarise(settings: Settings, out: Path) -> Values:
     """
     Everything that the report shows, as JSON values.
 
     Args:
-        out: folder of the results.
-        records: folder with the results of every query; p-values are None where they are missing.
+        out: folder of the results. p-values are None where `records` in it lacks a cell.
     """
     results = read_results(settings, out)
     first = next(iter(results.values()))
@@ -124,7 +123,7 @@ def summarise(settings: Settings, out: Path, records: Path) -> Values:
         "cells": {"finished": len(results), "of": len(all_cells(settings))},
         "recipes": _recipes(settings, out, results),
         "results": _results(settings, results),
-        "differences": _differences(settings, results, records),
+        "differences": _differences(settings, results, out / "records"),
         "diagnostics": _diagnostics(settings, results),
         "devices": _distinct(result["device"] for result in unique.values()),
         "versions": _distinct(result["versions"] for result in unique.values()),

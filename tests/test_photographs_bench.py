@@ -1,29 +1,18 @@
 """The bench on photographs: its chance level, its judgements, and its report."""
 
-import importlib.util
 import json
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
+import photographs
 import pytest
 from PIL import Image
 
 from aga_model.evaluation.metrics import retrieval_metrics
 
-REPOSITORY = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    spec = importlib.util.spec_from_file_location("photographs", REPOSITORY / "benchmarks" / "photographs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.parametrize(("relevant", "images"), [(1, 1), (1, 5), (2, 5), (5, 5)])
-def test_chance_is_the_mean_over_all_orders(photographs, relevant, images):
+def test_chance_is_the_mean_over_all_orders(relevant, images):
     ids = [1] * relevant + [0] * (images - relevant)
     orders = {tuple(ids[i] for i in order) for order in permutations(range(images))}
     scores = -np.arange(images, dtype=float)[None]
@@ -43,19 +32,19 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_unclear_images_count_neither_way(photographs, folder):
+def test_unclear_images_count_neither_way(folder):
     first, second = photographs.read_queries(folder / "queries.yaml", folder)
     assert first == ("a person in red", {folder / "a.png": True, folder / "b.png": False})
     assert second == ("blue", {folder / "a.png": False, folder / "b.png": True, folder / "c.png": False})
 
 
-def test_an_image_that_is_not_there_is_named(photographs, folder):
+def test_an_image_that_is_not_there_is_named(folder):
     (folder / "c.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"query 'a person in red': no image .*c\.png"):
         photographs.read_queries(folder / "queries.yaml", folder)
 
 
-def test_report(photographs, folder, make_model, processor, tmp_path, monkeypatch, capsys):
+def test_report(folder, make_model, processor, tmp_path, monkeypatch, capsys):
     make_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     options = ["--model", tmp_path / "model", "--images", folder, "--queries", folder / "queries.yaml"]

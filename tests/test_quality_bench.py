@@ -12,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quality
 import yaml
+from quality_report import chance_beyond, markdown, write_report
+from quality_settings import load_settings, merge, run_values
+from quality_summary import mean_sd, paired_difference, summarise
 
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import quality  # noqa: E402
-from quality_report import chance_beyond, markdown, write_report  # noqa: E402
-from quality_settings import load_settings, merge, run_values  # noqa: E402
-from quality_summary import mean_sd, paired_difference, summarise  # noqa: E402
 
 # --- arithmetic -------------------------------------------------------------------------------------------------
 
@@ -192,14 +190,14 @@ def test_results_of_another_recipe_are_refused(results, smoke, tmp_path):
     with pytest.raises(
         ValueError, match=r"itc--clean--seed1--steps\.json was made with other settings than 'itc' has"
     ):
-        summarise(dataclasses.replace(smoke, recipes=recipes), results, tmp_path)
+        summarise(dataclasses.replace(smoke, recipes=recipes), results)
     (results / "learning_rates.json").write_text(json.dumps({"irra_agm_tem": {"factor": 2.0}}))
     with pytest.raises(ValueError, match="irra_agm_tem--clean"):
-        summarise(smoke, results, tmp_path)
+        summarise(smoke, results)
 
 
 def test_summary_by_hand(results, smoke, tmp_path):
-    summary = summarise(smoke, results, tmp_path / "no records")
+    summary = summarise(smoke, results)
     assert summary["recipes"]["itc"]["training_seconds"] == {"steps": 240.0, "time": 480.0}
     assert summary["recipes"]["irra_agm_tem"]["training_seconds"] == {"steps": 240.0, "time": 240.0}
     assert summary["results"]["steps"]["itc"]["clean"]["rank1"] == {
@@ -229,7 +227,7 @@ def test_summary_by_hand(results, smoke, tmp_path):
 
 def test_the_test_over_persons_takes_the_mean_of_the_seeds(results, smoke, tmp_path):
     """Each of 12 persons is found by the second recipe only, in one of the seeds or the other."""
-    records = tmp_path / "records"
+    records = results / "records"
     records.mkdir()
     persons = np.repeat(np.arange(12), 2)
     for path in results.glob("cells/*.json"):
@@ -239,7 +237,7 @@ def test_the_test_over_persons_takes_the_mean_of_the_seeds(results, smoke, tmp_p
             records / f"{path.stem}.npz", person_ids=persons, first_rank=np.where(found, 1, 2),
             average_precision=np.full(24, 0.5),
         )  # fmt: skip
-    row = summarise(smoke, results, records)["differences"][0]["metrics"]
+    row = summarise(smoke, results)["differences"][0]["metrics"]
     assert row["rank1"]["p_value"] < 0.002 and row["mAP"]["p_value"] == 1.0  # 2 / 2^12 both ways
 
 
@@ -248,7 +246,7 @@ def test_missing_cells_are_shown_as_such(results, smoke, tmp_path):
         path.unlink()
     for path in results.glob("cells/*--caption*--seed1--*.json"):
         path.unlink()
-    write_report(smoke, results, tmp_path / "records", tmp_path / "doc.md", "the command")
+    write_report(smoke, results, tmp_path / "doc.md", "the command")
     text = (tmp_path / "doc.md").read_text()
     assert "| ITC | 50.0 (1 of 2 seeds) | - |" in text and "| Cells | 8 of 16 |" in text
     assert "| IRRA + AGM + TEM | clean | +1.00 | - | - |" in text
@@ -260,7 +258,7 @@ def test_results_of_different_data_are_not_compared(results, smoke, tmp_path):
     cell["settings"]["data"]["seed"] = 1
     path.write_text(json.dumps(cell))
     with pytest.raises(ValueError, match="differ in data"):
-        summarise(smoke, results, tmp_path)
+        summarise(smoke, results)
 
 
 # --- the smoke size ---------------------------------------------------------------------------------------------

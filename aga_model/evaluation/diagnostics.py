@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aga_model.data.images import read_crop, to_pixel_values
-from aga_model.masking import MASKING_POLICIES, ordinary_tokens, sample_tokens
+from aga_model.masking import MASKING_POLICIES, ordinary_tokens
+
+from .probing import encode_image_files, enrich_once, undisturbed
 
 _WORD = re.compile(r"[a-z]+")
 
@@ -106,7 +107,6 @@ def _ends_word(tokenizer, index: int) -> bool:
     return tokenizer.convert_ids_to_tokens(int(index)).endswith("</w>")
 
 
-@torch.no_grad()
 def enrichment_examples(
     model, processor, captions: Sequence[str], image_paths: Sequence[str], seed: int = 0
 ) -> list[list[Token]]:
@@ -118,21 +118,12 @@ def enrichment_examples(
         captions, image_paths: equally many; caption i describes image i.
         seed: of the sampling; the global random state is left as it was.
     """
-    model.eval()
-    size = processor.image_processor.size
-    crops = [read_crop(path, size["height"], size["width"]) for path in image_paths]
-    pixels = torch.from_numpy(to_pixel_values(crops, processor.image_processor)).to(model.device)
     inputs = processor(text=list(captions), return_tensors="pt").to(model.device)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        _, attention = model.aga.get_text_features_with_attention(ids)
-        probabilities = model.mask_probabilities(ids, mask, attention)
-        masked = sample_tokens(probabilities)
-        image_states = model.aga.project_image_states(model.aga.get_image_features(pixels))
-        logits = model.predict_masked(ids, image_states, masked)
-        enriched = model.enrichment.enrich(ids, masked, logits)
-    return [_tokens(processor.tokenizer, *rows) for rows in zip(ids, enriched, probabilities, masked, mask.sum(dim=1))]
+    with undisturbed(model, seed):
+        draw = enrich_once(model, inputs, encode_image_files(model, processor, image_paths))
+    ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(dim=1)
+    rows = zip(ids, draw.enriched, draw.probabilities, draw.masked, lengths)
+    return [_tokens(processor.tokenizer, *row) for row in rows]
 
 
 def _tokens(

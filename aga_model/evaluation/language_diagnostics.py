@@ -2,47 +2,24 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aga_model.data.images import read_crop, to_pixel_values
 from aga_model.data.mentions import find_mentions, phrases_of
 from aga_model.data.noise import CaptionError
-from aga_model.masking import sample_tokens
 
 from .diagnostics import attribute_tokens
+from .probing import encode_image_files, enrich_once, undisturbed
 
 BATCH_SIZE = 64
 MASKED_SHARE = 0.15
 _WORD = re.compile(r"[^\W\d_]+")
 
 Span = tuple[int, int]
-
-
-@contextmanager
-def undisturbed(model, seed: int) -> Iterator[None]:
-    """Without gradient, in eval mode, with random numbers of `seed`; leaves mode and random state as they were."""
-    training = model.training
-    with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        model.eval()
-        try:
-            yield
-        finally:
-            model.train(training)
-
-
-def encode_image_files(model, processor, image_paths: Sequence[str]) -> Tensor:
-    """Patch states that the fusion encoder attends to, (images, patches + 1, projection_dim)."""
-    size = processor.image_processor.size
-    crops = [read_crop(path, size["height"], size["width"]) for path in image_paths]
-    pixels = torch.from_numpy(to_pixel_values(crops, processor.image_processor)).to(model.device)
-    return model.aga.project_image_states(model.aga.get_image_features(pixels))
 
 
 def predict_hidden(model, input_ids: Tensor, image_states: Tensor, masked: Tensor) -> Tensor:
@@ -254,6 +231,7 @@ def enrichment_truth(
             rows = range(start, min(start + BATCH_SIZE, len(captions)))
             batch = [captions[row] for row in rows]
             ids, offsets = tokenize_with_offsets(processor, batch)
+            inputs = processor(text=batch, return_tensors="pt").to(model.device)
             judged = [
                 phrase
                 for row, caption in enumerate(batch)
@@ -261,7 +239,8 @@ def enrichment_truth(
             ]
             states = encode_image_files(model, processor, [image_paths[row] for row in rows])
             for _ in range(rounds):
-                masked, enriched = _enrich(model, processor, batch, states)
+                draw = enrich_once(model, inputs, states)
+                masked, enriched = draw.masked.cpu(), draw.enriched.cpu()
                 counts.update(
                     outcome
                     for phrase in judged
@@ -328,16 +307,6 @@ def _written(tokenizer, ids: Tensor) -> str:
     """What tokens read as, normalised; a last piece that runs on into the next word makes no phrase."""
     runs_on = not tokenizer.convert_ids_to_tokens(int(ids[-1])).endswith("</w>")
     return _normalise(tokenizer.decode(ids)) + ("..." if runs_on else "")
-
-
-def _enrich(model, processor, captions: Sequence[str], image_states: Tensor) -> tuple[Tensor, Tensor]:
-    """The masked tokens, bool (batch, seq), and the token ids after TEM, (batch, seq), of one draw; on the CPU."""
-    inputs = processor(text=list(captions), return_tensors="pt").to(model.device)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    attention = model.aga.get_text_features_with_attention(ids)[1] if model.masking.needs_attention else None
-    masked = sample_tokens(model.mask_probabilities(ids, mask, attention))
-    enriched = model.enrichment.enrich(ids, masked, model.predict_masked(ids, image_states, masked))
-    return masked.cpu(), enriched.cpu()
 
 
 def _outcomes(phrase: _Judged, before: Tensor, after: Tensor, masked: Tensor, tokenizer) -> list[str]:

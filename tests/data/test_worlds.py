@@ -53,7 +53,12 @@ def test_an_unknown_world_is_named(tmp_path):
 def test_every_value_of_a_world_can_be_drawn_and_told(name):
     world = world_named(name)
     cameras = tuple(world.cameras)
-    for i, person in enumerate(sample_people(300, 5, name)):
+    people = sample_people(300, 5, name)
+    values = {field.name: {getattr(p, field.name) for p in people} for field in dataclasses.fields(people[0])}
+    assert {len(values[part]) for part in ("gender", "glasses", "upper_open")} == {2}
+    assert {"coat", "dress", "vest"} <= values["upper_type"] and {"jeans", "skirt", None} <= values["lower_type"]
+    assert len(values["bag_type"]) >= 5 and len(values["hat_type"]) == 4 and len(values["umbrella_colour"]) > 3
+    for i, person in enumerate(people):
         rng = random.Random(i)
         picture, view = world.draw(person, rng, 64, 32, rng.choice(cameras))
         assert picture.size == (32, 64)

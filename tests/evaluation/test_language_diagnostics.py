@@ -134,7 +134,11 @@ def gaps(caption: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def test_every_batch_shows_its_right_images_and_then_its_wrong_ones(make_model, processor, grey_images, monkeypatch):
     monkeypatch.setattr(language_diagnostics, "BATCH_SIZE", 3)
     shown, encode = [], language_diagnostics.encode_image_files
-    record = lambda model, processor, paths: (shown.append(paths), encode(model, processor, paths))[1]  # noqa: E731
+
+    def record(model, processor, paths):
+        shown.append(paths)
+        return encode(model, processor, paths)
+
     monkeypatch.setattr(language_diagnostics, "encode_image_files", record)
     paths, persons = grey_images(0, 90, 180, 255), [1, 2, 3, 4]
     mlm_accuracy(make_model(), processor, CAPTIONS, paths, persons, WORDS, seed=4)

@@ -6,7 +6,7 @@ seen from the side faces +x here; a person walking to the left is the mirrored d
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from PIL import Image
@@ -114,6 +114,14 @@ class Figure:
         return _body_profile(self.attributes.gender, self.width, self.side)
 
 
+def check_picture(height: int, width: int, camera: str, cameras: Collection[str]) -> None:
+    """Raise the ValueError of [`render_person`]."""
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"height and width must be at least {MIN_SIDE} pixels, got height={height}, width={width}")
+    if camera not in cameras:
+        raise ValueError(f"unknown camera {camera!r}; known are {', '.join(cameras)}")
+
+
 def render_person(
     attributes: PersonAttributes, rng: random.Random, height: int, width: int, camera: str = "cam_a"
 ) -> tuple[Image.Image, str]:
@@ -133,10 +141,7 @@ def render_person(
     Raises:
         ValueError: height or width below 32, or an unknown camera.
     """
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f"height and width must be at least {MIN_SIDE} pixels, got height={height}, width={width}")
-    if camera not in CAMERAS:
-        raise ValueError(f"unknown camera {camera!r}; known are {', '.join(CAMERAS)}")
+    check_picture(height, width, camera, CAMERAS)
     view = rng.choices(VIEWS, _VIEW_WEIGHTS)[0]
     figure = pose_figure(attributes, view, rng, _PAINT)
     reduction = max(2, math.ceil(256 / height))  # drawn larger and reduced: smooth edges

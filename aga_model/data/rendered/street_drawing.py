@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from .attributes import PersonAttributes
 from .canvas import Canvas, Point, Rgb
-from .drawing import MIN_SIDE, VIEWS, Figure, Palette, draw_figure, pose_figure
+from .drawing import VIEWS, Figure, Palette, check_picture, draw_figure, pose_figure
 from .street_people import sample_street_person
 from .street_scene import STREET_CAMERAS, draw_in_front, draw_street, expose, noise_field
 
@@ -129,10 +129,7 @@ def render_street_person(
 
     `camera` is a key of `street_scene.STREET_CAMERAS`.
     """
-    if min(height, width) < MIN_SIDE:
-        raise ValueError(f"height and width must be at least {MIN_SIDE} pixels, got height={height}, width={width}")
-    if camera not in STREET_CAMERAS:
-        raise ValueError(f"unknown camera {camera!r}; known are {', '.join(STREET_CAMERAS)}")
+    check_picture(height, width, camera, STREET_CAMERAS)
     view = rng.choices(VIEWS, (1, 1, 0.8, 0.8))[0]
     reduction = max(2, math.ceil(192 / height))
     image = draw_street(rng, height * reduction, width * reduction)
