@@ -2,8 +2,17 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
 
-from .configuration_aga import AgaConfig, AgaFusionConfig, AgaObjectiveConfig, AgaTextConfig, AgaVisionConfig
-from .modeling_aga import AgaForPreTraining, AgaModel
+from .configuration_aga import (
+    AgaBertFusionConfig,
+    AgaBertTextConfig,
+    AgaConfig,
+    AgaFusionConfig,
+    AgaObjectiveConfig,
+    AgaTextConfig,
+    AgaViTConfig,
+    AgaVisionConfig,
+)
+from .modeling_aga import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from .processing_aga import AgaProcessor
 from .version import __version__
 
@@ -13,13 +22,17 @@ AutoModelForPreTraining.register(AgaConfig, AgaForPreTraining, exist_ok=True)
 AutoProcessor.register(AgaConfig, AgaProcessor, exist_ok=True)
 
 __all__ = [
+    "AgaBertFusionConfig",
+    "AgaBertTextConfig",
     "AgaConfig",
+    "AgaForImageTextRetrieval",
     "AgaForPreTraining",
     "AgaFusionConfig",
     "AgaModel",
     "AgaObjectiveConfig",
     "AgaProcessor",
     "AgaTextConfig",
+    "AgaViTConfig",
     "AgaVisionConfig",
     "__version__",
 ]

@@ -1,11 +1,11 @@
-"""CLIP's BPE vocabulary from where people have it, with IRRA's mask token, and what a conversion returns."""
+"""Vocabularies from where people have them, CLIP's with IRRA's mask token, and what a conversion returns."""
 
 import gzip
 import json
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, BertTokenizer, CLIPTokenizer, PreTrainedModel
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.processing_aga import AgaProcessor, clip_tokenizer
@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
 
 
 class Converted(NamedTuple, Generic[Model]):
-    """A converted model and its processor, which is None when no CLIP vocabulary was found or given."""
+    """A converted model and its processor, which is None when no vocabulary was found or given."""
 
     model: Model
     processor: AgaProcessor | None
@@ -90,3 +90,37 @@ def _byte_letters() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
+
+
+def bert_tokenizer(where: str | Path) -> BertTokenizer:
+    """
+    BERT's WordPiece tokenizer from a folder or Hub repository.
+
+    Raises:
+        ConversionError: there is none, or it has no mask token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(where))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(f"{where}: no BERT vocabulary there ({reason})") from error
+    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id):
+        raise ConversionError(f"{where}: not BERT's vocabulary, which has [CLS], [SEP], [MASK] and [PAD]")
+    return tokenizer
+
+
+def special_tokens_of(tokenizer: BertTokenizer | None) -> dict[str, Any]:
+    """The special tokens as keys of AgaBertTextConfig; none without a tokenizer."""
+    if tokenizer is None:
+        return {}
+    return {
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def with_processor(model: Model, tokenizer: BertTokenizer | None) -> Converted[Model]:
+    """A converted model of the BERT family with the processor of its tokenizer, when there is one."""
+    return Converted(model, None if tokenizer is None else AgaProcessor.for_config(model.config, tokenizer))

@@ -29,7 +29,7 @@ def encode_image_files(model, processor, image_paths: Sequence[str]) -> Tensor:
     size = processor.image_processor.size
     crops = [read_crop(path, size["height"], size["width"]) for path in image_paths]
     pixels = torch.from_numpy(to_pixel_values(crops, processor.image_processor)).to(model.device)
-    return model.aga.project_image_states(model.aga.get_image_features(pixels))
+    return model.aga.fusion_image_states(model.aga.get_image_features(pixels))
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,13 @@ def test_outputs_and_losses_equal_irras(name, padding):
     assert padding == "full" or longest < inputs["input_ids"].shape[1]
     vision = model.aga.get_image_features(inputs["pixel_values"])
     text = model.aga.get_text_features(inputs["input_ids"][:, :longest])
-    image_states = model.aga.project_image_states(vision)
+    image_states = model.aga.fusion_image_states(vision)
     logits = model.mlm_head(model.fuse(inputs["mlm_input_ids"][:, :longest], image_states))
     got = {
         "image_embeds": vision.pooler_output,
         "text_embeds": text.pooler_output,
         "image_hidden": image_states,
-        "text_hidden": model.aga.project_text_states(text),
+        "text_hidden": model.aga.fusion_text_states(text),
         "mlm_logits": logits,
     }
     for key, value in got.items():

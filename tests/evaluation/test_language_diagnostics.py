@@ -64,7 +64,7 @@ def predict_by_brightness(model, bright: int, dark: int) -> list[torch.Tensor]:
         return logits
 
     model.aga.get_image_features = lambda pixels: pixels
-    model.aga.project_image_states = lambda pixels: pixels.mean(dim=(1, 2, 3))[:, None, None]
+    model.aga.fusion_image_states = lambda pixels: pixels.mean(dim=(1, 2, 3))[:, None, None]
     model.fuse = fuse
     model.mlm_head.forward = head
     return seen
