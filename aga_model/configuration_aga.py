@@ -320,7 +320,7 @@ class AgaBertFusionConfig(BertConfig):
             )
             setattr(self, key, value)
         _require(
-            self.hidden_size % self.num_attention_heads == 0,
+            text_config.hidden_size % self.num_attention_heads == 0,
             f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide the text tower's "
             f"hidden_size {self.hidden_size}",
         )

@@ -142,8 +142,14 @@ class AgaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "AgaVisionEmbeddings", "BertEmbeddings", "BertLayer",
-                         "AgaBertFusionLayer")  # fmt: skip
+    _no_split_modules = (
+        "AgaBertFusionLayer",
+        "AgaVisionEmbeddings",
+        "BertEmbeddings",
+        "BertLayer",
+        "CLIPEncoderLayer",
+        "CLIPTextEmbeddings",
+    )
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -285,7 +291,7 @@ class AgaModel(AgaPreTrainedModel):
         (batch, patches + 1, projection_dim) in the joint space for the CLIP family, as in IRRA; (batch, patches + 1,
         vision hidden size) for the BERT family, as in ALBEF.
         """
-        states = self.vision_model.post_layernorm(outputs.last_hidden_state)
+        states: Tensor = self.vision_model.post_layernorm(outputs.last_hidden_state)
         return states if self.is_bert else self.visual_projection(states)
 
     def fusion_text_states(self, outputs: BaseModelOutputWithPooling) -> Tensor:
@@ -294,7 +300,8 @@ class AgaModel(AgaPreTrainedModel):
 
         (batch, seq, projection_dim) in the joint space for the CLIP family; (batch, seq, text hidden size) for BERT's.
         """
-        return outputs.last_hidden_state if self.is_bert else self.text_projection(outputs.last_hidden_state)
+        states: Tensor = outputs.last_hidden_state
+        return states if self.is_bert else self.text_projection(states)
 
     @can_return_tuple
     def forward(

@@ -1,4 +1,4 @@
-"""One process of test_distributed: a training step of all losses with DDP, masks fixed, gradients saved by rank 0."""
+"""One process of test_distributed: a step of all losses with DDP, random choices fixed, gradients saved by rank 0."""
 
 import sys
 
@@ -8,62 +8,105 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from aga_model import AgaConfig, AgaForPreTraining
+from aga_model.training.momentum import MomentumTeacher
 
 BATCH, SEQ = 12, 14
 
 
-def build() -> AgaForPreTraining:
+TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SECTIONS = {
+    "clip": {
+        "text_config": {**TOWER, "vocab_size": 120, "max_position_embeddings": SEQ},
+        "cross_modal_config": {"num_hidden_layers": 1, "cross_attention_residual": True},
+    },
+    "bert": {
+        "text_config": {**TOWER, **NO_DROPOUT, "vocab_size": 120, "caption_length": SEQ},
+        "cross_modal_config": {**NO_DROPOUT, "num_hidden_layers": 1, "num_attention_heads": 2},
+    },
+}
+
+
+def build(family: str) -> AgaForPreTraining:
     torch.manual_seed(0)
-    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = AgaConfig(
-        text_config={**tower, "vocab_size": 120, "max_position_embeddings": SEQ},
-        vision_config={**tower, "image_size": [32, 16], "patch_size": 8, "stem_channels": [8]},
+        family=family,
+        vision_config={**TOWER, "image_size": [32, 16], "patch_size": 8, "stem_channels": [8]},
         projection_dim=32,
-        cross_modal_config={"num_hidden_layers": 1, "cross_attention_residual": True},
         objective_config={
-            "loss_weights": {"itc": 1.0, "sdm": 0.1, "mlm": 1.0, "id": 0.5},
+            "loss_weights": {"itc": 1.0, "sdm": 0.1, "itm": 0.7, "mlm": 1.0, "id": 0.5},
             "num_identities": 5,
             "enrichment_probability": 1.0,
+            "momentum": 0.9,
+            "queue_size": 8,
         },
+        **SECTIONS[family],
     )
     return AgaForPreTraining(config).train()
 
 
+def build_teacher(model: AgaForPreTraining) -> MomentumTeacher:
+    """A momentum model that differs from the model, with a queue that holds something."""
+    teacher = MomentumTeacher(model)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    teacher.set_epochs_done(1.0)
+    teacher.remember(torch.randn(5, 32), torch.randn(5, 32), torch.arange(5))
+    return teacher
+
+
 def fix_randomness(model: AgaForPreTraining) -> None:
-    """Masks and TEM's words that depend on each caption alone, so that they are the same in every split."""
+    """Masks, TEM's words and hard negatives that depend on each pair alone, not on how the batch is split."""
     import aga_model.modeling_aga as modeling
 
-    modeling.sample_tokens = lambda probabilities: (torch.arange(SEQ) % 4 == 2)[None] & (probabilities > 0)
+    modeling.sample_tokens = lambda probabilities: (
+        (torch.arange(probabilities.shape[1]) % 4 == 2)[None] & (probabilities > 0)
+    )
     modeling.corrupt_tokens = lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids)
+    modeling.hard_negatives = lambda logits, same: (
+        logits.masked_fill(same, float("-inf")).argmax(dim=1),
+        (~same).any(dim=1),
+    )
     model.enrichment.sampling = "argmax"
 
 
-def main(rank: int, world: int, port: str, output: str, split: str) -> None:
+def main(rank: int, world: int, port: str, output: str, split: str, family: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    model = build()
+    model = build(family)
+    teacher = build_teacher(model)
     fix_randomness(model)
     torch.manual_seed(1)
     ids = torch.randint(0, 110, (BATCH, SEQ))
-    ids[:, 0] = model.config.text_config.bos_token_id
+    text_config = model.config.text_config
+    ids[(ids >= 100) | (ids == 0)] = 99  # no special token of either family
+    ids[:, 0] = text_config.bos_token_id
     for row in range(BATCH):
-        ids[row, SEQ - 1 - row % 5 :] = model.config.text_config.eos_token_id
+        ids[row, SEQ - 1 - row % 5 :] = text_config.pad_token_id
+        ids[row, SEQ - 1 - row % 5] = text_config.eos_token_id
+    lengths = SEQ - torch.arange(BATCH) % 5
     batch = {
         "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
+        "attention_mask": (torch.arange(SEQ) < lengths[:, None]).long(),
         "pixel_values": torch.randn(BATCH, 3, 32, 16),
         "person_ids": torch.arange(BATCH) % 5,
     }
     border = BATCH // 2 if split == "even" else 7
     share = slice(0, BATCH) if world == 1 else (slice(0, border) if rank == 0 else slice(border, BATCH))
+    batch = {key: value[share] for key, value in batch.items()}
+    longest = int(batch["attention_mask"].sum(dim=1).max())  # each process pads to the longest of its own captions
+    batch |= {key: batch[key][:, :longest] for key in ("input_ids", "attention_mask")}
     wrapped = DistributedDataParallel(model)
-    outputs = wrapped(**{key: value[share] for key, value in batch.items()})
+    outputs = wrapped(**batch, teacher=teacher)
     outputs.loss.backward()
     loss = outputs.loss.detach().clone()
     dist.all_reduce(loss)
     if rank == 0:
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        save_file({**gradients, "loss": loss / world}, output)
+        queue = dict(zip(("queue.images", "queue.texts", "queue.persons"), teacher.past()))
+        save_file({**gradients, **queue, "loss": loss / world}, output)
     dist.barrier()
     dist.destroy_process_group()
 

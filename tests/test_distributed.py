@@ -18,12 +18,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run(world: int, output: Path, split: str) -> dict[str, torch.Tensor]:
+def _run(world: int, output: Path, split: str, family: str) -> dict[str, torch.Tensor]:
     """Launch `world` processes of the worker on one batch and return rank 0's gradients and loss."""
     port = _free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(world), str(port), str(output), split],
+            [sys.executable, str(WORKER), str(rank), str(world), str(port), str(output), split, family],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(world)
@@ -34,10 +34,10 @@ def _run(world: int, output: Path, split: str) -> dict[str, torch.Tensor]:
     return load_file(output)
 
 
-@pytest.mark.parametrize("split", ["even", "uneven"])
-def test_two_processes_equal_one(tmp_path, split):
-    one = _run(1, tmp_path / "one.safetensors", split)
-    two = _run(2, tmp_path / "two.safetensors", split)
+@pytest.mark.parametrize(("split", "family"), [("even", "clip"), ("uneven", "clip"), ("uneven", "bert")])
+def test_two_processes_equal_one(tmp_path, split, family):
+    one = _run(1, tmp_path / "one.safetensors", split, family)
+    two = _run(2, tmp_path / "two.safetensors", split, family)
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 # Matrices inside transformer blocks and projections; embeddings, stems and output heads stay with AdamW.
-MATRIX_MODULES = (".layers.", "visual_projection", "text_projection", ".cross_attn.")
+MATRIX_MODULES = (".layers.", ".layer.", "visual_projection", "text_projection", ".cross_attn.")
 
 
 class JointOptimizer(torch.optim.Optimizer):
@@ -86,7 +86,7 @@ def muon_with_adamw(
 
 
 # Modules that CLIP's weights do not bring; IRRA trains them faster.
-NEW_MODULES = ("fusion.", "mlm_head.", "identity_head.")
+NEW_MODULES = ("fusion.", "mlm_head.", "itm_head.", "identity_head.")
 
 
 def adamw_with_factors(

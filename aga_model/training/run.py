@@ -207,7 +207,14 @@ def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaFo
     if model_args.model_name_or_path:
         return _load_start(model_args.model_name_or_path, sections, objective)
     tokenizer = train_tokenizer(train_rows["caption"], model_args.vocab_size)
-    text = {**(sections.get("text_config") or {}), "vocab_size": len(tokenizer)}
+    text = {
+        **(sections.get("text_config") or {}),
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = AgaConfig(**{**sections, "text_config": text, "objective_config": objective})
     return AgaForPreTraining(config), AgaProcessor.for_config(config, tokenizer)
 

@@ -15,9 +15,10 @@ from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
+from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
 
-COMPONENTS = ("itc_loss", "sdm_loss", "mlm_loss", "id_loss")
+COMPONENTS = ("itc_loss", "sdm_loss", "itm_loss", "mlm_loss", "id_loss")
 
 
 class ProgressCallback(TrainerCallback):
@@ -40,6 +41,19 @@ class EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.dataset.set_epoch(int(state.epoch or 0))
+
+
+class MomentumCallback(TrainerCallback):
+    """Moves the momentum model after each optimiser step and raises the weight of its targets over the first epoch."""
+
+    def __init__(self, teacher: MomentumTeacher):
+        self.teacher = teacher
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.teacher.set_epochs_done(float(state.epoch or 0.0))
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.teacher.update(model.module if hasattr(model, "module") else model)
 
 
 class TimingCallback(TrainerCallback, ExportableState):
@@ -77,8 +91,12 @@ class AgaTrainer(Trainer):
         self.evaluator = evaluator
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_steps = 0
+        self.teacher: MomentumTeacher | None = None
         self.add_callback(ProgressCallback())
         self.add_callback(TimingCallback())
+        if self._objective.momentum is not None:
+            self.teacher = MomentumTeacher(cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model)))
+            self.add_callback(MomentumCallback(self.teacher))  # after the timing: its update counts as training
         self.add_callback(EpochCallback(self.train_dataset))
 
     @property
@@ -119,7 +137,23 @@ class AgaTrainer(Trainer):
                 self.optimizer = adamw_with_factors(trained, *common, *rates)
         return super().create_optimizer(model)
 
+    @property
+    def _objective(self):
+        return cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model)).config.objective_config
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.teacher is not None and self.args.should_save:
+            self.teacher.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.teacher is not None and checkpoint is not None:
+            self.teacher.load(checkpoint)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.teacher is not None:
+            inputs = {**inputs, "teacher": self.teacher}
         outputs = model(**inputs)
         self._component_steps += 1
         for name in COMPONENTS:

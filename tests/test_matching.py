@@ -1,0 +1,102 @@
+"""ITM: hard negatives are of other persons and drawn by similarity; the loss is that of all its pairs."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from aga_model import AgaForImageTextRetrieval
+from aga_model.losses import itm_loss
+from aga_model.matching import hard_negatives
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    persons=st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    scale=st.sampled_from([0.0, 1.0, 100.0, 1e4]),
+    seed=st.integers(0, 2**31),
+)
+def test_negatives_are_never_of_the_same_person(persons, scale, seed):
+    torch.manual_seed(seed)
+    ids = torch.tensor(persons)
+    same = ids[:, None] == ids[None, :]
+    chosen, found = hard_negatives(torch.randn(len(ids), len(ids)) * scale, same)
+    assert found.tolist() == [len(set(persons)) > 1] * len(persons)
+    assert (ids[chosen][found] != ids[found]).all()
+    assert ((chosen >= 0) & (chosen < len(ids))).all()
+
+
+def test_negatives_are_drawn_by_the_softmax_over_other_persons():
+    torch.manual_seed(0)
+    logits, same = torch.tensor([[9.0, 0.0, 1.0, 2.0]]).repeat(20_000, 1), torch.tensor([[True, False, False, False]])
+    chosen, _ = hard_negatives(logits, same.repeat(20_000, 1))
+    shares = torch.bincount(chosen, minlength=4) / 20_000
+    wanted = torch.tensor([0.0, *torch.tensor([0.0, 1.0, 2.0]).softmax(dim=0)])
+    torch.testing.assert_close(shares, wanted, atol=0.015, rtol=0)
+
+
+def test_loss_counts_only_real_pairs():
+    logits, labels = torch.randn(4, 2), torch.tensor([1, 0, 0, 1])
+    counted = torch.tensor([True, True, False, True])
+    torch.testing.assert_close(itm_loss(logits, labels, counted), F.cross_entropy(logits[counted], labels[counted]))
+    nothing = itm_loss(logits.requires_grad_(), labels, torch.zeros(4, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0 and not logits.grad.any()
+
+
+def test_the_models_loss_is_that_of_its_pairs_one_by_one(make_model, batch, monkeypatch):
+    """Against AgaForImageTextRetrieval on the 4 pairs, 4 hard negative images and 4 hard negative captions."""
+    monkeypatch.setattr("aga_model.modeling_aga.hard_negatives", lambda logits, same: (
+        logits.masked_fill(same, float("-inf")).argmax(dim=1), (~same).any(dim=1)
+    ))  # fmt: skip
+    model = make_model(loss_weights={"itc": 1.0, "itm": 1.0}).eval()
+    got = model(**batch).itm_loss
+    ranker = AgaForImageTextRetrieval(model.config)
+    ranker.load_state_dict(model.state_dict(), strict=False)
+    ranker.eval()
+    pixels, ids, mask, persons = (batch[key] for key in ("pixel_values", "input_ids", "attention_mask", "person_ids"))
+    output = ranker(pixel_values=pixels, input_ids=ids, attention_mask=mask)
+    similarity = output.text_embeds @ output.image_embeds.t()
+    hidden = similarity.masked_fill(persons[:, None] == persons[None, :], float("-inf"))
+    image, text = hidden.argmax(dim=1), hidden.argmax(dim=0)
+    pairs = [
+        (ids, mask, pixels, 1),
+        (ids, mask, pixels[image], 0),
+        (ids[text], mask[text], pixels, 0),
+    ]
+    terms = [
+        F.cross_entropy(
+            ranker(input_ids=i, attention_mask=m, pixel_values=p).logits, torch.full((4,), label), reduction="none"
+        )
+        for i, m, p, label in pairs
+    ]
+    torch.testing.assert_close(got, torch.cat(terms).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_of_one_person_has_positives_only(make_model, batch):
+    model = make_model(loss_weights={"itm": 1.0}).train()
+    batch["person_ids"] = torch.zeros(4, dtype=torch.long)
+    loss = model(**batch).itm_loss
+    loss.backward()
+    assert torch.isfinite(loss) and model.itm_head.weight.grad.isfinite().all()
+
+
+def test_without_the_loss_there_is_no_head(make_model):
+    model = make_model()
+    assert model.itm_head is None
+    with pytest.raises(ValueError, match="does not name 'itm'"):
+        AgaForImageTextRetrieval(model.config)
+
+
+def test_several_captions_share_an_image(make_model, batch):
+    """The fusion encoder's answer does not depend on how captions are grouped by image."""
+    model = make_model(loss_weights={"itm": 1.0}).eval()
+    states, mask = model.caption_states(batch["input_ids"], batch["attention_mask"])
+    summary = model.aga.text_model.summary_positions(batch["input_ids"])
+    images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"][:2]))
+    shared = model.match_logits(states, mask, summary, images)
+    alone = model.match_logits(states, mask, summary, images.repeat_interleave(2, dim=0))
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="cannot be shared out evenly"):
+        model.match_logits(states[:3], mask[:3], summary[:3], images)

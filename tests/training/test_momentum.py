@@ -1,0 +1,215 @@
+"""The momentum model: closed form of its weights, its targets, and runs that continue with it to the same end."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
+from aga_model.data.rendered import render_dataset
+from aga_model.losses import TeacherEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
+from aga_model.training.momentum import TEACHER_FILE, MomentumTeacher
+from aga_model.training.run import main
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+RUN = {
+    "model_config": {
+        "family": "bert",
+        "projection_dim": 24,
+        "vision_config": {**TOWER, "image_size": [32, 16], "patch_size": 8},
+        "text_config": TOWER,
+        "cross_modal_config": {key: value for key, value in TOWER.items() if key != "hidden_size"},
+        "objective_config": {
+            "loss_weights": {"itc": 1.0, "itm": 1.0, "mlm": 1.0},
+            "momentum": 0.9,
+            "queue_size": 20,
+        },
+    },
+    "vocab_size": 700,
+    "max_steps": 9,
+    "per_device_train_batch_size": 8,
+    "learning_rate": "1e-3",
+    "muon_learning_rate": 2.0e-3,
+    "eval_strategy": "steps",
+    "save_strategy": "steps",
+    "eval_steps": 3,
+    "save_steps": 3,
+    "logging_steps": 3,
+    "save_total_limit": 5,
+    "seed": 3,
+}
+
+
+def test_weights_follow_the_closed_form(make_model):
+    model = make_model(momentum=0.8)
+    teacher = MomentumTeacher(model)
+    name = "aga.text_projection.weight"
+    start = teacher.model.state_dict()[name].clone()
+    history = []
+    for step in range(5):
+        torch.manual_seed(step)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        history.append(model.state_dict()[name].clone())
+        teacher.update(model)
+    wanted = 0.8**5 * start + 0.2 * sum(0.8 ** (4 - index) * weight for index, weight in enumerate(history))
+    torch.testing.assert_close(teacher.model.state_dict()[name], wanted, atol=1e-6, rtol=1e-6)
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+
+
+def test_alpha_rises_over_the_first_epoch(make_model):
+    teacher = MomentumTeacher(make_model(momentum=0.9, distillation_weight=0.4))
+    weights = []
+    for epochs in (0.0, 0.25, 1.0, 7.0):
+        teacher.set_epochs_done(epochs)
+        weights.append(teacher.weight)
+    assert weights == pytest.approx([0.0, 0.1, 0.4, 0.4])
+
+
+def test_weights_stay_float32_when_the_model_is_half(make_model):
+    model = make_model(momentum=0.5).bfloat16()
+    teacher = MomentumTeacher(model)
+    before = teacher.model.aga.text_projection.weight.clone()
+    with torch.no_grad():
+        model.aga.text_projection.weight.add_(1.0)
+    teacher.update(model)
+    weight = teacher.model.aga.text_projection.weight
+    assert weight.dtype == torch.float32
+    wanted = (before + model.aga.text_projection.weight.float()) / 2
+    torch.testing.assert_close(weight, wanted)
+
+
+def test_queue_keeps_the_newest(make_model):
+    teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
+    assert teacher.past() is None
+    for start in (0, 3, 6):
+        ids = torch.arange(start, start + 3)
+        teacher.remember(ids[:, None].float(), -ids[:, None].float(), ids)
+    images, texts, persons = teacher.past()
+    assert persons.tolist() == [6, 7, 8, 3, 4]
+    assert images[:, 0].tolist() == persons.tolist() and texts[:, 0].tolist() == (-persons).tolist()
+
+
+def test_itc_targets_by_hand():
+    """Two pairs of two persons and a queue of one: the target distribution written out."""
+    torch.manual_seed(0)
+    image, text, teacher_image, teacher_text = (torch.randn(2, 4) for _ in range(4))
+    queue_image, queue_text = torch.randn(1, 4), torch.randn(1, 4)
+    ids, queue_ids, tau, alpha = torch.tensor([5, 6]), torch.tensor([6]), 0.5, 0.3
+    embeddings = TeacherEmbeddings(teacher_image, teacher_text, queue_image, queue_text, queue_ids)
+    got = momentum_itc_loss(image, text, ids, tau, embeddings, alpha)
+
+    def unit(rows):
+        return F.normalize(rows, dim=-1)
+
+    wanted = 0.0
+    for rows, others, t_rows, t_others, queue in (
+        (text, image, teacher_text, teacher_image, queue_image),
+        (image, text, teacher_image, teacher_text, queue_text),
+    ):
+        logits = unit(rows) @ unit(torch.cat([others, queue])).t() / tau
+        soft = (unit(t_rows) @ unit(torch.cat([t_others, queue])).t() / tau).softmax(dim=1)
+        hard = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+        target = (1 - alpha) * hard + alpha * soft
+        wanted = wanted + F.cross_entropy(logits, target) / 2
+    torch.testing.assert_close(got, wanted)
+
+
+def test_weight_zero_is_the_loss_without_a_teacher():
+    torch.manual_seed(0)
+    image, text = torch.randn(6, 4), torch.randn(6, 4)
+    teacher = TeacherEmbeddings(torch.randn(6, 4), torch.randn(6, 4))
+    for ids in (torch.arange(6) // 2, None):
+        got = momentum_itc_loss(image, text, ids, 0.1, teacher, 0.0)
+        torch.testing.assert_close(got, itc_loss(image, text, ids, 0.1))
+    logits, labels = torch.randn(5, 11), torch.randint(0, 11, (5,))
+    torch.testing.assert_close(distilled_mlm_loss(logits, labels, torch.randn(5, 11), 0.0), mlm_loss(logits, labels))
+    peaked = F.one_hot(labels, 11) * 1e4  # a teacher that is sure of the labels says what they say
+    torch.testing.assert_close(distilled_mlm_loss(logits, labels, peaked, 0.7), mlm_loss(logits, labels))
+
+
+def test_training_without_the_teacher_says_so(make_model, batch):
+    model = make_model(momentum=0.9)
+    with pytest.raises(ValueError, match=r"teacher=aga_model\.training\.momentum"):
+        model.train()(**batch)
+    model.eval()(**batch)
+    with pytest.raises(ValueError, match="momentum is not set"):
+        MomentumTeacher(make_model())
+
+
+def test_the_queue_takes_up_each_training_batch(make_model, batch):
+    model = make_model(momentum=0.9, queue_size=6).train()
+    teacher = MomentumTeacher(model)
+    for _ in range(2):
+        model(**batch, teacher=teacher)
+    assert teacher.past()[2].tolist() == [0, 1, 1, 2, 0, 1]
+    model.eval()(**batch, teacher=teacher)
+    assert len(teacher.past()[0]) == 6
+    batch.pop("person_ids")
+    with pytest.raises(ValueError, match="itc with a queue need person_ids"):
+        model.train()(**batch, teacher=teacher)
+
+
+def test_enrichment_takes_the_teachers_predictions(make_model, batch):
+    """A teacher that is sure of one word: TEM writes that word."""
+    model = make_model(momentum=0.9, enrichment_probability=1.0, enrichment_sampling="argmax").train()
+    teacher = MomentumTeacher(model)
+    with torch.no_grad():
+        teacher.model.mlm_head.decoder.weight.zero_()
+        teacher.model.mlm_head.decoder.bias.zero_()
+        teacher.model.mlm_head.decoder.bias[300] = 50.0
+    output = model(**batch, teacher=teacher)
+    assert (output.enriched_input_ids[output.masked] == 300).all() and output.masked.any()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("momentum")
+    render_dataset(folder / "data", 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**RUN, "data_root": str(folder / "data")}))
+    assert main([str(path), "--output_dir", str(folder / "run")]) == 0
+    return folder
+
+
+def test_a_continued_run_ends_the_same_with_its_teacher(unbroken):
+    folder = unbroken / "continued"
+    shutil.copytree(unbroken / "run", folder)
+    (folder / "metrics.json").unlink()
+    shutil.rmtree(folder / "model")
+    for step in (6, 9):
+        shutil.rmtree(folder / f"checkpoint-{step}")
+    assert main([str(unbroken / "run.yaml"), "--output_dir", str(folder)]) == 0
+    for name in ("model/model.safetensors", f"checkpoint-9/{TEACHER_FILE}"):
+        assert (folder / name).read_bytes() == (unbroken / "run" / name).read_bytes(), name
+    teacher = load_file(folder / "checkpoint-9" / TEACHER_FILE)
+    assert len(teacher["queue_person_ids"]) == 20
+    state = json.loads((folder / "checkpoint-9" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["itm_loss"] > 0
+
+
+def test_a_checkpoint_without_its_teacher_is_refused(make_model, tmp_path):
+    teacher = MomentumTeacher(make_model(momentum=0.9))
+    with pytest.raises(FileNotFoundError, match="holds no momentum model"):
+        teacher.load(tmp_path)
+    teacher.save(tmp_path)
+    teacher.load(tmp_path)
+    with pytest.raises(ValueError, match="not the momentum model of this architecture"):
+        MomentumTeacher(make_model(momentum=0.9, loss_weights={"itc": 1.0, "itm": 1.0})).load(tmp_path)
+
+
+def test_the_released_folder_holds_no_teacher(unbroken):
+    folder = unbroken / "run" / "model"
+    assert not list(folder.rglob(TEACHER_FILE)) and not list(folder.rglob("*.bin"))
+    released = load_file(folder / "model.safetensors")
+    assert all(name.split(".")[0] in ("aga", "fusion", "mlm_head", "itm_head") for name in released)
+    model = AgaForPreTraining.from_pretrained(folder)
+    assert released.keys() == model.state_dict().keys() - {"mlm_head.decoder.weight"}
+    ranker = AgaForImageTextRetrieval.from_pretrained(folder)
+    torch.testing.assert_close(ranker.itm_head.weight, model.itm_head.weight)
+    AgaModel.from_pretrained(folder)
