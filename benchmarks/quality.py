@@ -198,6 +198,8 @@ class Bench:
     def _search(self, workers: Workers, recipes: list[str]) -> tuple[dict[str, float], Failures]:
         """Factor on the learning rates of each recipe, of those whose trials all ended well."""
         grid = self.settings.learning_rates.factors
+        if len(grid) == 1:
+            return dict.fromkeys(recipes, grid[0]), {}
         scores, failed = self._try(workers, dict.fromkeys(recipes, grid), "learning rates")
         beyond = {recipe: (wider,) for recipe, found in scores.items() if (wider := factor_beyond(found))}
         more, failed_beyond = self._try(workers, beyond, "learning rates beyond the grid")

@@ -138,11 +138,9 @@ def _setup(summary: Values, command: str) -> list[str]:
 def _recipe_table(summary: Values) -> str:
     rows = []
     for key, recipe in summary["recipes"].items():
-        search = recipe["learning_rate_search"]
+        factor = recipe["learning_rate_factor"]
         rates = recipe["base_learning_rates"].items()
-        chosen = (
-            ", ".join(f"{OPTIMIZERS[name]} {rate * search['factor']:g}" for name, rate in rates) if search else _NONE
-        )
+        chosen = ", ".join(f"{OPTIMIZERS[name]} {rate * factor:g}" for name, rate in rates) if factor else _NONE
         seconds, steps = recipe["seconds_per_step"], recipe["steps_at_equal_time"]
         rows.append(
             (

@@ -44,7 +44,7 @@ class LearningRateSearch:
     The same search for every recipe.
 
     Args:
-        factors: on the recipe's `learning_rate` and `muon_learning_rate`, increasing.
+        factors: on the recipe's `learning_rate` and `muon_learning_rate`, increasing; a single one means no search.
         seed: none of the seeds that are compared.
         steps: length of a trial.
     """
@@ -218,7 +218,7 @@ def _check(path: Path, settings: Settings) -> None:
         (not wrong, f"no recipe {', '.join(wrong)} in {path.parent / 'recipes'}"),
         (bool(settings.seeds), "seeds: give at least one"),
         (settings.learning_rates.seed not in settings.seeds, "learning_rates.seed must not be one of seeds"),
-        (factors == tuple(sorted(set(factors))) and len(factors) > 1, "learning_rates.factors: at least two, rising"),
+        (factors == tuple(sorted(set(factors))) and len(factors) > 0, "learning_rates.factors: rising, at least one"),
         (bool(settings.budgets) and set(settings.budgets) <= set(BUDGETS), f"budgets: choose of {', '.join(BUDGETS)}"),
         (bool(settings.noise), "noise: give at least one setting"),
         (all("--" not in name for name in settings.noise), "noise: '--' cannot be in a name"),

@@ -152,6 +152,8 @@ def _training_seconds(settings: Settings, results: Results, recipe: str) -> dict
 
 def _recipes(settings: Settings, out: Path, results: Results) -> Values:
     rates, calibration = _read_if_there(out / "learning_rates.json"), _read_if_there(out / "calibration.json")
+    factors = settings.learning_rates.factors
+    unsearched = factors[0] if len(factors) == 1 else None
     return {
         key: {
             "name": recipe.name,
@@ -160,6 +162,7 @@ def _recipes(settings: Settings, out: Path, results: Results) -> Values:
                 name: recipe.run[name] for name in ("learning_rate", "muon_learning_rate") if recipe.run.get(name)
             },
             "learning_rate_search": rates.get(key),
+            "learning_rate_factor": rates.get(key, {}).get("factor", unsearched),
             "seconds_per_step": calibration.get("recipes", {}).get(key, {}).get("seconds_per_step"),
             "steps_at_equal_time": _steps(calibration, key),
             "training_seconds": _training_seconds(settings, results, key),
