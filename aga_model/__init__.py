@@ -9,8 +9,8 @@ from .configuration_aga import (
     AgaFusionConfig,
     AgaObjectiveConfig,
     AgaTextConfig,
-    AgaViTConfig,
     AgaVisionConfig,
+    AgaViTConfig,
 )
 from .modeling_aga import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from .processing_aga import AgaProcessor

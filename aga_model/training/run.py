@@ -191,6 +191,15 @@ def _check_batches(splits: dict[str, Dataset], args: AgaTrainingArguments) -> No
         raise ValueError("dataloader_persistent_workers keeps the augmentation of the first epoch; leave it off")
 
 
+def _check_devices(args: AgaTrainingArguments) -> None:
+    """Refuse transformers' DataParallel, whose copies would each compute their losses on a part of the batch."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to a single process; start with `accelerate launch --num_processes "
+            f"{args.n_gpu} train_hf.py ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def _check_optimizer(args: AgaTrainingArguments) -> None:
     if args.muon_learning_rate > 0 and (args.new_module_lr_factor, args.bias_lr_factor) != (1.0, 1.0):
         raise ValueError(
@@ -338,6 +347,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     set_seed(args.seed)
     _check_config(dict(model_args.model_config or {}))
     _check_optimizer(args)
+    _check_devices(args)
     check_noise(*_noise_settings(data_args, args.seed))
     first_start = not (Path(args.output_dir) / RUN_FILE).is_file()
     splits, decisions = _load_splits(data_args, decode=first_start)

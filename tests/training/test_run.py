@@ -314,6 +314,12 @@ def test_bad_input_is_named_before_any_work(run_file, tmp_path, capsys, change, 
     assert not (tmp_path / "run").exists()
 
 
+def test_several_gpus_want_several_processes(run_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.n_gpu", 4)
+    assert main([str(run_file), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "accelerate launch --num_processes 4 train_hf.py" in capsys.readouterr().err
+
+
 def test_a_record_without_a_caption_is_named(run_file, data, tmp_path, capsys):
     broken = tmp_path / "broken"
     broken.mkdir()
