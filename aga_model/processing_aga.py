@@ -9,7 +9,10 @@ REPLACED_ENTRY = "jekyll</w>"
 
 
 class AgaProcessorKwargs(ProcessingKwargs, total=False):
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}  # noqa: RUF012 - read by the library
+    # A caption is one segment: the models take no token types, which BERT's tokenizer would give.
+    _defaults = {  # noqa: RUF012 - read by the library
+        "text_kwargs": {"padding": True, "truncation": True, "return_token_type_ids": False}
+    }
 
 
 class AgaProcessor(ProcessorMixin):

@@ -1,7 +1,7 @@
 """`aga convert`: other people's checkpoints in."""
 
 import logging
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,53 +9,91 @@ import typer
 
 from .messages import fail
 
-FORMATS = ("clip", "irra", "rde", "tbps-clip")
-WITH_STRIDE = ("irra", "rde")
+
+@dataclass(frozen=True)
+class _Format:
+    """
+    A kind of checkpoint.
+
+    Args:
+        loader: function of aga_model.conversion.
+        vocabulary: whose it needs, a key of `_WHERE`.
+        options: of the loader, beyond image size and tokenizer.
+    """
+
+    loader: str
+    vocabulary: str
+    options: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "clip": _Format("load_clip", "CLIP"),
+    "irra": _Format("load_irra", "CLIP", ("stride",)),
+    "rde": _Format("load_rde", "CLIP", ("stride",)),
+    "tbps-clip": _Format("load_tbps_clip", "CLIP"),
+    "albef": _Format("load_albef", "BERT", ("num_heads",)),
+    "rasa": _Format("load_albef", "BERT", ("num_heads",)),
+    "bert": _Format("load_bert", "BERT", ("text_layers",)),
+}
+# Where people have the vocabularies.
+_WHERE = {
+    "CLIP": "a folder with vocab.json and merges.txt, a Hub repository, or bpe_simple_vocab_16e6.txt.gz of the "
+    "method's code",
+    "BERT": "a folder with tokenizer.json or vocab.txt, or a Hub repository such as bert-base-uncased",
+}
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Checkpoint file; for clip also a folder or Hub repository.")],
+    source: Annotated[
+        str, typer.Argument(help="Checkpoint file; for clip also, for bert only a folder or Hub repository.")
+    ],
     kind: Annotated[str, typer.Option("--format", help=f"What it is: {', '.join(FORMATS)}.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            "--tokenizer", help="CLIP's vocabulary: a folder, Hub repository or bpe_simple_vocab_16e6.txt.gz."
+            "--tokenizer",
+            help="CLIP's vocabulary (a folder, Hub repository or bpe_simple_vocab_16e6.txt.gz), or BERT's for albef, "
+            "rasa and bert (a folder or Hub repository).",
         ),
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option("--image-size", help="Height x width in pixels.", show_default="384x128 for clip")
+        str | None,
+        typer.Option(
+            "--image-size", help="Height x width in pixels.", show_default="384x128 for clip, 384x384 for bert"
+        ),
     ] = None,
     stride: Annotated[int | None, typer.Option("--stride", help="Of the patches in pixels (irra, rde).")] = None,
+    num_heads: Annotated[
+        int | None, typer.Option("--num-heads", help="Attention heads (albef, rasa).", show_default="64 wide")
+    ] = None,
+    text_layers: Annotated[
+        int | None,
+        typer.Option("--text-layers", help="Of BERT, for the text tower (bert).", show_default="half of them"),
+    ] = None,
 ) -> None:
     """
-    Turn a checkpoint of CLIP, IRRA, RDE or TBPS-CLIP into a folder for AutoModel and every command here.
+    Turn a checkpoint of CLIP, IRRA, RDE, TBPS-CLIP, ALBEF, RaSa or BERT into a folder for AutoModel and every command.
 
     Every key of the checkpoint is used, or listed as ignored on purpose; anything else is an error.
     """
     # Imported here, so that the other commands do not wait for it.
-    from aga_model.conversion import load_clip, load_irra, load_rde, load_tbps_clip
+    from aga_model import conversion
 
-    loaders: dict[str, Callable[..., Any]] = dict(zip(FORMATS, (load_clip, load_irra, load_rde, load_tbps_clip)))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("aga_model.conversion").setLevel(logging.INFO)
     try:
-        if kind not in loaders:
+        if kind not in FORMATS:
             raise ValueError(f"unknown --format {kind!r}; known: {', '.join(FORMATS)}")
-        if stride is not None and kind not in WITH_STRIDE:
-            raise ValueError(f"--stride belongs to --format {' and '.join(WITH_STRIDE)}")
+        chosen = FORMATS[kind]
+        own = _own_options(chosen, stride=stride, num_heads=num_heads, text_layers=text_layers)
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty")
-        options: dict[str, Any] = {"tokenizer": tokenizer}
-        if image_size is not None:
-            options["image_size"] = _parse_size(image_size)
-        if stride is not None:
-            options["stride"] = stride
-        model, processor = loaders[kind](source, **options)
+        size = _size_options(kind, image_size)
+        model, processor = getattr(conversion, chosen.loader)(source, tokenizer=tokenizer, **size, **own)
         if processor is None:
             raise ValueError(
-                f"{source}: no CLIP vocabulary beside the weights; give --tokenizer a folder with vocab.json and "
-                "merges.txt, a Hub repository, or bpe_simple_vocab_16e6.txt.gz of the method's code"
+                f"{source}: no {chosen.vocabulary} vocabulary for it; give --tokenizer {_WHERE[chosen.vocabulary]}"
             )
     except (OSError, ValueError) as error:
         fail(error)
@@ -67,8 +105,22 @@ def convert(
     typer.echo(f"{out}: {type(model).__name__}, {count / 1e6:.1f} M parameters, images {height}x{width}")
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def _own_options(chosen: _Format, **given: int | None) -> dict[str, int]:
+    """The options that were given; ValueError for one of other formats."""
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in chosen.options:
+            owners = " and ".join(kind for kind, other in FORMATS.items() if name in other.options)
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --format {owners}")
+    return options
+
+
+def _size_options(kind: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"--image-size must look like 384x128 (height x width), got {text!r}")
-    return int(height), int(width)
+    size = int(height), int(width)
+    # BERT brings no vision tower whose size could be changed, but begins with a random one.
+    return {"vision_config": {"image_size": list(size)}} if kind == "bert" else {"image_size": size}

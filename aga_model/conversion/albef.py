@@ -10,11 +10,13 @@ from torch import Tensor
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaForPreTraining
 
-from .irra import infer_image_size
-from .openai import HEAD_DIM, count_blocks, take_pair
+from .bert import WORDS, decoder_is_tied, take_bert_embeddings, take_bert_layers, take_bert_mlm_head
+from .openai import HEAD_DIM, count_blocks, resize_position_table, square_grid, take_pair
 from .state import ConversionError, StateAccount, read_state
 from .vocabulary import Converted, bert_tokenizer, special_tokens_of, with_processor
 
+_MLM_HEAD = "text_encoder.cls.predictions"
+_POSITIONS = "aga.vision_model.embeddings.position_embedding.weight"
 _MOMENTUM = "the momentum model's copy, training state"
 _IGNORED = {
     r"(visual_encoder|text_encoder|vision_proj|text_proj)_m\.": _MOMENTUM,
@@ -38,7 +40,9 @@ def load_albef(
     Args:
         path: the checkpoint.
         num_heads: attention heads of all parts, which the weights don't tell; 64 wide when not given.
-        image_size: (height, width) in pixels; square, as in both methods, when not given.
+        image_size: (height, width) in pixels, multiples of the patch size; the checkpoint's own, a square, when not
+            given. The table of position embeddings is interpolated once (bicubic, class token kept), as RaSa does to
+            fine-tune ALBEF's 256x256 weights on 384x384.
         tokenizer: folder or Hub repository with BERT's vocabulary, such as `bert-base-uncased`. Without it the special
             tokens are taken to have the ids that they have there.
 
@@ -46,14 +50,15 @@ def load_albef(
         (model, processor); the processor is None without `tokenizer`.
 
     Raises:
-        ConversionError: not ALBEF's, a key is neither used nor known, or the image size has to be given.
+        ConversionError: not ALBEF's, or a key is neither used nor known.
+        ValueError: `image_size` does not fit the patches.
     """
     account = StateAccount(read_state(path), path)
     for pattern, reason in _IGNORED.items():
         account.ignore(pattern, reason)
     # With an MLM head BERT is one level down; ALBEF's own fine-tuned retrieval checkpoints have no such head.
     prefix = "text_encoder.bert." if any(account.matching(r"text_encoder\.bert\.")) else "text_encoder."
-    has_mlm = "text_encoder.cls.predictions.bias" in account
+    has_mlm = any(account.matching(re.escape(_MLM_HEAD)))
     vocabulary = None if tokenizer is None else bert_tokenizer(tokenizer)
     layers = count_blocks(account, f"{prefix}encoder.layer")
     crossing = {int(m[1]) for m in account.matching(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.crossattention\.")}
@@ -74,29 +79,31 @@ def load_albef(
         | {"num_hidden_layers": len(crossing)},
         objective_config={"loss_weights": losses, "mask_strategy": "random", "enrichment": "none"},
         logit_scale_init_value=-math.log(float(account.take("temp"))),
+        tie_word_embeddings=decoder_is_tied(account, _MLM_HEAD, f"{prefix}embeddings"),
     )
     model = AgaForPreTraining(config)
     converted = _take_vision(account)
-    converted |= take_bert_embeddings(account, f"{prefix}embeddings", "aga.text_model.embeddings")
-    for layer in range(layers):
-        there = (
-            f"aga.text_model.encoder.layer.{layer}" if layer < text_layers else f"fusion.layers.{layer - text_layers}"
-        )
-        converted |= take_bert_layer(account, f"{prefix}encoder.layer.{layer}", there)
+    table = converted[_POSITIONS]
+    converted[_POSITIONS] = resize_position_table(table, square_grid(table, path), config.vision_config.grid_size)
+    converted |= take_bert_embeddings(account, f"{prefix}embeddings")
+    converted |= take_bert_layers(account, f"{prefix}encoder.layer", layers, text_layers)
     converted |= take_pair(account, "vision_proj", "aga.visual_projection")
     converted |= take_pair(account, "text_proj", "aga.text_projection")
     converted |= take_pair(account, "itm_head", "itm_head")
     may_miss = ["aga.logit_scale"]
     if has_mlm:
-        converted |= take_bert_mlm_head(account, "text_encoder.cls.predictions")
+        converted |= take_bert_mlm_head(account, _MLM_HEAD, converted[WORDS])
     else:
         may_miss += [key for key in model.state_dict() if key.startswith("mlm_head.")]
     account.finish(model, converted, tuple(may_miss))
     return with_processor(model.eval(), vocabulary)
 
 
-def _heads(width: int, num_heads: int | None) -> int:
-    return max(1, width // HEAD_DIM) if num_heads is None else num_heads
+def _heads(width: int, num_heads: int | None, source: str | Path) -> int:
+    heads = max(1, width // HEAD_DIM) if num_heads is None else num_heads
+    if heads < 1 or width % heads:
+        raise ConversionError(f"{source}: num_heads {heads} does not divide the width {width}; give num_heads")
+    return heads
 
 
 def _vision_section(
@@ -104,15 +111,14 @@ def _vision_section(
 ) -> dict[str, Any]:
     projection = account.peek("visual_encoder.patch_embed.proj.weight")
     width, patch = projection.shape[0], projection.shape[-1]
-    patches = account.peek("visual_encoder.pos_embed").shape[1] - 1
-    size, _ = infer_image_size(patches, patch, image_size, patch, 1, account.source)
+    rows, columns = square_grid(account.peek("visual_encoder.pos_embed")[0], account.source)
     return {
-        "image_size": list(size),
+        "image_size": list(image_size or (rows * patch, columns * patch)),
         "patch_size": patch,
         "hidden_size": width,
         "intermediate_size": account.peek("visual_encoder.blocks.0.mlp.fc1.weight").shape[0],
         "num_hidden_layers": count_blocks(account, "visual_encoder.blocks"),
-        "num_attention_heads": _heads(width, num_heads),
+        "num_attention_heads": _heads(width, num_heads, account.source),
     }
 
 
@@ -126,7 +132,7 @@ def _bert_section(account: StateAccount, prefix: str, num_heads: int | None) -> 
         "caption_length": min(64, positions),
         "type_vocab_size": account.peek(f"{prefix}embeddings.token_type_embeddings.weight").shape[0],
         "intermediate_size": account.peek(f"{prefix}encoder.layer.0.intermediate.dense.weight").shape[0],
-        "num_attention_heads": _heads(words.shape[1], num_heads),
+        "num_attention_heads": _heads(words.shape[1], num_heads, account.source),
     }
 
 
@@ -134,7 +140,7 @@ def _fusion_section(account: StateAccount, prefix: str, num_heads: int | None, f
     intermediate = account.peek(f"{prefix}encoder.layer.{first}.intermediate.dense.weight")
     return {
         "intermediate_size": intermediate.shape[0],
-        "num_attention_heads": _heads(intermediate.shape[1], num_heads),
+        "num_attention_heads": _heads(intermediate.shape[1], num_heads, account.source),
     }
 
 
@@ -144,7 +150,7 @@ def _take_vision(account: StateAccount) -> dict[str, Tensor]:
     converted = take_pair(account, "visual_encoder.patch_embed.proj", f"{there}.embeddings.patch_embedding")
     converted |= take_pair(account, "visual_encoder.norm", f"{there}.post_layernorm")
     converted[f"{there}.embeddings.class_embedding"] = account.take("visual_encoder.cls_token").flatten()
-    converted[f"{there}.embeddings.position_embedding.weight"] = account.take("visual_encoder.pos_embed")[0]
+    converted[_POSITIONS] = account.take("visual_encoder.pos_embed")[0]
     names = {
         "norm1": "layer_norm1",
         "norm2": "layer_norm2",
@@ -160,28 +166,4 @@ def _take_vision(account: StateAccount) -> dict[str, Tensor]:
                 converted[f"{layer}.self_attn.{name}.{kind}"] = part.contiguous()
         for name, ours in names.items():
             converted |= take_pair(account, f"{block}.{name}", f"{layer}.{ours}")
-    return converted
-
-
-def take_bert_embeddings(account: StateAccount, source: str, target: str) -> dict[str, Tensor]:
-    """BERT's embeddings, whose names are ours."""
-    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-    converted = {f"{target}.{name}.weight": account.take(f"{source}.{name}.weight") for name in tables}
-    return converted | take_pair(account, f"{source}.LayerNorm", f"{target}.LayerNorm")
-
-
-def take_bert_layer(account: StateAccount, source: str, target: str) -> dict[str, Tensor]:
-    """All that one layer of BERT holds, with its cross-attention when it has one; the names are ours."""
-    keys = [match.string for match in account.matching(rf"{re.escape(source)}\.")]
-    return {f"{target}{key.removeprefix(source)}": account.take(key) for key in keys}
-
-
-def take_bert_mlm_head(account: StateAccount, source: str) -> dict[str, Tensor]:
-    """BERT's MLM head; old files hold its output bias twice, and the tied matrix again."""
-    converted = take_pair(account, f"{source}.transform.dense", "mlm_head.transform.dense")
-    converted |= take_pair(account, f"{source}.transform.LayerNorm", "mlm_head.transform.LayerNorm")
-    converted["mlm_head.decoder.bias"] = account.take(f"{source}.bias")
-    account.ignore(rf"{re.escape(source)}\.decoder\.bias$", "the same as predictions.bias")
-    if f"{source}.decoder.weight" in account:
-        converted["mlm_head.decoder.weight"] = account.take(f"{source}.decoder.weight")
     return converted

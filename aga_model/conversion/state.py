@@ -2,10 +2,13 @@
 
 import logging
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
@@ -17,10 +20,10 @@ class ConversionError(ValueError):
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """
-    State dict of a .pt/.pth file, in float32, without running code from it.
+    State dict of a .pt, .pth, .bin or .safetensors file, in float32, without running code from it.
 
-    Plain checkpoints are read with `weights_only=True`; OpenAI's CLIP files are TorchScript archives, whose parameters
-    are taken and whose code is not called. A dict that nests the state under `model` or `state_dict` is unwrapped.
+    Pickles are read with `weights_only=True`; OpenAI's CLIP files are TorchScript archives, whose parameters are taken
+    and whose code is not called. A dict that nests the state under `model` or `state_dict` is unwrapped.
 
     Raises:
         ConversionError: the file is missing, no checkpoint, or a pickle that holds more than tensors.
@@ -29,12 +32,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConversionError(f"{path}: no such file")
     try:
-        # A TorchScript archive is a zip with a code folder, which torch.load refuses under weights_only.
-        if torch.serialization._is_zipfile(path.open("rb")) and _is_torchscript(path):
-            content = torch.jit.load(str(path), map_location="cpu").state_dict()
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise almost anything on a damaged file
+        content = _read(path)
+    except Exception as error:  # pickle, zip, safetensors and torch raise almost anything on a damaged file
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(f"{path}: cannot be read as a checkpoint of tensors ({reason})") from error
     for wrapper in ("model", "state_dict"):
@@ -49,9 +48,16 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _is_torchscript(path: Path) -> bool:
-    import zipfile
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # A TorchScript archive is a zip with a code folder, which torch.load refuses under weights_only.
+    if zipfile.is_zipfile(path) and _is_torchscript(path):
+        return torch.jit.load(str(path), map_location="cpu").state_dict()
+    return torch.load(path, map_location="cpu", weights_only=True)
 
+
+def _is_torchscript(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
 

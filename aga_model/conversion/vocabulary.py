@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from transformers import AutoTokenizer, BertTokenizer, CLIPTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, BertTokenizer, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.processing_aga import AgaProcessor, clip_tokenizer
 
 from .state import ConversionError
 
-Model = TypeVar("Model", bound=PreTrainedModel, covariant=True)
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class Converted(NamedTuple, Generic[Model]):
@@ -92,24 +92,38 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
 
 
-def bert_tokenizer(where: str | Path) -> BertTokenizer:
+def bert_tokenizer(where: str | Path) -> PreTrainedTokenizerBase:
     """
-    BERT's WordPiece tokenizer from a folder or Hub repository.
+    BERT's WordPiece tokenizer from a folder or Hub repository; of a folder `vocab.txt` alone is enough.
 
     Raises:
-        ConversionError: there is none, or it has no mask token.
+        ConversionError: there is none, or it is not BERT's.
     """
+    words = Path(where) / "vocab.txt"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(where))
+        tokenizer = _read_bert_tokenizer(str(where), words)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(f"{where}: no BERT vocabulary there ({reason})") from error
-    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id):
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id)
+    if None in special:
         raise ConversionError(f"{where}: not BERT's vocabulary, which has [CLS], [SEP], [MASK] and [PAD]")
+    # Where the files are missing transformers makes a tokenizer of the special tokens alone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ConversionError(f"{where}: no BERT vocabulary there (neither tokenizer.json nor vocab.txt)")
     return tokenizer
 
 
-def special_tokens_of(tokenizer: BertTokenizer | None) -> dict[str, Any]:
+def _read_bert_tokenizer(where: str, words: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(where)
+    except ValueError:  # no configuration beside it that says whose vocabulary it is
+        if not words.is_file():
+            raise
+        return BertTokenizer(vocab=str(words))
+
+
+def special_tokens_of(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     """The special tokens as keys of AgaBertTextConfig; none without a tokenizer."""
     if tokenizer is None:
         return {}
@@ -121,6 +135,16 @@ def special_tokens_of(tokenizer: BertTokenizer | None) -> dict[str, Any]:
     }
 
 
-def with_processor(model: Model, tokenizer: BertTokenizer | None) -> Converted[Model]:
-    """A converted model of the BERT family with the processor of its tokenizer, when there is one."""
-    return Converted(model, None if tokenizer is None else AgaProcessor.for_config(model.config, tokenizer))
+def with_processor(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> Converted[Model]:
+    """
+    A converted model of the BERT family with the processor of its tokenizer, when there is one.
+
+    Raises:
+        ConversionError: the tokenizer does not fit the model.
+    """
+    if tokenizer is None:
+        return Converted(model, None)
+    try:
+        return Converted(model, AgaProcessor.for_config(model.config, tokenizer))
+    except ValueError as error:
+        raise ConversionError(f"{tokenizer.name_or_path}: {error}") from error

@@ -8,8 +8,11 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app
+from aga_model.conversion import load_bert
 
-CHECKPOINT = Path(__file__).parents[1] / "fixtures" / "irra_tiny" / "best.pth"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CHECKPOINT = FIXTURES / "irra_tiny" / "best.pth"
+RASA = FIXTURES / "rasa_tiny" / "checkpoint.pth"
 
 
 def _run(*arguments):
@@ -37,13 +40,62 @@ def test_irra_to_a_folder(tmp_path, vocabulary):
     assert AutoProcessor.from_pretrained(tmp_path / "model").tokenizer.mask_token_id == 157
 
 
+@pytest.fixture
+def words(tmp_path):
+    """A folder with a vocab.txt of as many entries as the tiny checkpoint of RaSa has."""
+    entries = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *(f"word{number}" for number in range(115))]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(entries) + "\n")
+    return tmp_path / "words"
+
+
+@pytest.mark.parametrize("kind", ["albef", "rasa"])
+def test_albef_and_rasa_to_a_folder(tmp_path, words, kind):
+    out = tmp_path / "model"
+    options = ["--format", kind, "--out", out, "--tokenizer", words, "--num-heads", 4]
+    result = _run(RASA, *options)
+    assert result.exit_code == 0, result.output
+    assert "AgaForPreTraining" in result.output and "images 64x64" in result.output
+    model = AutoModelForPreTraining.from_pretrained(out)
+    assert torch.equal(model.itm_head.weight, torch.load(RASA, weights_only=True)["model"]["itm_head.weight"])
+    assert model.config.text_config.num_attention_heads == 4
+    assert AutoProcessor.from_pretrained(out).tokenizer("word0")["input_ids"] == [1, 5, 2]
+
+
+def test_bert_to_a_folder(tmp_path, words, monkeypatch):
+    from transformers import BertConfig, BertModel
+
+    def load_small(source, vision_config, **options):
+        """With a vision tower that is smaller than the command's ViT-B/16."""
+        small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return load_bert(source, vision_config=vision_config | small, **options)
+
+    monkeypatch.setattr("aga_model.conversion.load_bert", load_small)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    bert = BertModel(BertConfig(vocab_size=120, **sizes))
+    bert.save_pretrained(words)
+    options = ["--format", "bert", "--out", tmp_path / "model", "--text-layers", 1, "--image-size", "48x32"]
+    result = _run(words, *options)
+    assert result.exit_code == 0, result.output
+    assert "images 48x32" in result.output
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "model")
+    assert len(model.aga.text_model.encoder.layer) == 1 and len(model.fusion.layers) == 2
+    wanted = bert.encoder.layer[2].output.dense.weight
+    assert torch.equal(model.fusion.layers[1].output.dense.weight, wanted)
+    assert model.config.text_config.mask_token_id == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--format", "irra"], "no CLIP vocabulary"),
-        (["--format", "blip"], "known: clip, irra, rde, tbps-clip"),
+        (["--format", "blip"], "known: clip, irra, rde, tbps-clip, albef, rasa, bert"),
         (["--format", "irra", "--image-size", "big"], "must look like 384x128"),
-        (["--format", "clip", "--stride", "8"], "belongs to --format irra and rde"),
+        (["--format", "clip", "--stride", "8"], "--stride belongs to --format irra and rde"),
+        (["--format", "irra", "--num-heads", "4"], "--num-heads belongs to --format albef and rasa"),
+        (["--format", "rasa", "--text-layers", "4"], "--text-layers belongs to --format bert"),
+        (["--format", "albef"], "no transformer blocks under 'text_encoder."),
+        (["--format", "bert"], "cannot be loaded as transformers' BERT"),
         (["--format", "clip"], "logit_scale"),
         (["--format", "rde"], "keys are not known"),
     ],
@@ -53,6 +105,12 @@ def test_what_is_wrong_is_named(tmp_path, arguments, named):
     assert result.exit_code == 2
     assert named in result.output
     assert not (tmp_path / "model").exists()
+
+
+def test_a_missing_vocabulary_is_named_by_its_family(tmp_path):
+    result = _run(RASA, "--format", "rasa", "--out", tmp_path / "model", "--num-heads", 4)
+    assert result.exit_code == 2 and not (tmp_path / "model").exists()
+    assert "no BERT vocabulary" in result.output and "vocab.txt" in result.output
 
 
 def test_an_output_folder_in_use_is_left_alone(tmp_path):
