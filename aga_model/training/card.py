@@ -48,6 +48,15 @@ def _enrichment(objective: dict[str, Any]) -> str:
     )
 
 
+def _momentum(objective: dict[str, Any]) -> str:
+    if objective.get("momentum") is None:
+        return "none"
+    return (
+        f"momentum {objective['momentum']}, weight of its targets {objective['distillation_weight']}, queue of "
+        f"{objective['queue_size']}; not part of this model"
+    )
+
+
 def _noise(run: dict[str, Any]) -> str:
     noise = run.get("noise")
     if not noise:
@@ -77,11 +86,12 @@ def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str,
         _card_data(run, metrics, rendered, model_name),
         template_path=str(TEMPLATE),
         model_name=model_name,
+        family={"clip": "CLIP", "bert": "BERT"}[model["family"]],
         version=run["versions"]["aga_model"],
         rendered=rendered,
         height=height,
         width=width,
-        text_length=model["text_config"]["max_position_embeddings"],
+        text_length=model["text_config"].get("caption_length", model["text_config"]["max_position_embeddings"]),
         metrics=metrics,
         data_name=_data_name(run, rendered),
         counts=run["data_counts"],
@@ -90,6 +100,7 @@ def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str,
         losses=", ".join(f"{name} x {weight}" for name, weight in objective["loss_weights"].items()),
         masking=f"{strategy}, ratio {objective['mask_ratio']}",
         enrichment=_enrichment(objective),
+        momentum=_momentum(objective),
         steps=steps,
         batch=run["training"]["per_device_train_batch_size"],
         processes=run["processes"],
