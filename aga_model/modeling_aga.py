@@ -424,6 +424,26 @@ class AgaFusionModel(AgaPreTrainedModel):
         return self.itm_head(_pooled(self.fusion(text_states, image_states, text_mask), summary))
 
 
+@dataclass(frozen=True)
+class _MaskedWords:
+    """
+    One masking of a batch of captions.
+
+    Args:
+        probabilities: (batch, seq) of masking each token.
+        masked: bool (batch, seq).
+        logits: (masked tokens, vocabulary) in the row-major order of `masked`.
+        predictions: the logits that TEM reads, of the momentum model where there is one.
+        loss: scalar.
+    """
+
+    probabilities: Tensor
+    masked: Tensor
+    logits: Tensor
+    predictions: Tensor
+    loss: Tensor
+
+
 class AgaForPreTraining(AgaFusionModel):
     """
     [`AgaModel`] with a fusion encoder and heads for MLM, ITM and identities, trained by AGA.
@@ -599,12 +619,12 @@ class AgaForPreTraining(AgaFusionModel):
         return objective.enrichment_probability > 0 and self.training_progress >= objective.enrichment_start
 
     def _enriched_texts(
-        self, input_ids: Tensor, attention_mask: Tensor | None, text: Tensor, masked: Tensor, mlm_logits: Tensor
+        self, input_ids: Tensor, attention_mask: Tensor | None, text: Tensor, words: _MaskedWords
     ) -> tuple[Tensor, Tensor]:
         """TEM: captions (batch, seq) of which a share is enriched, and the embeddings (batch, dim) of these."""
         probability = self.config.objective_config.enrichment_probability
         chosen = torch.rand(len(input_ids), 1, device=input_ids.device) < probability
-        enriched = torch.where(chosen, self.enrichment.enrich(input_ids, masked, mlm_logits), input_ids)
+        enriched = torch.where(chosen, self.enrichment.enrich(input_ids, words.masked, words.predictions), input_ids)
         changed = (enriched != input_ids).any(dim=1).nonzero().squeeze(1)
         if len(changed) == 0:
             return enriched, text
@@ -660,46 +680,31 @@ class AgaForPreTraining(AgaFusionModel):
             with torch.no_grad():
                 teacher_vision = teacher.model.aga.get_image_features(pixel_values)
         losses: dict[str, Tensor] = {}
-        probabilities = masked = mlm_logits = None
-        enriched_ids, enriched_text = input_ids, text
         image_states = None
         if objective.weight("mlm") > 0 or objective.weight("itm") > 0:
             image_states = self.aga.fusion_image_states(vision)
+        words = None
+        views = [(input_ids, text)]
         if objective.weight("mlm") > 0:
-            probabilities = self.mask_probabilities(input_ids, attention_mask, attention)
-            masked = sample_tokens(probabilities)
-            corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
-            mlm_logits = self.mlm_logits(corrupted, image_states, masked, attention_mask)
-            labels, predictions = input_ids[masked], mlm_logits
-            if teacher is None:
-                loss = mlm_loss(mlm_logits, labels)
-            else:
-                with torch.no_grad():
-                    states = teacher.model.aga.fusion_image_states(teacher_vision)
-                    predictions = teacher.model.mlm_logits(corrupted, states, masked, attention_mask)
-                loss = distilled_mlm_loss(mlm_logits, labels, predictions, teacher.weight)
-            losses["mlm"] = global_mean(loss, len(labels))
+            words = self._masked_words(input_ids, attention_mask, attention, image_states, teacher, teacher_vision)
+            losses["mlm"] = words.loss
+            # Decided by settings alone, so that all processes take part in the same collectives.
             if self._enriches_now():
-                enriched_ids, enriched_text = self._enriched_texts(
-                    input_ids, attention_mask, text, masked, predictions
-                )
+                enriched = self._enriched_texts(input_ids, attention_mask, text, words)
+                views = [enriched, *views] if objective.enrichment == "add" else [enriched]
         if objective.weight("itm") > 0:
             losses["itm"] = self._matching_loss(
                 vision, text_outputs, image_states, input_ids, attention_mask, person_ids
             )
-        # Decided by settings alone, so that all processes take part in the same collectives.
-        views = [(enriched_ids, enriched_text)]
-        if objective.enrichment == "add" and self._enriches_now():
-            views.append((input_ids, text))
-        alignment = []
-        for ids, embeds in views:
-            targets = None
-            if teacher is not None and objective.weight("itc") > 0:
-                targets = self._teacher_embeds(teacher, teacher_vision, ids, attention_mask)
-            alignment.append(self._alignment_losses(image, embeds, person_ids, teacher, targets))
+        targets = [self._teacher_embeds(teacher, teacher_vision, ids, attention_mask) for ids, _ in views]
+        alignment = [
+            self._alignment_losses(image, embeds, person_ids, teacher, target)
+            for (_, embeds), target in zip(views, targets)
+        ]
         losses |= {name: sum(view[name] for view in alignment) / len(alignment) for name in alignment[0]}
-        if objective.queue_size > 0 and teacher is not None and targets is not None and self.training:
-            teacher.remember(*targets, gather_rows(person_ids))
+        if teacher is not None and targets[-1] is not None and objective.queue_size > 0 and self.training:
+            teacher.remember(*targets[-1], gather_rows(person_ids))
+        enriched_ids, enriched_text = views[0]
         loss = sum((objective.weight(name) * value for name, value in losses.items()), start=image.sum() * 0.0)
         image_embeds = nn.functional.normalize(image, dim=-1)
         text_embeds = nn.functional.normalize(enriched_text, dim=-1)
@@ -713,17 +718,47 @@ class AgaForPreTraining(AgaFusionModel):
             logits_per_image=image_embeds @ text_embeds.t() / self.temperature,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
-            masked=masked,
-            mask_probabilities=probabilities,
-            mlm_logits=mlm_logits,
+            masked=None if words is None else words.masked,
+            mask_probabilities=None if words is None else words.probabilities,
+            mlm_logits=None if words is None else words.logits,
             enriched_input_ids=enriched_ids,
         )
 
+    def _masked_words(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        attention: Tensor | None,
+        image_states: Tensor,
+        teacher: MomentumModel | None,
+        teacher_vision: BaseModelOutputWithPooling | None,
+    ) -> _MaskedWords:
+        """Mask a batch of captions and predict what was masked."""
+        probabilities = self.mask_probabilities(input_ids, attention_mask, attention)
+        masked = sample_tokens(probabilities)
+        corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
+        logits = self.mlm_logits(corrupted, image_states, masked, attention_mask)
+        labels, predictions = input_ids[masked], logits
+        if teacher is None:
+            loss = mlm_loss(logits, labels)
+        else:
+            with torch.no_grad():
+                states = teacher.model.aga.fusion_image_states(teacher_vision)
+                predictions = teacher.model.mlm_logits(corrupted, states, masked, attention_mask)
+            loss = distilled_mlm_loss(logits, labels, predictions, teacher.weight)
+        return _MaskedWords(probabilities, masked, logits, predictions, global_mean(loss, len(labels)))
+
     @torch.no_grad()
     def _teacher_embeds(
-        self, teacher: MomentumModel, vision: BaseModelOutputWithPooling, ids: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The momentum model's image and text embeddings of the global batch, (global batch, dim) each."""
+        self,
+        teacher: MomentumModel | None,
+        vision: BaseModelOutputWithPooling | None,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """The momentum model's image and text embeddings of the global batch, (global batch, dim), where ITC asks."""
+        if teacher is None or self.config.objective_config.weight("itc") == 0:
+            return None
         text = teacher.model.aga.get_text_features(ids, attention_mask)
         return gather_rows(vision.pooler_output.float()), gather_rows(text.pooler_output.float())
 

@@ -206,6 +206,8 @@ def test_a_checkpoint_without_its_teacher_is_refused(make_model, tmp_path):
 def test_the_released_folder_holds_no_teacher(unbroken):
     folder = unbroken / "run" / "model"
     assert not list(folder.rglob(TEACHER_FILE)) and not list(folder.rglob("*.bin"))
+    card = (folder / "README.md").read_text()
+    assert "the BERT family" in card and "momentum 0.9, weight of its targets 0.4, queue of 20; not part" in card
     released = load_file(folder / "model.safetensors")
     assert all(name.split(".")[0] in ("aga", "fusion", "mlm_head", "itm_head") for name in released)
     model = AgaForPreTraining.from_pretrained(folder)
