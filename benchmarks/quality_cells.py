@@ -28,6 +28,7 @@ from aga_model.evaluation.diagnostics import masked_attribute_share
 from aga_model.evaluation.language_diagnostics import enrichment_truth, mlm_accuracy, wrong_rows
 from aga_model.evaluation.metrics import ranking_metrics
 from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.retrieval.reranking import Reranker
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.run import NOISE_FILE, PreparedRun, fit, prepare, training_figures
 from aga_model.training.trainer import AgaTrainer
@@ -164,9 +165,15 @@ def train_cell(job: Job) -> None:
 
 
 def _measure(job: Job, model, processor, rows) -> dict[str, float]:
-    """Retrieval metrics of a split; rank and AP of every query go into `records` beside the results."""
-    split = RetrievalEvaluator(rows, processor).embed(model.aga)
-    ranking = split.rank_images(device=model.device)
+    """
+    Retrieval metrics of a split, those of the re-ranked order with the prefix `reranked_`.
+
+    Rank and AP of every query, by the dual encoder, go into `records` beside the results.
+    """
+    best = job.settings.get("rerank", 0)
+    evaluator = RetrievalEvaluator(rows, processor)
+    split = evaluator.embed(model.aga)
+    ranking = split.rank_images(top_k=best, device=model.device)
     path = job.result.parent.parent / "records" / f"{job.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
@@ -175,7 +182,11 @@ def _measure(job: Job, model, processor, rows) -> dict[str, float]:
         first_rank=ranking.first_rank.astype(np.int32),
         average_precision=ranking.average_precision.astype(np.float32),
     )
-    return ranking_metrics(ranking)
+    metrics = ranking_metrics(ranking)
+    if best:
+        reranked = evaluator.rerank(Reranker(model, processor), ranking)
+        metrics |= {f"reranked_{name}": value for name, value in ranking_metrics(reranked).items()}
+    return metrics
 
 
 def _diagnose(job: Job, run: PreparedRun, model, held_out) -> Values:

@@ -217,7 +217,26 @@ def _budget(summary: Values, budget: str) -> list[str]:
             "",
             table(header, rows, text_columns=2),
         ]
-    return lines
+    return lines + _reranking(summary, budget)
+
+
+def _reranking(summary: Values, budget: str) -> list[str]:
+    recipes, seeds = summary["recipes"], len(summary["seeds"])
+    rows = []
+    for row in summary["reranking"]:
+        if row["budget"] == budget:
+            figures = [row["metrics"].get(metric) for metric in METRICS]
+            columns = [text for at in figures for text in (_spread(at, seeds), _difference(at and at["difference"]))]
+            rows.append((recipes[row["recipe"]]["name"], row["noise"], *columns))
+    if not rows:
+        return []
+    header = ["recipe", "noise"] + [text for metric in METRICS for text in (LABELS[metric], f"Δ {LABELS[metric]}")]
+    return [
+        f"Re-ranked: the first {summary['rerank']} images of each query ordered by the ITM head, and the differences "
+        "from the same model's dual encoder, paired by seed:",
+        "",
+        table(header, rows, text_columns=2),
+    ]
 
 
 def chance_beyond(errors: float, seeds: int) -> float:

@@ -91,6 +91,7 @@ class Settings:
         reference: recipe that the others are compared with.
         measured_on: `test`, or `val` for settling the defaults of a method.
         diagnostic_captions: number of captions that each diagnostic reads.
+        rerank: images of each query that a recipe with the loss `itm` also re-ranks; 0 for none.
         keep_models: patterns of cell names whose models are kept and whose word attention is drawn.
         only_recipes: recipes to take of those in the folder; all when empty.
         recipes: by key, in the order of the tables; from the folder `recipes` beside the file.
@@ -108,6 +109,7 @@ class Settings:
     reference: str
     measured_on: str
     diagnostic_captions: int
+    rerank: int
     keep_models: tuple[str, ...]
     only_recipes: tuple[str, ...]
     recipes: dict[str, Recipe]

@@ -116,6 +116,7 @@ def summarise(settings: Settings, out: Path) -> Values:
         "noise": settings.noise,
         "steps": settings.steps,
         "measured_on": settings.measured_on,
+        "rerank": settings.rerank,
         "same_within": settings.calibration.same_within,
         "reference": settings.reference,
         "data": first["settings"]["data"],
@@ -123,6 +124,7 @@ def summarise(settings: Settings, out: Path) -> Values:
         "cells": {"finished": len(results), "of": len(all_cells(settings))},
         "recipes": _recipes(settings, out, results),
         "results": _results(settings, results),
+        "reranking": _reranking(settings, results),
         "differences": _differences(settings, results, out / "records"),
         "diagnostics": _diagnostics(settings, results),
         "devices": _distinct(result["device"] for result in unique.values()),
@@ -173,8 +175,8 @@ def _recipes(settings: Settings, out: Path, results: Results) -> Values:
 
 def _by_seed(settings: Settings, results: Results, recipe: str, noise: str, budget: str, metric: str):
     """seed -> metric, of the finished cells."""
-    cells = (Cell(recipe, noise, seed, budget) for seed in settings.seeds)
-    return {cell.seed: results[cell]["metrics"][metric] for cell in cells if cell in results}
+    cells = [cell for seed in settings.seeds if (cell := Cell(recipe, noise, seed, budget)) in results]
+    return {cell.seed: found for cell in cells if (found := results[cell]["metrics"].get(metric)) is not None}
 
 
 def _results(settings: Settings, results: Results) -> Values:
@@ -189,6 +191,24 @@ def _results(settings: Settings, results: Results) -> Values:
                         at = found.setdefault(budget, {}).setdefault(recipe, {}).setdefault(noise, {})
                         at[metric] = mean_sd(values.values())
     return found
+
+
+def _reranking(settings: Settings, results: Results) -> list[Values]:
+    """Of recipes with an ITM head: the re-ranked figures and how far they are from the dual encoder's, by seed."""
+    rows = []
+    for budget in settings.budgets:
+        for noise in settings.noise:
+            for recipe in settings.recipes:
+                row: Values = {"budget": budget, "noise": noise, "recipe": recipe, "metrics": {}}
+                for metric in METRICS:
+                    before, after = (_by_seed(settings, results, recipe, noise, budget, name)
+                                     for name in (metric, f"reranked_{metric}"))  # fmt: skip
+                    if after:
+                        difference = paired_difference(before, after)
+                        row["metrics"][metric] = {**mean_sd(after.values()), "difference": difference}
+                if row["metrics"]:
+                    rows.append(row)
+    return rows
 
 
 def _differences(settings: Settings, results: Results, records: Path) -> list[Values]:

@@ -26,7 +26,7 @@ MODEL_ROOM = {
 }
 MAY_IMPORT = {
     "data": set(),
-    "evaluation": {"data"},
+    "evaluation": {"data", "retrieval"},
     "training": {"data", "evaluation"},
     "retrieval": {"data"},
     "conversion": set(),

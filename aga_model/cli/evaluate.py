@@ -1,4 +1,4 @@
-"""`aga evaluate`: measure a model on a split of a dataset, with intervals, per-query results and failures."""
+"""`aga evaluate`: measure a model on a split, with intervals, re-ranking, per-query results and failures."""
 
 import json
 import platform
@@ -32,7 +32,8 @@ from ..evaluation.records import (
     write_records,
 )
 from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
-from ..retrieval import Hit, PersonEncoder, save_result_picture
+from ..retrieval import Hit, PersonEncoder, Reranker, save_result_picture
+from ..retrieval.reranking import MEMORY_MIB
 from ..version import __version__
 from .messages import RENDERED_NOTE, fail, note, shown
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.json"
 FAILURES_FILE = "failures.png"
+RERANKED = "text_to_image_reranked"
+RERANKED_QUERY_FILE = "reranked_queries.jsonl"
+RERANKED_FAILURES_FILE = "reranked_failures.png"
 TOP_K = 10
 _FAILURES = 8
 _LABELS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
@@ -64,7 +68,11 @@ QUERY_FILES = {Direction.TEXT_TO_IMAGE: "queries.jsonl", Direction.IMAGE_TO_TEXT
 
 @dataclass
 class _Measured:
-    """One direction: its ranking, the record of each query, and what follows from them."""
+    """
+    One direction, or one direction re-ranked: its ranking, the record of each query, and what follows from them.
+
+    `others` are the metrics that these are compared with; `differences` are there when intervals are asked for.
+    """
 
     ranking: Ranking
     records: list[Record]
@@ -91,6 +99,12 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    rerank: Annotated[
+        int | None, typer.Option("--rerank", min=1, help="Also re-rank the first K images of each caption by ITM.")
+    ] = None,
+    rerank_memory: Annotated[
+        int, typer.Option("--rerank-memory", min=1, help="MiB for the states that re-ranking keeps.")
+    ] = int(MEMORY_MIB),
     bootstrap: Annotated[
         int, typer.Option("--bootstrap", min=0, help="Resamplings of the intervals; 0 for none.")
     ] = 1000,
@@ -102,9 +116,24 @@ def evaluate(
     Every caption of the split is a query and every image of the split is in the gallery.
     """
     try:
-        _evaluate(model, data_root, dataset, split, direction, out, compare, batch_size, device, bootstrap, seed)
+        _evaluate(
+            model,
+            data_root,
+            dataset,
+            split,
+            direction,
+            out,
+            compare,
+            batch_size,
+            device,
+            rerank,
+            rerank_memory,
+            bootstrap,
+            seed,
+        )
     except torch.OutOfMemoryError:
-        fail(f"a batch of {batch_size} does not fit into the GPU's memory: give a smaller --batch-size")
+        remedy = "--batch-size" if rerank is None else "--batch-size or --rerank-memory"
+        fail(f"a batch of {batch_size} does not fit into the GPU's memory: give a smaller {remedy}")
     except (ValueError, OSError) as error:
         fail(error)
 
@@ -119,12 +148,16 @@ def _evaluate(
     compare: Path | None,
     batch_size: int,
     device: str | None,
+    rerank: int | None,
+    rerank_memory: int,
     bootstrap: int,
     seed: int,
 ) -> None:
     _check_out(out, compare)
     if compare is not None and bootstrap == 0:
         raise ValueError("--compare needs --bootstrap above 0 for the interval of the difference")
+    if rerank is not None and Direction.TEXT_TO_IMAGE not in direction.single:
+        raise ValueError(f"--rerank re-ranks the images of captions, which --direction {direction} does not measure")
     others = {} if compare is None else {each: read_records(compare / QUERY_FILES[each]) for each in direction.single}
     # Imported here, so that the other commands run without the libraries of the extra `train`.
     from ..data.benchmarks import load_benchmark
@@ -137,19 +170,31 @@ def _evaluate(
     encoder = PersonEncoder.from_pretrained(model, device)
     if encoder.rendered_only:
         note(RENDERED_NOTE)
-    embedded = RetrievalEvaluator(splits[split], encoder.processor, batch_size).embed(encoder.model)
+    reranker = None if rerank is None else Reranker.from_encoder(encoder, rerank_memory, batch_size)
+    evaluator = RetrievalEvaluator(splits[split], encoder.processor, batch_size)
+    embedded = evaluator.embed(encoder.model)
+    candidates = min(rerank or 0, len(embedded.gallery_paths))
+    rankings = {each: _rank(embedded, each, encoder.device, max(TOP_K, candidates)) for each in direction.single}
     measured = {
-        each: _measure(embedded, each, encoder.device, others.get(each), compare, bootstrap, seed)
-        for each in direction.single
+        each: _measure(embedded, each, ranking, others.get(each), compare, bootstrap, seed)
+        for each, ranking in rankings.items()
     }
     report = _describe(encoder, embedded, dataset, split, batch_size, bootstrap, seed)
     for each, found in measured.items():
         report[each.value.replace("-", "_")] = _summary(found)
-        _print_table(each, found, embedded)
+        _print_table(each.value, found, embedded)
     if compare is not None:
         report["compared_with"] = _other_model(compare)
+    reranked = None
+    if reranker is not None:
+        to_images = Direction.TEXT_TO_IMAGE
+        ranking = evaluator.rerank(reranker, rankings[to_images].best(candidates))
+        reranked = _measure(embedded, to_images, ranking, measured[to_images].records, None, bootstrap, seed)
+        report[RERANKED] = _describe_reranking(reranker, candidates) | _summary(reranked, "difference_to_dual_encoder")
+        title = f"text-to-image, first {candidates} images of each caption re-ranked by ITM"
+        _print_table(title, reranked, embedded, other="dual encoder")
     if out is not None:
-        _write(out, report, measured, embedded)
+        _write(out, report, measured, reranked, embedded)
 
 
 def _check_out(out: Path | None, compare: Path | None) -> None:
@@ -161,21 +206,25 @@ def _check_out(out: Path | None, compare: Path | None) -> None:
         raise ValueError(f"--out and --compare are the same folder {out}: give another --out")
 
 
+def _rank(embedded: "SplitEmbeddings", direction: Direction, device: torch.device, top_k: int) -> Ranking:
+    to_images = direction is Direction.TEXT_TO_IMAGE
+    return embedded.rank_images(top_k, device) if to_images else embedded.rank_captions(top_k, device)
+
+
 def _measure(
     embedded: "SplitEmbeddings",
     direction: Direction,
-    device: torch.device,
+    ranking: Ranking,
     others: list[Record] | None,
     where: Path | None,
     bootstrap: int,
     seed: int,
 ) -> _Measured:
+    ranking = ranking.best(TOP_K)
     if direction is Direction.TEXT_TO_IMAGE:
-        ranking = embedded.rank_images(TOP_K, device)
         records = caption_records(embedded, ranking)
         query_ids, gallery_ids = embedded.query_person_ids, embedded.gallery_person_ids
     else:
-        ranking = embedded.rank_captions(TOP_K, device)
         records = image_records(embedded, ranking)
         query_ids, gallery_ids = embedded.gallery_person_ids, embedded.query_person_ids
     values = record_values(records)
@@ -188,7 +237,7 @@ def _measure(
         require_same_queries(records, others, str(where))
         theirs = record_values(others)
         before = {name: float(row.mean()) for name, row in theirs.items()}
-        differences = compare_queries(theirs, values, query_ids, bootstrap, seed=seed)
+        differences = compare_queries(theirs, values, query_ids, bootstrap, seed=seed) if bootstrap else {}
     return _Measured(ranking, records, query_ids, metrics, intervals, differences, before)
 
 
@@ -232,14 +281,25 @@ def _describe(
     }
 
 
-def _summary(found: _Measured) -> dict[str, Any]:
+def _describe_reranking(reranker: Reranker, candidates: int) -> dict[str, Any]:
+    """How the candidates were re-ranked, as JSON values."""
+    return {
+        "candidates": candidates,
+        "score": "log-odds of the ITM head + similarity_weight * cosine similarity / temperature",
+        "similarity_weight": reranker.similarity_weight,
+        "memory_mib": reranker.memory_mib,
+    }
+
+
+def _summary(found: _Measured, difference: str = "difference") -> dict[str, Any]:
+    """Figures as JSON values; `difference` is the key of the comparison."""
     summary: dict[str, Any] = {
         "metrics": found.metrics,
         "intervals": {name: [interval.low, interval.high] for name, interval in found.intervals.items()},
         "queries": len(found.records),
     }
     if found.differences:
-        summary["difference"] = {name: asdict(difference) for name, difference in found.differences.items()}
+        summary[difference] = {name: asdict(value) for name, value in found.differences.items()}
     return summary
 
 
@@ -251,21 +311,24 @@ def _other_model(folder: Path) -> dict[str, Any]:
         return {"folder": str(folder)}
 
 
-def _print_table(direction: Direction, found: _Measured, embedded: "SplitEmbeddings") -> None:
+def _print_table(title: str, found: _Measured, embedded: "SplitEmbeddings", other: str = "other") -> None:
     persons = len(np.unique(embedded.gallery_person_ids))
-    heading = f"{direction.value}, {persons} persons, {len(embedded.gallery_paths)} images, "
+    heading = f"{title}, {persons} persons, {len(embedded.gallery_paths)} images, "
     table = Table(title=heading + f"{len(embedded.captions)} captions", title_justify="left")
     columns = ["metric", "percent"] + (["95% interval"] if found.intervals else [])
-    columns += ["other", "difference", "95% interval", "p"] if found.differences else []
+    columns += [other, "difference"] if found.others else []
+    columns += ["95% interval", "p"] if found.differences else []
     for column in columns:
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, label in _LABELS.items():
-        cells = [label, f"{found.metrics[name]:.2f}"]
+        value = found.metrics[name]
+        cells = [label, f"{value:.2f}"]
         if name in found.intervals:
             cells.append(_shown_interval(found.intervals[name]))
+        if name in found.others:
+            cells += [f"{found.others[name]:.2f}", f"{value - found.others[name]:+.2f}"]
         if name in found.differences:
             difference = found.differences[name]
-            cells += [f"{found.others[name]:.2f}", f"{difference.value:+.2f}"]
             cells += [_shown_interval(difference.interval, "+"), f"{difference.p_value:.4f}"]
         table.add_row(*cells)
     console = Console()
@@ -278,20 +341,31 @@ def _shown_interval(interval: Interval, sign: str = "") -> str:
 
 
 def _write(
-    out: Path, report: dict[str, Any], measured: Mapping[Direction, _Measured], embedded: "SplitEmbeddings"
+    out: Path,
+    report: dict[str, Any],
+    measured: Mapping[Direction, _Measured],
+    reranked: _Measured | None,
+    embedded: "SplitEmbeddings",
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for direction, found in measured.items():
-        write_records(out / QUERY_FILES[direction], found.records)
-    written = [QUERY_FILES[direction] for direction in measured]
+    records = {QUERY_FILES[direction]: found for direction, found in measured.items()}
+    failures = {}
     if Direction.TEXT_TO_IMAGE in measured:
-        picture = _failures(measured[Direction.TEXT_TO_IMAGE], embedded)
-        (out / FAILURES_FILE).unlink(missing_ok=True)
+        failures[FAILURES_FILE] = measured[Direction.TEXT_TO_IMAGE]
+    if reranked is not None:
+        records[RERANKED_QUERY_FILE] = failures[RERANKED_FAILURES_FILE] = reranked
+    for name, found in records.items():
+        write_records(out / name, found.records)
+    written = [*records]
+    for name, found in failures.items():
+        picture = _failures(found, embedded)
+        (out / name).unlink(missing_ok=True)
         if picture is None:
-            note("every query found its person at rank 1: there are no failures to draw")
+            which = "query" if name == FAILURES_FILE else "re-ranked query"
+            note(f"every {which} found its person at rank 1: there are no failures to draw")
         else:
-            picture.save(out / FAILURES_FILE)
-            written.append(FAILURES_FILE)
+            picture.save(out / name)
+            written.append(name)
     write_json(out / METRICS_FILE, report)
     typer.echo(f"written to {shown(out)}: {', '.join([METRICS_FILE, *written])}")
 

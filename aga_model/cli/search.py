@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,14 +13,28 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from ..retrieval import Gallery, Hit, ModelLoadError, PersonEncoder, TextTruncatedWarning, save_result_picture
+from ..retrieval import (
+    Gallery,
+    Hit,
+    ModelLoadError,
+    PersonEncoder,
+    Reranker,
+    TextTruncatedWarning,
+    rerank_hits,
+    save_result_picture,
+)
 from .messages import RENDERED_NOTE, fail, note, shown
+
+_LISTED = 5
 
 
 def search(
     gallery: Annotated[Path, typer.Argument(help="Folder that `aga index` wrote.")],
     query: Annotated[str, typer.Argument(help="What the person looks like, in a sentence.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Number of results.")] = 10,
+    rerank: Annotated[
+        int | None, typer.Option("--rerank", min=1, help="Re-rank the first K images by the model's ITM head.")
+    ] = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="Write a picture of the results, e.g. result.png.")
     ] = None,
@@ -30,20 +44,31 @@ def search(
 ) -> None:
     """Find the person that a sentence describes in a gallery of `aga index`."""
     try:
-        _search(gallery, query, top_k, save, as_json, model, device)
+        _search(gallery, query, top_k, rerank, save, as_json, model, device)
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         fail(error)
 
 
 def _search(
-    path: Path, query: str, top_k: int, save: Path | None, as_json: bool, model: str | None, device: str | None
+    path: Path,
+    query: str,
+    top_k: int,
+    rerank: int | None,
+    save: Path | None,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
 ) -> None:
     if not query.strip():
         raise ValueError("the query is empty: describe the person in a sentence")
     gallery = Gallery.open(path)
     encoder = _load_encoder(gallery, model, device)
     notes = [RENDERED_NOTE] if encoder.rendered_only else []
-    hits = gallery.search(_encode(encoder, query, notes), top_k)[0]
+    reranker = None if rerank is None else Reranker.from_encoder(encoder)
+    hits = gallery.search(_encode(encoder, query, notes), max(top_k, rerank or 0))[0]
+    if reranker is not None:
+        hits = _rerank(reranker, query, hits, rerank or 0, notes)
+    hits = hits[:top_k]
     if top_k > gallery.count():
         notes.append(f"--top-k is {top_k}, but the gallery holds {gallery.count()} images: all of them are listed")
     if save is not None:
@@ -52,9 +77,9 @@ def _search(
     for line in notes:
         note(line)
     if as_json:
-        _print_json(gallery, query, top_k, hits, notes)
+        _print_json(gallery, query, top_k, rerank, hits, notes)
     else:
-        _print_table(hits)
+        _print_table(hits, rerank)
 
 
 def _load_encoder(gallery: Gallery, model: str | None, device: str | None) -> PersonEncoder:
@@ -78,22 +103,46 @@ def _encode(encoder: PersonEncoder, query: str, notes: list[str]) -> np.ndarray:
     return embedding
 
 
-def _print_json(gallery: Gallery, query: str, top_k: int, hits: list[Hit], notes: list[str]) -> None:
+def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
+    """The first `number` hits in the order of the ITM head, the rest as it was behind them."""
+    first, skipped = rerank_hits(reranker, query, hits[:number])
+    if number > len(hits):
+        notes.append(f"--rerank is {number}, but the gallery holds {len(hits)} images: all of them are re-ranked")
+    for item in skipped[:_LISTED]:
+        notes.append(f"behind the re-ranked images, since it cannot be read: {item.path}: {item.reason}")
+    if len(skipped) > _LISTED:
+        notes.append(f"and {len(skipped) - _LISTED} more images that cannot be read")
+    return first + hits[number:]
+
+
+def _print_json(
+    gallery: Gallery, query: str, top_k: int, rerank: int | None, hits: list[Hit], notes: list[str]
+) -> None:
     result = {
         "query": query,
         "top_k": top_k,
         "gallery": str(gallery.path),
         "gallery_count": gallery.count(),
         "model": gallery.model_name,
-        "hits": [{"rank": hit.rank, "score": hit.score, **hit.row} for hit in hits],
+        "hits": [_json_hit(hit, rerank is not None) for hit in hits],
         "notes": notes,
     }
+    if rerank is not None:
+        result["rerank"] = rerank
     typer.echo(json.dumps(result, indent=2))
 
 
-def _print_table(hits: list[Hit]) -> None:
-    table = Table("rank", "score", "file")
+def _json_hit(hit: Hit, reranked: bool) -> dict[str, Any]:
+    match = {"itm_score": hit.itm_score} if reranked else {}
+    return {"rank": hit.rank, "score": hit.score, **match, **hit.row}
+
+
+def _print_table(hits: list[Hit], rerank: int | None) -> None:
+    table = Table("rank", "score", "file") if rerank is None else Table("rank", "ITM log-odds", "cosine", "file")
     for hit in hits:
+        cells = [str(hit.rank), f"{hit.score:.4f}"]
+        if rerank is not None:
+            cells.insert(1, "" if hit.itm_score is None else f"{hit.itm_score:.3f}")
         # Text, because brackets in a file name are no markup; folded, because half a path finds no file.
-        table.add_row(str(hit.rank), f"{hit.score:.4f}", Text(shown(hit.path), overflow="fold"))
+        table.add_row(*cells, Text(shown(hit.path), overflow="fold"))
     Console().print(table)

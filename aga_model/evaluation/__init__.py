@@ -1,7 +1,7 @@
 """Evaluation of text-based person search: encode, rank, measure, and say how sure the figures are."""
 
 from .metrics import query_values, ranking_metrics, retrieval_metrics
-from .ranking import Ranking, rank_gallery, rank_matrix
+from .ranking import Ranking, rank_gallery, rank_matrix, rerank
 from .significance import Difference, Interval, bootstrap_intervals, compare_queries
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "rank_gallery",
     "rank_matrix",
     "ranking_metrics",
+    "rerank",
     "retrieval_metrics",
 ]

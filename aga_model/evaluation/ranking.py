@@ -12,7 +12,7 @@ moves a cosine by 1e-7 at most in practice, which is what the rounding inside a 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -80,6 +80,10 @@ class Ranking:
     def inverse_negative_penalty(self) -> np.ndarray:
         """(queries,) float64 in 0..1, number of relevant images over the rank of the last one (Ye et al., 2021)."""
         return self.number_relevant / self.last_rank
+
+    def best(self, k: int) -> "Ranking":
+        """The same ranking with no more than the k best images of each query."""
+        return replace(self, top_indices=self.top_indices[:, :k], top_scores=self.top_scores[:, :k])
 
 
 class _Scores(Protocol):
@@ -250,6 +254,62 @@ def rank_matrix(
     if bad:
         raise ValueError(f"similarity holds {bad} values that are not finite")
     return _rank(_MatrixScores(scores), query_person_ids, gallery_person_ids, top_k, memory_mib)
+
+
+def rerank(ranking: Ranking, scores, query_person_ids, gallery_person_ids) -> Ranking:
+    """
+    Put the best images of each query, `ranking.top_indices`, into the order of other scores.
+
+    All other images keep their place behind them, whatever the scores. So only the ranks of relevant images among the
+    best change, and no other score is needed.
+
+    ```python
+    >>> ranking = rank_gallery(text_embeds, image_embeds, caption_person_ids, image_person_ids, top_k=128)
+    >>> log_odds = reranker.score(captions, load_pixels, ranking.top_indices)
+    >>> ranking_metrics(rerank(ranking, log_odds, caption_person_ids, image_person_ids))
+    ```
+
+    Args:
+        ranking: with `top_k` images of each query.
+        scores: (queries, top_k), the new score of each of `ranking.top_indices`; larger is better. Compared as
+            float64.
+        query_person_ids: (queries,).
+        gallery_person_ids: (gallery,).
+
+    Returns:
+        a ranking with the same images at the top, whose `top_scores` are the new scores.
+
+    Raises:
+        ValueError: shapes do not agree, a score is not finite, the ranking keeps no images, or it is of other persons.
+    """
+    wide, top = as_array(scores).astype(np.float64), ranking.top_indices
+    if wide.shape != top.shape or wide.size == 0:
+        raise ValueError(f"scores are {wide.shape}, expected one for each of the best images {top.shape}, not empty")
+    bad = int((~np.isfinite(wide)).sum())
+    if bad:
+        raise ValueError(f"scores hold {bad} values that are not finite")
+    query, gallery = as_array(query_person_ids), as_array(gallery_person_ids)
+    if len(query) != len(top) or len(gallery) <= top.max():
+        raise ValueError(
+            f"{len(query)} query and {len(gallery)} gallery person ids for a ranking of {len(top)} queries and image "
+            f"{top.max()}"
+        )
+    relevant = gallery[top] == query[:, None]
+    order = np.lexsort((top, relevant, -wide), axis=1)
+    moved_query, place = np.nonzero(np.take_along_axis(relevant, order, axis=1))
+    # Relevant images among the best are the first of their query's ranks, which increase.
+    among_best = ranking.ranks <= top.shape[1]
+    ranked_query = np.repeat(np.arange(len(top)), ranking.number_relevant)
+    if not np.array_equal(ranked_query[among_best], moved_query):
+        raise ValueError("the person ids are not those that the ranking was made with")
+    ranks = ranking.ranks.copy()
+    ranks[among_best] = place + 1
+    return Ranking(
+        ranks,
+        ranking.offsets,
+        np.take_along_axis(top, order, axis=1),
+        np.take_along_axis(wide, order, axis=1),
+    )
 
 
 @dataclass(frozen=True)

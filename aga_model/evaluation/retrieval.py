@@ -1,4 +1,4 @@
-"""Evaluate a dual encoder on a split of a benchmark: encode its gallery and captions, rank, measure."""
+"""Evaluate a model on a split of a benchmark: encode its gallery and captions, rank, re-rank, measure."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from aga_model.data.images import read_crop, to_pixel_values
+from aga_model.retrieval.reranking import Reranker
 
 from .metrics import chance_rank1, ranking_metrics
-from .ranking import Ranking, rank_gallery
+from .ranking import Ranking, rank_gallery, rerank
 
 
 @dataclass
@@ -85,10 +86,12 @@ class RetrievalEvaluator:
             self.cached[index] = crop
         return crop
 
-    def _encode_images(self, model, indices: list[int]) -> Tensor:
+    def _pixels(self, indices: list[int]) -> Tensor:
         crops = [self._crop(index) for index in indices]
-        pixels = torch.from_numpy(to_pixel_values(crops, self.processor.image_processor))
-        return model.get_image_features(pixels.to(model.device)).pooler_output
+        return torch.from_numpy(to_pixel_values(crops, self.processor.image_processor))
+
+    def _encode_images(self, model, indices: list[int]) -> Tensor:
+        return model.get_image_features(self._pixels(indices).to(model.device)).pooler_output
 
     def _encode_captions(self, model, indices: list[int]) -> Tensor:
         texts = [self.captions[index] for index in indices]
@@ -128,6 +131,28 @@ class RetrievalEvaluator:
             gallery_paths=self.gallery_paths,
             captions=self.captions,
         )
+
+    def rerank(self, reranker: Reranker, ranking: Ranking) -> Ranking:
+        """
+        Re-rank the best images of each caption by the ITM head, as [`rerank`].
+
+        Under several processes each encodes and scores its share of the images and all get the same ranking.
+
+        Args:
+            reranker: of the model that made the ranking.
+            ranking: of `SplitEmbeddings.rank_images(top_k)` for this split; the `top_k` images are re-ranked.
+
+        Raises:
+            ValueError: the ranking keeps no images or is of another split, or as [`Reranker.score`] raises.
+        """
+        state = PartialState()
+        best = ranking.top_indices
+        mine = np.where(best % state.num_processes == state.process_index, best, -1)
+        scored = reranker.score(self.captions, self._pixels, mine, progress=state.is_main_process)
+        # A pair is scored by one process and NaN in all others.
+        log_odds = np.fmax.reduce(gather_object([scored]))
+        scores = reranker.combine(log_odds, ranking.top_scores)
+        return rerank(ranking, scores, self.query_person_ids, self.gallery_person_ids)
 
     def evaluate(self, model) -> dict[str, float]:
         """

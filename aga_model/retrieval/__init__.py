@@ -6,6 +6,7 @@ from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
 from .gallery import Gallery, GalleryError, Hit
 from .indexing import IndexReport, index_images
 from .picture import save_result_picture
+from .reranking import Reranker, rerank_hits
 
 __all__ = [
     "Gallery",
@@ -14,11 +15,13 @@ __all__ = [
     "IndexReport",
     "ModelLoadError",
     "PersonEncoder",
+    "Reranker",
     "Skipped",
     "TextTruncatedWarning",
     "UnreadableImageError",
     "find_images",
     "index_images",
     "read_image",
+    "rerank_hits",
     "save_result_picture",
 ]

@@ -86,7 +86,9 @@ class PersonEncoder:
     @property
     def max_text_tokens(self) -> int:
         """Tokens of a sentence that the model reads, including the start and end tokens."""
-        return int(self.model.config.text_config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
+        text_config: Any = self.model.config.text_config  # type: ignore[union-attr]
+        # BERT has more positions than its family reads.
+        return int(getattr(text_config, "caption_length", text_config.max_position_embeddings))
 
     @cached_property
     def rendered_only(self) -> bool:
@@ -213,16 +215,26 @@ def _download(repo: str) -> Path:
 
 
 def _load_model(folder: Path, name: str) -> torch.nn.Module:
-    try:
-        model, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # the config, the weights' format and their shapes each fail with a type of their own
-        raise ModelLoadError(f"model {name} cannot be loaded: {_first_line(error)}") from error
+    model, missing = read_model(AutoModel, folder, name)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelLoadError(f"model {name} is a {type(model).__name__}, not a dual encoder of images and text")
-    # transformers fills missing weights with random numbers, which would rank at random.
-    if missing := sorted(info["missing_keys"]):
-        raise ModelLoadError(f"model {name} lacks {len(missing)} weights, such as {', '.join(missing[:3])}")
+    require_weights(missing, name)
     return model
+
+
+def read_model(model_class: Any, folder: Path, name: str) -> tuple[torch.nn.Module, list[str]]:
+    """`model_class.from_pretrained` in float32, and the weights that the folder lacks; ModelLoadError if it fails."""
+    try:
+        model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # the config, the weights' format and their shapes each fail with a type of their own
+        raise ModelLoadError(f"model {name} cannot be loaded: {_first_line(error)}") from error
+    return model, sorted(info["missing_keys"])
+
+
+def require_weights(missing: Sequence[str], name: str) -> None:
+    """ModelLoadError for missing weights: transformers fills them with random numbers, which would rank at random."""
+    if missing:
+        raise ModelLoadError(f"model {name} lacks {len(missing)} weights, such as {', '.join(missing[:3])}")
 
 
 def _load_processor(folder: Path, name: str) -> Any:

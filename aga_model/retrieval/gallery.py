@@ -52,11 +52,14 @@ class Hit:
         rank (`int`): 1 is the best.
         score (`float`): cosine similarity in [-1, 1].
         row (`dict`): what the gallery knows of the image: path, sha256, width, height (pixels).
+        itm_score (`float`, *optional*): log-odds of the ITM head that the sentence describes the image, when it was
+            re-ranked.
     """
 
     rank: int
     score: float
     row: Row
+    itm_score: float | None = None
 
     @property
     def path(self) -> Path:

@@ -88,7 +88,8 @@ def _draw_hit(picture: Image.Image, hit: Hit, left: int, top: int, frame: tuple[
     picture.paste(image, (left + (TILE_WIDTH - image.width) // 2, top + (TILE_HEIGHT - image.height) // 2))
     below = top + TILE_HEIGHT + 2
     font = _font(_TEXT_SIZE)
-    draw.text((left, below), f"{hit.rank}.  {hit.score:.3f}", fill=_INK, font=font)
+    score = f"{hit.score:.3f}" if hit.itm_score is None else f"ITM {hit.itm_score:.2f}  ({hit.score:.3f})"
+    draw.text((left, below), f"{hit.rank}.  {score}", fill=_INK, font=font)
     name = _shorten(_printable(hit.path.name, _TEXT_SIZE), TILE_WIDTH)
     draw.text((left, below + _LINE_HEIGHT), name, fill=_INK, font=font)
 
