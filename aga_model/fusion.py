@@ -1,5 +1,7 @@
 """Cross-modal encoders: caption states and patch states in, fused caption states out."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -63,6 +65,11 @@ class AgaCrossAttention(nn.Module):
             **kwargs,
         )
         return self.out_proj(attended.reshape(states.shape)), weights
+
+
+def token_rows(states: Tensor, positions: Tensor) -> Tensor:
+    """Rows of (batch, seq, dim) at (batch,) positions."""
+    return states[torch.arange(len(states), device=states.device), positions]
 
 
 def _by_image(text_states: Tensor, image_states: Tensor) -> Tensor:
@@ -135,15 +142,40 @@ class AgaFusionEncoder(PreTrainedModel):
         Returns:
             (texts, seq, dim).
         """
+        states, mask = self._cross(text_states, image_states, attention_mask, **kwargs)
+        for layer in self.layers:
+            states = layer(states, mask, is_causal=False, **kwargs)
+        return self.final_layer_norm(states)
+
+    def summary_states(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """
+        What [`forward`] gives at one token of each caption, (texts, dim), without the last layer's MLP on the others.
+
+        Args:
+            positions: (texts,) of the tokens.
+        """
+        states, mask = self._cross(text_states, image_states, attention_mask)
+        for layer in self.layers[:-1]:
+            states = layer(states, mask, is_causal=False)
+        for layer in self.layers[-1:]:
+            attended, _ = layer.self_attn(layer.layer_norm1(states), mask, is_causal=False)
+            states = token_rows(states + attended, positions)
+            states = states + layer.mlp(layer.layer_norm2(states))
+        return self.final_layer_norm(states if states.ndim == 2 else token_rows(states, positions))
+
+    def _cross(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """Caption states after the cross-attention (texts, seq, dim), and the mask of the layers behind it."""
         queries = _by_image(self.text_layer_norm(text_states), image_states)
         states, _ = self.cross_attn(queries, self.image_layer_norm(image_states), **kwargs)
         states = states.reshape(text_states.shape)
         if self.config.cross_attention_residual:
             states = states + text_states
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
-        for layer in self.layers:
-            states = layer(states, mask, is_causal=False, **kwargs)
-        return self.final_layer_norm(states)
+        mask: Any = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        return states, mask
 
 
 class AgaMLMHead(nn.Module):
@@ -191,6 +223,14 @@ class AgaBertFusionLayer(GradientCheckpointingLayer):
         states = attended.reshape(states.shape)
         return self.output(self.intermediate(states), states)
 
+    def summary_states(self, states: Tensor, mask: Tensor | None, image_states: Tensor, positions: Tensor) -> Tensor:
+        """What the layer gives at one token of each caption, (texts, dim); only that token attends to the patches."""
+        attended, _ = self.attention(states, mask)
+        rows = token_rows(attended, positions)[:, None]
+        crossed, _ = self.crossattention(_by_image(rows, image_states), encoder_hidden_states=image_states)
+        rows = crossed.reshape(rows.shape)[:, 0]
+        return self.output(self.intermediate(rows), rows)
+
 
 class AgaBertFusionEncoder(PreTrainedModel):
     """
@@ -231,6 +271,21 @@ class AgaBertFusionEncoder(PreTrainedModel):
             states = layer(states, mask, image_states, **kwargs)
         return states
 
+    def summary_states(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """
+        What [`forward`] gives at one token of each caption, (texts, dim), with the last layer for that token alone.
+
+        Args:
+            positions: (texts,) of the tokens.
+        """
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=text_states, attention_mask=attention_mask)
+        states = text_states
+        for layer in self.layers[:-1]:
+            states = layer(states, mask, image_states)
+        return self.layers[-1].summary_states(states, mask, image_states, positions)
+
 
 class AgaBertMLMHead(nn.Module):
     """BERT's MLM head; its last matrix is the word embedding unless the configuration says otherwise."""
@@ -245,4 +300,4 @@ class AgaBertMLMHead(nn.Module):
         return self.decoder(self.transform(states))
 
 
-__all__ = ["AgaBertFusionEncoder", "AgaBertMLMHead", "AgaFusionEncoder", "AgaMLMHead"]
+__all__ = ["AgaBertFusionEncoder", "AgaBertMLMHead", "AgaFusionEncoder", "AgaMLMHead", "token_rows"]

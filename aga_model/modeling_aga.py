@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_aga import AgaConfig
 from .distributed import first_row, gather_captions, gather_rows, global_mean
 from .enrichment import TextEnrichment
-from .fusion import AgaBertFusionEncoder, AgaBertMLMHead, AgaFusionEncoder, AgaMLMHead
+from .fusion import AgaBertFusionEncoder, AgaBertMLMHead, AgaFusionEncoder, AgaMLMHead, token_rows
 from .losses import (
     TeacherEmbeddings,
     distilled_mlm_loss,
@@ -45,11 +45,6 @@ from .towers import (
 
 # CLIP clips the inverse temperature at 100 to keep training stable.
 MAX_LOGIT_SCALE = math.log(100.0)
-
-
-def _pooled(states: Tensor, positions: Tensor) -> Tensor:
-    """Rows of (batch, seq, dim) at (batch,) positions."""
-    return states[torch.arange(len(states), device=states.device), positions]
 
 
 @dataclass
@@ -237,7 +232,7 @@ class AgaModel(AgaPreTrainedModel):
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         # Not CLIP's own pooling, which for eos_token_id 2 takes the highest id of the caption.
         summary = self.text_model.summary_positions(input_ids)
-        outputs.pooler_output = self.text_projection(_pooled(outputs.last_hidden_state, summary))
+        outputs.pooler_output = self.text_projection(token_rows(outputs.last_hidden_state, summary))
         return outputs
 
     @can_return_tuple
@@ -421,7 +416,7 @@ class AgaFusionModel(AgaPreTrainedModel):
             raise ValueError(
                 "this model has no ITM head: objective_config.loss_weights must name 'itm' in the run that trains it"
             )
-        return self.itm_head(_pooled(self.fusion(text_states, image_states, text_mask), summary))
+        return self.itm_head(self.fusion.summary_states(text_states, image_states, text_mask, summary))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,27 @@ def tiny_sections(vocab_size: int, **objective) -> dict:
     }
 
 
+def bert_sections(tokenizer, **objective) -> dict:
+    """Sections of an AgaConfig of the BERT family of the same size; the vision tower is wider than the text tower."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return {
+        "family": "bert",
+        "projection_dim": 24,
+        "vision_config": {**tower, "hidden_size": 48, "image_size": [32, 16], "patch_size": 8},
+        "text_config": {
+            **tower,
+            "vocab_size": len(tokenizer),
+            "caption_length": 40,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "mask_token_id": tokenizer.mask_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        "cross_modal_config": {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
+        "objective_config": objective,
+    }
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from aga_model.data.tokenizer import train_tokenizer

@@ -2,31 +2,10 @@
 
 import pytest
 import torch
-from conftest import CAPTIONS
+from conftest import CAPTIONS, bert_sections
 from huggingface_hub.errors import StrictDataclassError
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
-
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def bert_sections(tokenizer, **objective) -> dict:
-    return {
-        "family": "bert",
-        "projection_dim": 24,
-        "vision_config": {**TOWER, "hidden_size": 48, "image_size": [32, 16], "patch_size": 8},
-        "text_config": {
-            **TOWER,
-            "vocab_size": len(tokenizer),
-            "caption_length": 40,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "mask_token_id": tokenizer.mask_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        "cross_modal_config": {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
-        "objective_config": objective,
-    }
 
 
 @pytest.fixture

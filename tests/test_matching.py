@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from conftest import bert_sections, tiny_sections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from aga_model import AgaForImageTextRetrieval
+from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining
 from aga_model.losses import itm_loss
 from aga_model.matching import hard_negatives
 
@@ -100,3 +101,21 @@ def test_several_captions_share_an_image(make_model, batch):
     torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="cannot be shared out evenly"):
         model.match_logits(states[:3], mask[:3], summary[:3], images)
+
+
+@pytest.mark.parametrize("family", ["clip", "bert"])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_one_token_of_the_last_layer_is_the_same_as_all_of_it(tokenizer, batch, family, layers):
+    if family == "bert" and layers == 0:
+        pytest.skip("BERT's upper half has a layer at least")
+    sections = tiny_sections(len(tokenizer)) if family == "clip" else bert_sections(tokenizer)
+    sections["cross_modal_config"] |= {"num_hidden_layers": layers}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections)).eval()
+    states, mask = model.caption_states(batch["input_ids"], batch["attention_mask"])
+    images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"][:2]))
+    places = torch.tensor([0, 3, 1, 4])
+    for text_mask in (mask, None):
+        wanted = model.fusion(states, images, text_mask)[torch.arange(4), places]
+        got = model.fusion.summary_states(states, images, text_mask, places)
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
