@@ -76,6 +76,18 @@ def tokenizer():
 
 
 @pytest.fixture
+def make_sections(tokenizer):
+    """Sections of a tiny AgaConfig of either family with objective settings."""
+
+    def make(family: str, **objective) -> dict:
+        if family == "bert":
+            return bert_sections(tokenizer, **objective)
+        return tiny_sections(len(tokenizer), **objective)
+
+    return make
+
+
+@pytest.fixture
 def make_model(tokenizer):
     """Builds a tiny AgaForPreTraining with a seed and objective settings."""
     from aga_model import AgaConfig, AgaForPreTraining

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from conftest import CAPTIONS, bert_sections
 from huggingface_hub.errors import StrictDataclassError
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 
 
 @pytest.fixture
-def make_bert(tokenizer):
+def make_bert(make_sections):
     def make(**objective):
         torch.manual_seed(0)
-        return AgaForPreTraining(AgaConfig(**bert_sections(tokenizer, **objective)))
+        return AgaForPreTraining(AgaConfig(**make_sections("bert", **objective)))
 
     return make
 
@@ -67,7 +66,7 @@ def test_saved_and_loaded(make_bert, batch, tmp_path, tokenizer):
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     encoder, processor = AgaModel.from_pretrained(tmp_path).eval(), AgaProcessor.from_pretrained(tmp_path)
-    inputs = processor(text=[CAPTIONS[0] * 9], return_tensors="pt")
+    inputs = processor(text=["A young man wearing a navy blue jacket. " * 9], return_tensors="pt")
     assert inputs["input_ids"].shape[1] == 40  # caption_length, not BERT's 512 positions
     with torch.no_grad():
         got = encoder.get_text_features(**inputs).pooler_output
@@ -90,6 +89,6 @@ def test_saved_and_loaded(make_bert, batch, tmp_path, tokenizer):
         ({"objective_config": {"queue_size": 5}}, "queue_size holds embeddings of the momentum model"),
     ],
 )  # fmt: skip
-def test_bad_configurations_are_named(tokenizer, change, named):
+def test_bad_configurations_are_named(make_sections, change, named):
     with pytest.raises((ValueError, StrictDataclassError), match=named):
-        AgaConfig(**{**bert_sections(tokenizer), **change})
+        AgaConfig(**{**make_sections("bert"), **change})

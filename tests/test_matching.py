@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import bert_sections, tiny_sections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -105,10 +104,10 @@ def test_several_captions_share_an_image(make_model, batch):
 
 @pytest.mark.parametrize("family", ["clip", "bert"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_one_token_of_the_last_layer_is_the_same_as_all_of_it(tokenizer, batch, family, layers):
+def test_one_token_of_the_last_layer_is_the_same_as_all_of_it(make_sections, batch, family, layers):
     if family == "bert" and layers == 0:
         pytest.skip("BERT's upper half has a layer at least")
-    sections = tiny_sections(len(tokenizer)) if family == "clip" else bert_sections(tokenizer)
+    sections = make_sections(family)
     sections["cross_modal_config"] |= {"num_hidden_layers": layers}
     torch.manual_seed(0)
     model = AgaForPreTraining(AgaConfig(**sections)).eval()

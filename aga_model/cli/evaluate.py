@@ -33,7 +33,7 @@ from ..evaluation.records import (
 )
 from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
 from ..retrieval import Hit, PersonEncoder, Reranker, save_result_picture
-from ..retrieval.reranking import MEMORY_MIB
+from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
 from ..version import __version__
 from .messages import RENDERED_NOTE, fail, note, shown
 
@@ -105,6 +105,13 @@ def evaluate(
     rerank_memory: Annotated[
         int, typer.Option("--rerank-memory", min=1, help="MiB for the states that re-ranking keeps.")
     ] = int(MEMORY_MIB),
+    rerank_similarity: Annotated[
+        float,
+        typer.Option(
+            "--rerank-similarity",
+            help="Weight of the dual encoder's similarity beside the ITM head; 0 for ITM alone, as in ALBEF and RaSa.",
+        ),
+    ] = SIMILARITY_WEIGHT,
     bootstrap: Annotated[
         int, typer.Option("--bootstrap", min=0, help="Resamplings of the intervals; 0 for none.")
     ] = 1000,
@@ -128,6 +135,7 @@ def evaluate(
             device,
             rerank,
             rerank_memory,
+            rerank_similarity,
             bootstrap,
             seed,
         )
@@ -150,6 +158,7 @@ def _evaluate(
     device: str | None,
     rerank: int | None,
     rerank_memory: int,
+    rerank_similarity: float,
     bootstrap: int,
     seed: int,
 ) -> None:
@@ -170,7 +179,7 @@ def _evaluate(
     encoder = PersonEncoder.from_pretrained(model, device)
     if encoder.rendered_only:
         note(RENDERED_NOTE)
-    reranker = None if rerank is None else Reranker.from_encoder(encoder, rerank_memory, batch_size)
+    reranker = None if rerank is None else Reranker.from_encoder(encoder, rerank_memory, batch_size, rerank_similarity)
     evaluator = RetrievalEvaluator(splits[split], encoder.processor, batch_size)
     embedded = evaluator.embed(encoder.model)
     candidates = min(rerank or 0, len(embedded.gallery_paths))

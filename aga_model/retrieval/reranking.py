@@ -26,6 +26,7 @@ from .encoder import ModelLoadError, PersonEncoder, read_model, require_weights
 from .gallery import Hit
 
 MEMORY_MIB = 1024.0
+SIMILARITY_WEIGHT = 1.0
 _PAIRS_PER_IMAGE = 4  # an image has several times the states of a caption, so fewer of them make a batch
 # Keys and values of the patches in the fusion encoder of either family.
 _KEYS_AND_VALUES = (
@@ -57,7 +58,9 @@ class Reranker:
             of one batch and about 40 bytes per pair come on top.
         batch_size: pairs or captions per forward pass; a quarter as many images.
         similarity_weight: of the cosine similarity over temperature, which [`Reranker.combine`] adds to the ITM
-            log-odds. 0, by the ITM head alone as in ALBEF and RaSa, is this project's choice of a default.
+            log-odds. 0 is ALBEF's and RaSa's way, by the ITM head alone. 1 is this project's choice: ITM learns from
+            hard negatives that are drawn by the softmax over these similarities, so its log-odds say how much more
+            often a pair is a match than the dual encoder would draw it, and the sum undoes the drawing.
 
     Raises:
         ValueError: `memory_mib` is not positive, or `batch_size` is below 1.
@@ -69,7 +72,7 @@ class Reranker:
         processor: Any,
         memory_mib: float = MEMORY_MIB,
         batch_size: int = 128,
-        similarity_weight: float = 0.0,
+        similarity_weight: float = SIMILARITY_WEIGHT,
     ):
         if not memory_mib > 0:
             raise ValueError(f"memory_mib must be positive, got {memory_mib}")
@@ -82,7 +85,13 @@ class Reranker:
         self.similarity_weight = similarity_weight
 
     @classmethod
-    def from_encoder(cls, encoder: PersonEncoder, memory_mib: float = MEMORY_MIB, batch_size: int = 128) -> "Reranker":
+    def from_encoder(
+        cls,
+        encoder: PersonEncoder,
+        memory_mib: float = MEMORY_MIB,
+        batch_size: int = 128,
+        similarity_weight: float = SIMILARITY_WEIGHT,
+    ) -> "Reranker":
         """
         The re-ranker of an encoder that was loaded from a folder or the Hub, sharing its dual encoder's weights.
 
@@ -95,7 +104,7 @@ class Reranker:
         model, missing = read_model(AgaForImageTextRetrieval, encoder.folder, encoder.name)
         require_weights(missing, encoder.name)
         model.aga = encoder.model  # the same weights, not twice in memory
-        return cls(model.to(encoder.device).eval(), encoder.processor, memory_mib, batch_size)
+        return cls(model.to(encoder.device).eval(), encoder.processor, memory_mib, batch_size, similarity_weight)
 
     @property
     def images_per_batch(self) -> int:

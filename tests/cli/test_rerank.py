@@ -68,7 +68,7 @@ def reranked(place):
 
 @pytest.fixture(scope="module")
 def every_pair(place):
-    """The model's cosines and ITM log-odds of all captions and images of the test split, (queries, gallery)."""
+    """Cosines, and log-odds plus cosine over temperature, of all captions and images of the test split."""
     model = AgaForImageTextRetrieval.from_pretrained(place / "model").eval()
     processor = AgaProcessor.from_pretrained(place / "model")
     rows = load_benchmark("cuhk-pedes", place / "data")["test"]
@@ -84,7 +84,9 @@ def every_pair(place):
             cosines.append((output.text_embeds * output.image_embeds).sum(dim=1))
             log_odds.append(output.logits[:, 1] - output.logits[:, 0])
     ids = np.array(rows["person_id"]), np.array([person for _, person in images.values()])
-    return torch.stack(cosines).numpy(), torch.stack(log_odds).numpy(), ids, list(images)
+    cosine = torch.stack(cosines)
+    combined = torch.stack(log_odds) + cosine * model.aga.logit_scale.detach().exp()
+    return cosine.numpy(), combined.numpy(), ids, list(images)
 
 
 def test_both_figures_are_the_models_own(reranked, every_pair):
@@ -105,7 +107,7 @@ def test_both_figures_are_the_models_own(reranked, every_pair):
 def test_report_and_table_name_both(reranked):
     output, report = reranked
     part = report["text_to_image_reranked"]
-    assert (part["candidates"], part["similarity_weight"], part["memory_mib"]) == (K, 0.0, 1024)
+    assert (part["candidates"], part["similarity_weight"], part["memory_mib"]) == (K, 1.0, 1024)
     for name, difference in part["difference_to_dual_encoder"].items():
         wanted = part["metrics"][name] - report["text_to_image"]["metrics"][name]
         assert difference["value"] == pytest.approx(wanted)
@@ -185,7 +187,9 @@ def test_search_puts_the_first_hits_in_the_models_order(place, gallery):
         pixels = processor(images=[read_image(hit["path"])], return_tensors="pt")["pixel_values"]
         scores[hit["path"]] = model.score(pixels, **processor(text=[QUERY], return_tensors="pt")).item()
     paths = [hit["path"] for hit in found["hits"]]
-    assert paths[:K] == sorted(scores, key=lambda path: -scores[path])
+    scale = model.aga.logit_scale.exp().item()
+    whole = {hit["path"]: scores[hit["path"]] + scale * hit["score"] for hit in plain["hits"][:K]}
+    assert paths[:K] == sorted(whole, key=lambda path: -whole[path])
     assert paths[K:] == [hit["path"] for hit in plain["hits"][K:]]
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3, 4, 5, 6, 7] and found["rerank"] == K
     for hit in found["hits"][:K]:

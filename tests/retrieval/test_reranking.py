@@ -257,7 +257,8 @@ def test_more_captions_share_a_row_where_keys_and_values_cost_more(tokenizer):
 def test_similarity_weight(clip):
     model, processor = clip
     log_odds, cosine = np.array([[1.0, -2.0]], dtype=np.float32), np.array([[0.5, 0.25]])
-    assert np.array_equal(Reranker(model, processor).combine(log_odds, cosine), [[1.0, -2.0]])
+    alone = Reranker(model, processor, similarity_weight=0.0).combine(log_odds, cosine)
+    assert np.array_equal(alone, [[1.0, -2.0]])
     with torch.no_grad():
         model.aga.logit_scale.fill_(np.log(1 / 0.05))
     got = Reranker(model, processor, similarity_weight=0.5).combine(log_odds, cosine)
@@ -312,7 +313,7 @@ def test_hits_are_ordered_by_the_model_and_unreadable_ones_stay_behind(clip, fol
     for path, image in zip(paths, images):
         pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
         wanted[path] = model.score(pixels, **text).item()
-    reranker = Reranker.from_encoder(encoder, batch_size=4)
+    reranker = Reranker.from_encoder(encoder, batch_size=4, similarity_weight=0.0)
 
     found, skipped = rerank_hits(reranker, query, hits)
     assert [str(hit.path) for hit in found] == sorted(paths, key=lambda path: -wanted[path]) and skipped == []
