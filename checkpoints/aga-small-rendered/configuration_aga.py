@@ -1,13 +1,13 @@
-"""Configuration of AGA models: two CLIP-family towers, a fusion encoder and a training objective."""
+"""Configuration of AGA models: two towers and a fusion encoder of the CLIP or the BERT family, and an objective."""
 
 import difflib
 from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import BertConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
-LOSS_NAMES = ("itc", "sdm", "mlm", "id")
+LOSS_NAMES = ("itc", "sdm", "itm", "mlm", "id")
 MASK_STRATEGIES = ("attention", "random")
 ENRICHMENT_MODES = ("replace", "add", "none")
 ENRICHMENT_SAMPLING = ("sample", "argmax")
@@ -49,6 +49,17 @@ def _require_choice(owner: str, key: str, value: str, choices: tuple[str, ...]) 
     _require(value in choices, f"{owner}.{key} is {value!r}; choose one of {', '.join(choices)}")
 
 
+def _check_special_tokens(owner: str, config: PreTrainedConfig) -> None:
+    """Every special token must be an entry of the vocabulary, and no two may be the same."""
+    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "mask_token_id")}
+    for name, value in ids.items():
+        _require(
+            0 <= value < config.vocab_size,
+            f"{owner}.{name} is {value}, outside the vocabulary of {config.vocab_size} entries",
+        )
+    _require(len(set(ids.values())) == 3, f"{owner}: special tokens must differ, got {ids}")
+
+
 @strict
 class AgaVisionConfig(CLIPVisionConfig):
     r"""
@@ -62,6 +73,8 @@ class AgaVisionConfig(CLIPVisionConfig):
         stem_channels (`list[int]`): channels of stride-2 3x3 convolutions in front of the patch projection; each
             halves the resolution that the projection sees. Empty is CLIP's plain linear patch embedding. A short stem
             makes training from random weights take off earlier (Xiao et al., NeurIPS 2021).
+        patch_bias (`bool`): the patch projection has a bias; CLIP's has none.
+        pre_layernorm (`bool`): LN of the embeddings in front of the blocks, as in CLIP.
     """
 
     model_type = "aga_vision_model"
@@ -71,6 +84,8 @@ class AgaVisionConfig(CLIPVisionConfig):
     patch_size: int = 16
     stride: int | None = None
     stem_channels: list[int] | tuple[int, ...] = ()
+    patch_bias: bool = False
+    pre_layernorm: bool = True
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
@@ -122,6 +137,22 @@ class AgaVisionConfig(CLIPVisionConfig):
 
 
 @strict
+class AgaViTConfig(AgaVisionConfig):
+    r"""
+    The vision tower of the BERT family: ViT as ALBEF takes it from timm. Only the defaults differ from
+    [`AgaVisionConfig`]: no LN in front of the blocks, a bias in the patch projection, GELU, LN epsilon 1e-6.
+    """
+
+    model_type = "aga_vit_model"
+
+    image_size: int | list[int] | tuple[int, int] = (384, 384)
+    patch_bias: bool = True
+    pre_layernorm: bool = False
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+
+
+@strict
 class AgaTextConfig(CLIPTextConfig):
     r"""
     CLIP's text tower. Special tokens that are not given take CLIP's and IRRA's places in the vocabulary: end-of-text
@@ -153,17 +184,44 @@ class AgaTextConfig(CLIPTextConfig):
         if self.pad_token_id is None:
             self.pad_token_id = self.eos_token_id
         super().__post_init__(**kwargs)
-        self._check_special_tokens()
+        _check_special_tokens("text_config", self)
 
-    def _check_special_tokens(self) -> None:
-        """Every special token must be an entry of the vocabulary, and no two may be the same."""
-        ids = {name: getattr(self, name) for name in ("bos_token_id", "eos_token_id", "mask_token_id")}
-        for name, value in ids.items():
-            _require(
-                0 <= value < self.vocab_size,
-                f"text_config.{name} is {value}, outside the vocabulary of {self.vocab_size} entries",
-            )
-        _require(len(set(ids.values())) == 3, f"text_config: special tokens must differ, got {ids}")
+    @property
+    def caption_length(self) -> int:
+        """Tokens of the longest caption; what is longer is cut."""
+        return self.max_position_embeddings
+
+
+@strict
+class AgaBertTextConfig(BertConfig):
+    r"""
+    Text tower of the BERT family: the lower half of BERT as in ALBEF. Fields not listed are BERT's. The summary token
+    is the first one ([CLS]); the defaults of the special tokens are those of bert-base-uncased.
+
+    Args:
+        bos_token_id, eos_token_id (`int`): [CLS] and [SEP].
+        mask_token_id (`int`): id of the mask token that the cross-modal MLM uses.
+        caption_length (`int`): tokens of the longest caption with its special tokens; what is longer is cut.
+    """
+
+    model_type = "aga_bert_text_model"
+    base_config_key = "text_config"
+
+    num_hidden_layers: int = 6
+    bos_token_id: int | None = 101
+    eos_token_id: int | list[int] | None = 102
+    mask_token_id: int = 103
+    caption_length: int = 64
+
+    def __post_init__(self, **kwargs):
+        _reject_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+        _check_special_tokens("text_config", self)
+        _require(
+            2 < self.caption_length <= self.max_position_embeddings,
+            f"text_config.caption_length must lie between 3 and max_position_embeddings "
+            f"({self.max_position_embeddings}), got {self.caption_length}",
+        )
 
 
 @strict
@@ -202,7 +260,7 @@ class AgaFusionConfig(PreTrainedConfig):
         _reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
 
-    def fill_in(self, projection_dim: int) -> None:
+    def fill_in(self, projection_dim: int, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
         """Set the width and what follows from it; ValueError when `hidden_size` was given as something else."""
         _require(
             self.hidden_size in (None, projection_dim),
@@ -223,13 +281,59 @@ class AgaFusionConfig(PreTrainedConfig):
 
 
 @strict
+class AgaBertFusionConfig(BertConfig):
+    r"""
+    Cross-modal encoder of the BERT family, as in ALBEF (NeurIPS 2021): the upper half of BERT, each layer with a
+    cross-attention to the patches. It works on the towers' own states. Fields not listed are BERT's.
+
+    Args:
+        hidden_size, vocab_size, pad_token_id, encoder_width (`int`, *optional*): of the text tower and the width of
+            the vision tower's states; filled in.
+    """
+
+    model_type = "aga_bert_fusion"
+    base_config_key = "cross_modal_config"
+
+    hidden_size: int | None = None
+    vocab_size: int | None = None
+    pad_token_id: int | None = None
+    encoder_width: int | None = None
+    num_hidden_layers: int = 6
+
+    def __post_init__(self, **kwargs):
+        _reject_unknown_keys(self, kwargs)
+        super().__post_init__(**kwargs)
+
+    def fill_in(self, projection_dim: int, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
+        """Set what follows from the towers; ValueError when it was given as something else."""
+        wanted = {
+            "hidden_size": text_config.hidden_size,
+            "vocab_size": text_config.vocab_size,
+            "pad_token_id": text_config.pad_token_id,
+            "encoder_width": vision_config.hidden_size,
+        }
+        for key, value in wanted.items():
+            given = getattr(self, key)
+            _require(
+                given in (None, value),
+                f"cross_modal_config.{key} is {given}, but the towers' is {value}; leave it out",
+            )
+            setattr(self, key, value)
+        _require(
+            text_config.hidden_size % self.num_attention_heads == 0,
+            f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide the text tower's "
+            f"hidden_size {self.hidden_size}",
+        )
+
+
+@strict
 class AgaObjectiveConfig(PreTrainedConfig):
     r"""
     What pre-training optimises. The values marked *choice* are this project's, the papers leave them open.
 
     Args:
         loss_weights (`dict[str, float]`): weight per loss name; a loss that is not named is not computed. Names:
-            `itc`, `sdm`, `mlm`, `id`.
+            `itc`, `sdm`, `itm`, `mlm`, `id`.
         num_identities (`int`): classes of the identity head, which exists when the `id` loss is used.
         learn_temperature (`bool`): train `logit_scale`; IRRA keeps it fixed.
         mask_strategy (`str`): `attention` is AGM, `random` the uniform baseline.
@@ -243,6 +347,11 @@ class AgaObjectiveConfig(PreTrainedConfig):
         enrichment_sampling (`str`): `sample` from the MLM's distribution or its `argmax` (choice).
         enrichment_min_confidence (`float`): predictions of a lower probability are not written (choice).
         enrichment_start (`float`): share of training after which TEM begins; the trainer passes the progress (choice).
+        momentum (`float`, *optional*): of the momentum model, an exponential moving average of the weights that is
+            training state and no part of the released model; None does without. ALBEF and RaSa use 0.995.
+        distillation_weight (`float`): alpha, weight of the momentum model's soft targets in `itc` and `mlm`, reached
+            over the first epoch. ALBEF uses 0.4.
+        queue_size (`int`): past embeddings of the momentum model that `itc` also compares with; 0 for none.
     """
 
     model_type = "aga_objective"
@@ -260,6 +369,9 @@ class AgaObjectiveConfig(PreTrainedConfig):
     enrichment_sampling: str = "sample"
     enrichment_min_confidence: float | int = 0.0
     enrichment_start: float | int = 0.0
+    momentum: float | int | None = None
+    distillation_weight: float | int = 0.4
+    queue_size: int = 0
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
@@ -284,7 +396,9 @@ class AgaObjectiveConfig(PreTrainedConfig):
         for key in ("mask_ratio", "mask_max_probability"):
             value = getattr(self, key)
             _require(0 < value <= 1, f"objective_config.{key} must lie in (0, 1], got {value}")
-        for key in ("attention_decay", "enrichment_probability", "enrichment_min_confidence", "enrichment_start"):
+        shares = ("attention_decay", "enrichment_probability", "enrichment_min_confidence", "enrichment_start",
+                  "distillation_weight")  # fmt: skip
+        for key in shares:
             value = getattr(self, key)
             _require(0 <= value <= 1, f"objective_config.{key} must lie in [0, 1], got {value}")
         _require(
@@ -292,23 +406,52 @@ class AgaObjectiveConfig(PreTrainedConfig):
             f"objective_config.mask_ratio {self.mask_ratio} exceeds mask_max_probability {self.mask_max_probability}",
         )
         _require(self.num_identities >= 0, f"objective_config.num_identities must be >= 0, got {self.num_identities}")
+        _require(
+            self.momentum is None or 0 <= self.momentum < 1,
+            f"objective_config.momentum must lie in [0, 1) or be left out, got {self.momentum}",
+        )
+        _require(self.queue_size >= 0, f"objective_config.queue_size must be >= 0, got {self.queue_size}")
+        _require(
+            self.queue_size == 0 or (self.momentum is not None and self.weight("itc") > 0),
+            "objective_config.queue_size holds embeddings of the momentum model for the loss 'itc'; give momentum and "
+            "that loss, or leave it at 0",
+        )
 
     def weight(self, name: str) -> float:
         """Weight of a loss, 0 when it is not used."""
         return float(self.loss_weights.get(name, 0.0))
 
 
+_FAMILY_SECTIONS: dict[str, dict[str, Any]] = {
+    "clip": {
+        "text_config": AgaTextConfig,
+        "vision_config": AgaVisionConfig,
+        "cross_modal_config": AgaFusionConfig,
+    },
+    "bert": {
+        "text_config": AgaBertTextConfig,
+        "vision_config": AgaViTConfig,
+        "cross_modal_config": AgaBertFusionConfig,
+    },
+}
+
+
 @strict
 class AgaConfig(PreTrainedConfig):
     r"""
-    Configuration of [`AgaModel`] and [`AgaForPreTraining`]. Every size is a field, so a model of a million parameters
-    and ViT-B/16 are the same code.
+    Configuration of [`AgaModel`], [`AgaForPreTraining`] and [`AgaForImageTextRetrieval`]. Every size is a field, so a
+    model of a million parameters and ViT-B/16 are the same code.
 
     Args:
-        text_config, vision_config, cross_modal_config, objective_config (`dict` or the class): see there.
-        projection_dim (`int`): width of the joint embedding space and of the fusion encoder.
+        family (`str`): `clip`, the towers of CLIP and IRRA's fusion encoder, or `bert`, ALBEF's architecture.
+        text_config, vision_config, cross_modal_config, objective_config (`dict` or the family's class): see
+            [`AgaTextConfig`], [`AgaVisionConfig`], [`AgaFusionConfig`] (`clip`), [`AgaBertTextConfig`],
+            [`AgaViTConfig`], [`AgaBertFusionConfig`] (`bert`) and [`AgaObjectiveConfig`].
+        projection_dim (`int`): width of the joint embedding space, and of the CLIP family's fusion encoder.
         logit_scale_init_value (`float`): initial log of the inverse temperature, as in CLIP (2.6592 = temperature
             0.07).
+        tie_word_embeddings (`bool`, *optional*): the last matrix of the MLM head is the text tower's word embedding;
+            so in the `bert` family unless given, and impossible in the `clip` family.
 
     Example:
 
@@ -332,6 +475,7 @@ class AgaConfig(PreTrainedConfig):
         "objective_config": AgaObjectiveConfig,
     }
 
+    family: str = "clip"
     text_config: Any = None  # a dict or the configuration class; filled in by __post_init__
     vision_config: Any = None
     cross_modal_config: Any = None
@@ -340,11 +484,13 @@ class AgaConfig(PreTrainedConfig):
     logit_scale_init_value: float | int = 2.6592
     initializer_range: float = 0.02
     initializer_factor: float = 1.0
+    tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
         _require(self.projection_dim > 0, f"projection_dim must be positive, got {self.projection_dim}")
-        for key, config_class in self.sub_configs.items():
+        _require_choice("AgaConfig", "family", self.family, tuple(_FAMILY_SECTIONS))
+        for key, config_class in (self.sub_configs | _FAMILY_SECTIONS[self.family]).items():
             value = getattr(self, key)
             _require(
                 value is None or isinstance(value, dict) or hasattr(value, "to_dict"),
@@ -352,7 +498,18 @@ class AgaConfig(PreTrainedConfig):
             )
             if value is None or isinstance(value, dict):
                 setattr(self, key, config_class(**(value or {})))
-        self.cross_modal_config.fill_in(self.projection_dim)
+            given = getattr(self, key).model_type
+            _require(
+                given == config_class.model_type,
+                f"{key} is of model_type {given!r}, family {self.family!r} wants {config_class.model_type!r}",
+            )
+        self.cross_modal_config.fill_in(self.projection_dim, self.text_config, self.vision_config)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = self.family == "bert"
+        _require(
+            self.family == "bert" or not self.tie_word_embeddings,
+            "tie_word_embeddings: the MLM head of the clip family works on projected states; leave it out",
+        )
         super().__post_init__(**kwargs)
         objective = self.objective_config
         _require(
@@ -364,4 +521,13 @@ class AgaConfig(PreTrainedConfig):
 
 AgaConfig.register_for_auto_class()
 
-__all__ = ["AgaConfig", "AgaFusionConfig", "AgaObjectiveConfig", "AgaTextConfig", "AgaVisionConfig"]
+__all__ = [
+    "AgaBertFusionConfig",
+    "AgaBertTextConfig",
+    "AgaConfig",
+    "AgaFusionConfig",
+    "AgaObjectiveConfig",
+    "AgaTextConfig",
+    "AgaViTConfig",
+    "AgaVisionConfig",
+]

@@ -51,6 +51,32 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes.tolist())])
 
 
+def gather_captions(rows: Tensor) -> Tensor:
+    """
+    [`gather_rows`] for tensors whose second size, the caption length, may differ between processes too.
+
+    Args:
+        rows: (batch, seq, ...); shorter ones are filled with zeros.
+    """
+    if world_size() == 1:
+        return rows
+    longest = torch.tensor(rows.shape[1], device=rows.device)
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    missing = int(longest) - rows.shape[1]
+    filling = rows.new_zeros((len(rows), missing, *rows.shape[2:]))
+    return gather_rows(torch.cat([rows, filling], dim=1))
+
+
+def first_row(count: int, device: torch.device) -> int:
+    """Where this process's rows begin in [`gather_rows`]; `count` is their number."""
+    if world_size() == 1:
+        return 0
+    sizes = torch.zeros(world_size(), dtype=torch.long, device=device)
+    sizes[dist.get_rank()] = count
+    dist.all_reduce(sizes)
+    return int(sizes[: dist.get_rank()].sum())
+
+
 def global_mean(mean: Tensor, count: int | Tensor) -> Tensor:
     """
     Rescale a process's mean so that the average over processes is the mean over all items.
@@ -67,4 +93,4 @@ def global_mean(mean: Tensor, count: int | Tensor) -> Tensor:
     return mean * (local * world_size() / total.clamp(min=1))
 
 
-__all__ = ["gather_rows", "global_mean", "world_size"]
+__all__ = ["first_row", "gather_captions", "gather_rows", "global_mean", "world_size"]

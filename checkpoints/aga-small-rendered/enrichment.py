@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def _sample_rows(probabilities: Tensor) -> Tensor:
+def sample_rows(probabilities: Tensor) -> Tensor:
     """
     One draw per row of (rows, classes), (rows,), by the cumulated distribution.
 
@@ -50,7 +50,7 @@ class TextEnrichment:
         if self.sampling == "argmax" or len(logits) == 0:
             predicted = probabilities.argmax(dim=-1)
         else:
-            predicted = _sample_rows(probabilities)
+            predicted = sample_rows(probabilities)
         confident = probabilities.gather(1, predicted[:, None]).squeeze(1) >= self.min_confidence
         original = input_ids[masked]
         enriched = input_ids.clone()
@@ -58,4 +58,4 @@ class TextEnrichment:
         return enriched
 
 
-__all__ = ["TextEnrichment"]
+__all__ = ["TextEnrichment", "sample_rows"]

@@ -1,15 +1,24 @@
 """Cross-modal encoders: caption states and patch states in, fused caption states out."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import (
+    BertAttention,
+    BertIntermediate,
+    BertOutput,
+    BertPredictionHeadTransform,
+)
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
-from .configuration_aga import AgaFusionConfig
+from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
 
 
 def _init_linear(layer: nn.Linear, std: float) -> None:
@@ -56,6 +65,25 @@ class AgaCrossAttention(nn.Module):
             **kwargs,
         )
         return self.out_proj(attended.reshape(states.shape)), weights
+
+
+def token_rows(states: Tensor, positions: Tensor) -> Tensor:
+    """Rows of (batch, seq, dim) at (batch,) positions."""
+    return states[torch.arange(len(states), device=states.device), positions]
+
+
+def _by_image(text_states: Tensor, image_states: Tensor) -> Tensor:
+    """
+    Token states of captions, (texts, seq, dim), with those of one image in one row, (images, texts/images * seq, dim).
+
+    Keys and values of an image are then computed once for all of its captions.
+    """
+    if len(text_states) % max(1, len(image_states)):
+        raise ValueError(
+            f"{len(text_states)} captions cannot be shared out evenly among {len(image_states)} images: the fusion "
+            "encoder takes one caption per image, or the same number of consecutive captions for each"
+        )
+    return text_states.reshape(len(image_states), -1, text_states.shape[-1])
 
 
 class AgaFusionEncoder(PreTrainedModel):
@@ -106,20 +134,48 @@ class AgaFusionEncoder(PreTrainedModel):
     ) -> Tensor:
         """
         Args:
-            text_states: (batch, seq, dim), projected token states of the caption.
-            image_states: (batch, patches + 1, dim), projected patch states with the class token first.
-            attention_mask: (batch, seq), 0 or False where a token takes no part; None when all do.
+            text_states: (texts, seq, dim), projected token states of the captions.
+            image_states: (images, patches + 1, dim), projected patch states with the class token first; caption i
+                attends to image i // (texts / images).
+            attention_mask: (texts, seq), 0 or False where a token takes no part; None when all do.
 
         Returns:
-            (batch, seq, dim).
+            (texts, seq, dim).
         """
-        states, _ = self.cross_attn(self.text_layer_norm(text_states), self.image_layer_norm(image_states), **kwargs)
-        if self.config.cross_attention_residual:
-            states = states + text_states
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        states, mask = self._cross(text_states, image_states, attention_mask, **kwargs)
         for layer in self.layers:
             states = layer(states, mask, is_causal=False, **kwargs)
         return self.final_layer_norm(states)
+
+    def summary_states(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """
+        What [`forward`] gives at one token of each caption, (texts, dim), without the last layer's MLP on the others.
+
+        Args:
+            positions: (texts,) of the tokens.
+        """
+        states, mask = self._cross(text_states, image_states, attention_mask)
+        for layer in self.layers[:-1]:
+            states = layer(states, mask, is_causal=False)
+        for layer in self.layers[-1:]:
+            attended, _ = layer.self_attn(layer.layer_norm1(states), mask, is_causal=False)
+            states = token_rows(states + attended, positions)
+            states = states + layer.mlp(layer.layer_norm2(states))
+        return self.final_layer_norm(states if states.ndim == 2 else token_rows(states, positions))
+
+    def _cross(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, **kwargs
+    ) -> tuple[Tensor, Tensor | None]:
+        """Caption states after the cross-attention (texts, seq, dim), and the mask of the layers behind it."""
+        queries = _by_image(self.text_layer_norm(text_states), image_states)
+        states, _ = self.cross_attn(queries, self.image_layer_norm(image_states), **kwargs)
+        states = states.reshape(text_states.shape)
+        if self.config.cross_attention_residual:
+            states = states + text_states
+        mask: Any = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        return states, mask
 
 
 class AgaMLMHead(nn.Module):
@@ -144,4 +200,104 @@ class AgaMLMHead(nn.Module):
         return self.decoder(self.layer_norm(self.activation(self.dense(states))))
 
 
-__all__ = ["AgaFusionEncoder", "AgaMLMHead"]
+class AgaBertFusionLayer(GradientCheckpointingLayer):
+    """A layer of BERT with a cross-attention to the patches between its self-attention and its feed-forward."""
+
+    def __init__(self, config: AgaBertFusionConfig):
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.crossattention = BertAttention(config, is_cross_attention=True)
+        if config.encoder_width != config.hidden_size:
+            cross = self.crossattention.self
+            cross.key = nn.Linear(config.encoder_width, cross.all_head_size)
+            cross.value = nn.Linear(config.encoder_width, cross.all_head_size)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(self, states: Tensor, mask: Tensor | None, image_states: Tensor, **kwargs) -> Tensor:
+        """(texts, seq, dim) and (images, patches + 1, encoder_width) to (texts, seq, dim)."""
+        states, _ = self.attention(states, mask, **kwargs)
+        attended, _ = self.crossattention(
+            _by_image(states, image_states), encoder_hidden_states=image_states, **kwargs
+        )
+        states = attended.reshape(states.shape)
+        return self.output(self.intermediate(states), states)
+
+    def summary_states(self, states: Tensor, mask: Tensor | None, image_states: Tensor, positions: Tensor) -> Tensor:
+        """What the layer gives at one token of each caption, (texts, dim); only that token attends to the patches."""
+        attended, _ = self.attention(states, mask)
+        rows = token_rows(attended, positions)[:, None]
+        crossed, _ = self.crossattention(_by_image(rows, image_states), encoder_hidden_states=image_states)
+        rows = crossed.reshape(rows.shape)[:, 0]
+        return self.output(self.intermediate(rows), rows)
+
+
+class AgaBertFusionEncoder(PreTrainedModel):
+    """
+    The upper half of BERT, each layer attending to the patches: post-LN self-attention, cross-attention, feed-forward.
+
+    Source: ALBEF (NeurIPS 2021), section 3.1; RaSa (IJCAI 2023) uses the same.
+    """
+
+    config: AgaBertFusionConfig
+    config_class = AgaBertFusionConfig
+    base_model_prefix = "fusion"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: AgaBertFusionConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList([AgaBertFusionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def forward(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None = None, **kwargs
+    ) -> Tensor:
+        """
+        Args:
+            text_states: (texts, seq, dim), token states of the text tower.
+            image_states: (images, patches + 1, encoder_width), patch states with the class token first; caption i
+                attends to image i // (texts / images).
+            attention_mask: (texts, seq), 0 or False where a token takes no part; None when all do.
+
+        Returns:
+            (texts, seq, dim).
+        """
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=text_states, attention_mask=attention_mask)
+        states = text_states
+        for layer in self.layers:
+            states = layer(states, mask, image_states, **kwargs)
+        return states
+
+    def summary_states(
+        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """
+        What [`forward`] gives at one token of each caption, (texts, dim), with the last layer for that token alone.
+
+        Args:
+            positions: (texts,) of the tokens.
+        """
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=text_states, attention_mask=attention_mask)
+        states = text_states
+        for layer in self.layers[:-1]:
+            states = layer(states, mask, image_states)
+        return self.layers[-1].summary_states(states, mask, image_states, positions)
+
+
+class AgaBertMLMHead(nn.Module):
+    """BERT's MLM head; its last matrix is the word embedding unless the configuration says otherwise."""
+
+    def __init__(self, config: AgaBertFusionConfig, vocab_size: int):
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, vocab_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., dim) to (..., vocabulary)."""
+        return self.decoder(self.transform(states))
+
+
+__all__ = ["AgaBertFusionEncoder", "AgaBertMLMHead", "AgaFusionEncoder", "AgaMLMHead", "token_rows"]

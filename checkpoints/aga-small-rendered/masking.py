@@ -7,6 +7,12 @@ import torch
 from torch import Tensor
 
 
+def special_token_ids(config) -> list[int]:
+    """Ids that are no words: start, end, mask and padding, ascending."""
+    ids = (config.bos_token_id, config.eos_token_id, config.mask_token_id, config.pad_token_id)
+    return sorted({value for value in ids if value is not None})
+
+
 def ordinary_tokens(input_ids: Tensor, attention_mask: Tensor | None, config) -> Tensor:
     """
     Tokens of a caption's words: before its end-of-text, no special token and no padding.
@@ -172,7 +178,7 @@ def corrupt_tokens(input_ids: Tensor, masked: Tensor, config) -> Tensor:
         a new (batch, seq).
     """
     choice = torch.rand(input_ids.shape, device=input_ids.device)
-    special = sorted({config.bos_token_id, config.eos_token_id, config.mask_token_id})
+    special = special_token_ids(config)
     random_ids = torch.randint(config.vocab_size - len(special), input_ids.shape, device=input_ids.device)
     for special_id in special:  # ascending, so that each shift makes room for one special id
         random_ids = random_ids + (random_ids >= special_id)
@@ -189,4 +195,5 @@ __all__ = [
     "corrupt_tokens",
     "ordinary_tokens",
     "sample_tokens",
+    "special_token_ids",
 ]

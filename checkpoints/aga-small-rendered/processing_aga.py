@@ -1,6 +1,6 @@
-"""Processor of AGA models: CLIP's image processing without a crop and a CLIP tokenizer with a mask token."""
+"""Processor of AGA models: CLIP's image processing without a crop and a tokenizer with a mask token."""
 
-from transformers import CLIPImageProcessorPil, CLIPTokenizer, ProcessorMixin
+from transformers import CLIPImageProcessorPil, CLIPTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 
 MASK_TOKEN = "<|mask|>"
@@ -9,19 +9,23 @@ REPLACED_ENTRY = "jekyll</w>"
 
 
 class AgaProcessorKwargs(ProcessingKwargs, total=False):
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}  # noqa: RUF012 - read by the library
+    # A caption is one segment: the models take no token types, which BERT's tokenizer would give.
+    _defaults = {  # noqa: RUF012 - read by the library
+        "text_kwargs": {"padding": True, "truncation": True, "return_token_type_ids": False}
+    }
 
 
 class AgaProcessor(ProcessorMixin):
     r"""
     Turns person crops and captions into model inputs.
 
-    Captions are padded to the longest of the batch, which is exact for CLIP's causal text tower, and cut at the
-    model's text length with the end-of-text token kept.
+    Captions are padded to the longest of the batch, which changes nothing in either family, and cut at the model's
+    text length with the end token kept. ALBEF's and RaSa's image processing is CLIP's too.
 
     Args:
         image_processor ([`CLIPImageProcessorPil`]): resizes to the model's height x width without a crop.
-        tokenizer ([`CLIPTokenizer`]): with a mask token; see [`AgaProcessor.for_config`] and [`clip_tokenizer`].
+        tokenizer ([`CLIPTokenizer`] or BERT's): with a mask token; see [`AgaProcessor.for_config`] and
+            [`clip_tokenizer`].
     """
 
     valid_processor_kwargs = AgaProcessorKwargs
@@ -32,7 +36,7 @@ class AgaProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
 
     @classmethod
-    def for_config(cls, config, tokenizer: CLIPTokenizer) -> "AgaProcessor":
+    def for_config(cls, config, tokenizer: PreTrainedTokenizerBase) -> "AgaProcessor":
         """
         The processor that fits a model's configuration.
 
@@ -42,9 +46,10 @@ class AgaProcessor(ProcessorMixin):
         text = config.text_config
         pairs = {
             "vocab_size": (len(tokenizer), text.vocab_size),
-            "bos_token_id": (tokenizer.bos_token_id, text.bos_token_id),
-            "eos_token_id": (tokenizer.eos_token_id, text.eos_token_id),
+            "bos_token_id": (_either(tokenizer.bos_token_id, tokenizer.cls_token_id), text.bos_token_id),
+            "eos_token_id": (_either(tokenizer.eos_token_id, tokenizer.sep_token_id), text.eos_token_id),
             "mask_token_id": (tokenizer.mask_token_id, text.mask_token_id),
+            "pad_token_id": (tokenizer.pad_token_id, text.pad_token_id),
         }
         for name, (have, want) in pairs.items():
             if have != want:
@@ -52,8 +57,13 @@ class AgaProcessor(ProcessorMixin):
         height, width = config.vision_config.image_height_width
         # The PIL backend works without torchvision; AgaProcessor may load the other one where it is installed.
         image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
-        tokenizer.model_max_length = text.max_position_embeddings
+        tokenizer.model_max_length = text.caption_length
         return cls(image_processor, tokenizer)
+
+
+def _either(first: int | None, second: int | None) -> int | None:
+    """BERT's tokenizers have no start and end of text, but [CLS] and [SEP]."""
+    return second if first is None else first
 
 
 def clip_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> CLIPTokenizer:

@@ -261,6 +261,7 @@ def _positions(model):
     return model.aga.vision_model.embeddings.position_embedding.weight
 
 
+@pytest.mark.parametrize("heads", [0, 5, 64])
 def test_heads_that_do_not_divide(heads):
     with pytest.raises(ConversionError, match=f"num_heads {heads} does not divide the width 48"):
         load_albef(CHECKPOINT, num_heads=heads)

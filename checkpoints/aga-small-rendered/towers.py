@@ -1,0 +1,224 @@
+"""Text and vision towers of both families, and attention that also gives the summary token's row."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.bert.modeling_bert import BertModel
+from transformers.models.clip.modeling_clip import (
+    CLIPEncoder,
+    CLIPPreTrainedModel,
+    CLIPTextModel,
+    CLIPVisionEmbeddings,
+    CLIPVisionModel,
+)
+
+from .configuration_aga import AgaBertTextConfig, AgaTextConfig, AgaVisionConfig
+
+SUMMARY_ROW_ATTENTION = "aga_sdpa_summary_row"
+
+
+def sdpa_with_summary_row(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    summary_index: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """
+    SDPA that also returns the attention row of one query per sequence, without the seq x seq maps.
+
+    Args:
+        query, key, value: (batch, heads, seq, head_dim).
+        attention_mask: (batch, 1, seq, seq), bool or additive, or None.
+        summary_index: (batch,) position of the query whose row is wanted. None skips it.
+
+    Returns:
+        (batch, seq, heads, head_dim) and (batch, heads, seq) or None.
+    """
+    kwargs.pop("output_attentions", None)
+    attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if summary_index is None:
+        return attended, None
+    batch = torch.arange(len(query), device=query.device)
+    # The row is a statistic for AGM, never a path for gradients.
+    row_query = query.detach()[batch, :, summary_index].unsqueeze(2)
+    scores = (row_query @ key.detach().transpose(-1, -2)).squeeze(2).float()
+    scores = scores * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if attention_mask is not None:
+        row_mask = attention_mask[torch.arange(len(attention_mask), device=query.device), :, summary_index]
+        scores = scores.masked_fill(~row_mask, float("-inf")) if row_mask.dtype == torch.bool else scores + row_mask
+    if kwargs.get("is_causal", getattr(module, "is_causal", False)):
+        visible = torch.arange(key.shape[2], device=key.device)[None] <= summary_index[:, None]
+        scores = scores.masked_fill(~visible[:, None], float("-inf"))
+    return attended, scores.softmax(dim=-1).to(query.dtype)
+
+
+AttentionInterface.register(SUMMARY_ROW_ATTENTION, sdpa_with_summary_row)
+AttentionMaskInterface.register(SUMMARY_ROW_ATTENTION, sdpa_mask)
+
+
+def _give_summary_row(config) -> None:
+    """SDPA that can also return the summary row takes the place of plain SDPA."""
+    if config._attn_implementation == "sdpa":
+        config._attn_implementation = SUMMARY_ROW_ATTENTION
+
+
+def end_positions(input_ids: Tensor, config) -> Tensor:
+    """Position of each caption's first end-of-text token, (batch,)."""
+    return (input_ids == config.eos_token_id).int().argmax(dim=-1)
+
+
+def caption_tokens(input_ids: Tensor, attention_mask: Tensor | None, config) -> Tensor:
+    """
+    Tokens of a caption with its special tokens but without padding, bool (batch, seq).
+
+    The causal family ends a caption at its first end-of-text, which is also its padding; BERT's follows
+    `attention_mask`, or the padding id without one.
+    """
+    ends = input_ids == config.eos_token_id
+    inside = (ends.cumsum(dim=1) - ends.long()) == 0
+    if config.pad_token_id not in (None, config.eos_token_id):
+        inside = input_ids != config.pad_token_id
+    if attention_mask is None:
+        return inside
+    return attention_mask.bool() if config.pad_token_id != config.eos_token_id else inside & attention_mask.bool()
+
+
+class AgaVisionEmbeddings(CLIPVisionEmbeddings):
+    """Patch and position embeddings on a rectangular grid, optionally behind a convolutional stem."""
+
+    def __init__(self, config: AgaVisionConfig):
+        nn.Module.__init__(self)
+        self.config = config
+        self.embed_dim = config.hidden_size
+        self.image_size = config.image_height_width
+        self.patch_size = config.patch_size
+        self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
+        self.stem = nn.Sequential()
+        channels = config.num_channels
+        for width in config.stem_channels:
+            # GroupNorm over all channels: unlike BatchNorm it does not depend on how a batch is split over processes.
+            convolution = nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1, bias=False)
+            self.stem.extend([convolution, nn.GroupNorm(1, width), nn.ReLU()])
+            channels = width
+        halvings = 2 ** len(config.stem_channels)
+        self.patch_embedding = nn.Conv2d(
+            channels,
+            self.embed_dim,
+            kernel_size=config.patch_size // halvings,
+            stride=config.stride // halvings,
+            bias=config.patch_bias,
+        )
+        rows, columns = config.grid_size
+        self.num_patches = rows * columns
+        self.num_positions = self.num_patches + 1
+        self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
+        self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """(batch, channels, height, width) to (batch, patches + 1, dim), class token first."""
+        if interpolate_pos_encoding:
+            raise ValueError(
+                "position embeddings belong to this model's own grid; set vision_config.image_size instead of "
+                "interpolating them in each forward"
+            )
+        if tuple(pixel_values.shape[-2:]) != self.image_size:
+            height, width = pixel_values.shape[-2:]
+            raise ValueError(
+                f"pixel_values are {height}x{width}, the model wants {self.image_size[0]}x{self.image_size[1]} "
+                "(height x width); use its AgaProcessor"
+            )
+        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
+        patches = self.patch_embedding(self.stem(pixel_values)).flatten(2).transpose(1, 2)
+        states = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
+        return states + self.position_embedding(self.position_ids)
+
+
+class AgaVisionModel(CLIPVisionModel):
+    """CLIP's vision tower on [`AgaVisionEmbeddings`]; with `pre_layernorm=False` it is timm's ViT."""
+
+    config: AgaVisionConfig
+    config_class = AgaVisionConfig
+
+    def __init__(self, config: AgaVisionConfig):
+        CLIPPreTrainedModel.__init__(self, config)
+        self.embeddings = AgaVisionEmbeddings(config)
+        self.pre_layrnorm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.pre_layernorm else nn.Identity()
+        )
+        self.encoder = CLIPEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+
+class AgaTextModel(CLIPTextModel):
+    """CLIP's causal text tower; the summary token is the end-of-text. Can return its attention rows."""
+
+    config: AgaTextConfig
+    config_class = AgaTextConfig
+
+    def __init__(self, config: AgaTextConfig):
+        super().__init__(config)
+        self.use_summary_row()
+
+    def use_summary_row(self) -> None:
+        """Keep `sdpa` able to return the summary token's attention rows."""
+        _give_summary_row(self.config)
+
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        """As in transformers."""
+        super().set_attn_implementation(*args, **kwargs)
+        self.use_summary_row()
+
+    def summary_positions(self, input_ids: Tensor) -> Tensor:
+        """Position of each caption's summary token, (batch,)."""
+        return end_positions(input_ids, self.config)
+
+
+class AgaBertTextModel(BertModel):
+    """BERT without its pooler; the summary token is the first one. Can return its attention rows."""
+
+    config: AgaBertTextConfig
+    config_class = AgaBertTextConfig
+
+    def __init__(self, config: AgaBertTextConfig):
+        super().__init__(config, add_pooling_layer=False)
+        self.use_summary_row()
+
+    def use_summary_row(self) -> None:
+        """Keep `sdpa` able to return the summary token's attention rows."""
+        _give_summary_row(self.config)
+
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        """As in transformers."""
+        super().set_attn_implementation(*args, **kwargs)
+        self.use_summary_row()
+
+    def summary_positions(self, input_ids: Tensor) -> Tensor:
+        """Position of each caption's summary token, (batch,)."""
+        return input_ids.new_zeros(len(input_ids))
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """As in transformers; padding behind the end of a caption takes no part, also without `attention_mask`."""
+        inside = caption_tokens(input_ids, attention_mask, self.config)
+        return super().forward(input_ids=input_ids, attention_mask=inside.long(), **kwargs)
+
+
+__all__ = [
+    "SUMMARY_ROW_ATTENTION",
+    "AgaBertTextModel",
+    "AgaTextModel",
+    "AgaVisionModel",
+    "caption_tokens",
+    "end_positions",
+]
