@@ -232,8 +232,8 @@ def _reranking(summary: Values, budget: str) -> list[str]:
         return []
     header = ["recipe", "noise"] + [text for metric in METRICS for text in (LABELS[metric], f"Δ {LABELS[metric]}")]
     return [
-        f"Re-ranked: the first {summary['rerank']} images of each query ordered by the ITM head, and the differences "
-        "from the same model's dual encoder, paired by seed:",
+        f"Re-ranked: the first {summary['rerank']} images of each query ordered by ITM head and similarity, and the "
+        "differences from the same model's dual encoder, paired by seed:",
         "",
         table(header, rows, text_columns=2),
     ]

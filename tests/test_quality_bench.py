@@ -124,9 +124,10 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         load_settings(_change(settings_folder / "smoke.yaml", **changes))
 
 
-def test_recipes_say_what_their_method_does():
+@pytest.mark.parametrize("folder", ["quality", "choices"])
+def test_recipes_say_what_their_method_does(folder):
     """What a recipe leaves unsaid comes from the base model's file, not from the defaults of the day."""
-    for recipe in load_settings(BENCHMARKS / "quality" / "bench.yaml").recipes.values():
+    for recipe in load_settings(BENCHMARKS / folder / "bench.yaml").recipes.values():
         objective = recipe.run["model_config"]["objective_config"]
         if "mlm" in objective["loss_weights"]:
             assert {"mask_strategy", "mask_ratio", "mask_max_probability", "enrichment"} <= objective.keys()

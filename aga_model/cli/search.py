@@ -33,7 +33,8 @@ def search(
     query: Annotated[str, typer.Argument(help="What the person looks like, in a sentence.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Number of results.")] = 10,
     rerank: Annotated[
-        int | None, typer.Option("--rerank", min=1, help="Re-rank the first K images by the model's ITM head.")
+        int | None,
+        typer.Option("--rerank", min=1, help="Re-rank the first K images by the model's ITM head and similarity."),
     ] = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="Write a picture of the results, e.g. result.png.")
@@ -104,7 +105,7 @@ def _encode(encoder: PersonEncoder, query: str, notes: list[str]) -> np.ndarray:
 
 
 def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
-    """The first `number` hits in the order of the ITM head, the rest as it was behind them."""
+    """The first `number` hits in the re-ranked order, the rest as it was behind them."""
     first, skipped = rerank_hits(reranker, query, hits[:number])
     if number > len(hits):
         notes.append(f"--rerank is {number}, but the gallery holds {len(hits)} images: all of them are re-ranked")

@@ -434,7 +434,7 @@ def _equal_groups(
 
 def rerank_hits(reranker: Reranker, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Skipped]]:
     """
-    Order the hits of one query by the ITM head. Their images are read again from their files.
+    Order the hits of one query by [`Reranker.combine`]. Their images are read again from their files.
 
     Args:
         query: the sentence.

@@ -93,10 +93,11 @@ class AgaTrainer(Trainer):
         self._component_steps = 0
         self.teacher: MomentumTeacher | None = None
         self.add_callback(ProgressCallback())
-        self.add_callback(TimingCallback())
-        if self._objective.momentum is not None:
-            self.teacher = MomentumTeacher(cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model)))
-            self.add_callback(MomentumCallback(self.teacher))  # after the timing: its update counts as training
+        trained = cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model))
+        if trained.config.objective_config.momentum is not None:
+            self.teacher = MomentumTeacher(trained)
+            self.add_callback(MomentumCallback(self.teacher))
+        self.add_callback(TimingCallback())  # behind the momentum model's, whose update counts as training
         self.add_callback(EpochCallback(self.train_dataset))
 
     @property
@@ -136,10 +137,6 @@ class AgaTrainer(Trainer):
             elif rates != (1.0, 1.0):
                 self.optimizer = adamw_with_factors(trained, *common, *rates)
         return super().create_optimizer(model)
-
-    @property
-    def _objective(self):
-        return cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model)).config.objective_config
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

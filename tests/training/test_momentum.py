@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from aga_model.data.rendered import render_dataset
 from aga_model.losses import TeacherEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
+from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import TEACHER_FILE, MomentumTeacher
 from aga_model.training.run import main
+from aga_model.training.trainer import AgaTrainer, TimingCallback
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 RUN = {
@@ -165,6 +168,21 @@ def test_enrichment_takes_the_teachers_predictions(make_model, batch):
         teacher.model.mlm_head.decoder.bias[300] = 50.0
     output = model(**batch, teacher=teacher)
     assert (output.enriched_input_ids[output.masked] == 300).all() and output.masked.any()
+
+
+def test_the_update_counts_as_training_time(make_model, monkeypatch, tmp_path):
+    """The trainer's clock stops after the momentum model has moved."""
+    order = []
+    monkeypatch.setattr(MomentumTeacher, "update", lambda self, model: order.append("update"))
+    monkeypatch.setattr(TimingCallback, "on_step_end", lambda self, *args, **kwargs: order.append("clock"))
+    data = SimpleNamespace(set_epoch=lambda epoch: None)
+    args = AgaTrainingArguments(
+        str(tmp_path), max_steps=1, use_cpu=True, report_to="none", eval_strategy="no", save_strategy="no",
+        load_best_model_at_end=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = AgaTrainer(make_model(momentum=0.9), args, train_dataset=data)
+    trainer.callback_handler.on_step_end(trainer.args, trainer.state, trainer.control)
+    assert order == ["update", "clock"]
 
 
 @pytest.fixture(scope="module")
