@@ -7,8 +7,10 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
-LOSS_NAMES = ("itc", "sdm", "itm", "mlm", "id")
+LOSS_NAMES = ("itc", "sdm", "bsdm", "cmpm", "tal", "waf", "itm", "mlm", "id")
 MASK_STRATEGIES = ("attention", "random")
+WAF_TARGETS = ("match", "identity")
+WAF_WEIGHTINGS = ("uniform", "hard", "trusted")
 ENRICHMENT_MODES = ("replace", "add", "none")
 ENRICHMENT_SAMPLING = ("sample", "argmax")
 
@@ -333,7 +335,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
 
     Args:
         loss_weights (`dict[str, float]`): weight per loss name; a loss that is not named is not computed. Names:
-            `itc`, `sdm`, `itm`, `mlm`, `id`.
+            `itc`, `sdm`, `bsdm`, `cmpm`, `tal`, `waf`, `itm`, `mlm`, `id`.
         num_identities (`int`): classes of the identity head, which exists when the `id` loss is used.
         learn_temperature (`bool`): train `logit_scale`; IRRA keeps it fixed.
         mask_strategy (`str`): `attention` is AGM, `random` the uniform baseline.
@@ -352,6 +354,18 @@ class AgaObjectiveConfig(PreTrainedConfig):
         distillation_weight (`float`): alpha, weight of the momentum model's soft targets in `itc` and `mlm`, reached
             over the first epoch. ALBEF uses 0.4.
         queue_size (`int`): past embeddings of the momentum model that `itc` also compares with; 0 for none.
+        image_keep_ratio (`float`): share of the patches that the image encoder receives in training; 1 for all
+            (choice).
+        image_mask_strategy (`str`): `attention` is AWM, which asks for a momentum model, `random` the baseline.
+        image_score_resolution (`float`): height and width at which the momentum model scores the patches, as a share
+            of the image's. Below 1 the scores cost less and are coarser, as in A-CLIP's efficient variant (choice).
+        bsdm_kl_weights (`[float, float]`): weights of KL(p || q) and KL(q || p) in `bsdm` (choice).
+        tal_margin (`float`): margin of `tal` as cosine similarity. RDE uses 0.1.
+        waf_target (`str`): `match` takes the probabilities of `waf` from the softmax over similarities, `identity`
+            from the identity classifier (choice).
+        waf_gamma (`float`): focusing exponent of `waf`.
+        waf_weighting (`str`): in-batch weights of `waf`: `uniform`, `hard` for what is missed, `trusted` for what is
+            plausible (choice).
     """
 
     model_type = "aga_objective"
@@ -372,6 +386,14 @@ class AgaObjectiveConfig(PreTrainedConfig):
     momentum: float | int | None = None
     distillation_weight: float | int = 0.4
     queue_size: int = 0
+    image_keep_ratio: float | int = 1.0
+    image_mask_strategy: str = "attention"
+    image_score_resolution: float | int = 1.0
+    bsdm_kl_weights: list[float | int] | tuple[float | int, ...] = (1.0, 1.0)
+    tal_margin: float | int = 0.1
+    waf_target: str = "match"
+    waf_gamma: float | int = 2.0
+    waf_weighting: str = "uniform"
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
@@ -393,7 +415,10 @@ class AgaObjectiveConfig(PreTrainedConfig):
         _require_choice("objective_config", "mask_strategy", self.mask_strategy, MASK_STRATEGIES)
         _require_choice("objective_config", "enrichment", self.enrichment, ENRICHMENT_MODES)
         _require_choice("objective_config", "enrichment_sampling", self.enrichment_sampling, ENRICHMENT_SAMPLING)
-        for key in ("mask_ratio", "mask_max_probability"):
+        _require_choice("objective_config", "image_mask_strategy", self.image_mask_strategy, MASK_STRATEGIES)
+        _require_choice("objective_config", "waf_target", self.waf_target, WAF_TARGETS)
+        _require_choice("objective_config", "waf_weighting", self.waf_weighting, WAF_WEIGHTINGS)
+        for key in ("mask_ratio", "mask_max_probability", "image_keep_ratio", "image_score_resolution"):
             value = getattr(self, key)
             _require(0 < value <= 1, f"objective_config.{key} must lie in (0, 1], got {value}")
         shares = ("attention_decay", "enrichment_probability", "enrichment_min_confidence", "enrichment_start",
@@ -416,6 +441,39 @@ class AgaObjectiveConfig(PreTrainedConfig):
             "objective_config.queue_size holds embeddings of the momentum model for the loss 'itc'; give momentum and "
             "that loss, or leave it at 0",
         )
+        _require(
+            not self.selects_by_attention or self.momentum is not None,
+            "objective_config.image_keep_ratio below 1 with image_mask_strategy 'attention' keeps the patches that a "
+            "momentum model attends to; give momentum, or take 'random'",
+        )
+        _require(
+            len(self.bsdm_kl_weights) == 2 and min(self.bsdm_kl_weights) >= 0 and sum(self.bsdm_kl_weights) > 0,
+            f"objective_config.bsdm_kl_weights must be two weights of 0 or more, got {self.bsdm_kl_weights}",
+        )
+        for key in ("waf_gamma", "tal_margin"):
+            _require(getattr(self, key) >= 0, f"objective_config.{key} must be >= 0, got {getattr(self, key)}")
+
+    @property
+    def selects_by_attention(self) -> bool:
+        """AWM: the image encoder receives the patches that the momentum model attends to."""
+        return self.image_keep_ratio < 1 and self.image_mask_strategy == "attention"
+
+    @property
+    def teacher_guides(self) -> bool:
+        """The momentum model's targets, predictions or past embeddings are used, not its patch scores alone."""
+        learns = self.distillation_weight > 0 and (self.weight("itc") > 0 or self.weight("mlm") > 0)
+        writes = self.enrichment != "none" and self.weight("mlm") > 0
+        return self.momentum is not None and (learns or writes or self.queue_size > 0)
+
+    @property
+    def needs_identity_head(self) -> bool:
+        """A loss reads the identity classifier."""
+        return self.weight("id") > 0 or (self.weight("waf") > 0 and self.waf_target == "identity")
+
+    @property
+    def needs_person_ids(self) -> list[str]:
+        """Names of the losses in use that compare persons."""
+        return [name for name in ("sdm", "bsdm", "cmpm", "tal", "waf", "id") if self.weight(name) > 0]
 
     def weight(self, name: str) -> float:
         """Weight of a loss, 0 when it is not used."""
@@ -513,9 +571,10 @@ class AgaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         objective = self.objective_config
         _require(
-            objective.weight("id") == 0 or objective.num_identities > 0,
-            "objective_config.loss_weights names 'id', so objective_config.num_identities must be the number of "
-            "training identities (train_hf.py fills it in from the data)",
+            not objective.needs_identity_head or objective.num_identities > 0,
+            "objective_config.loss_weights names 'id', or 'waf' with the target 'identity', so "
+            "objective_config.num_identities must be the number of training identities (train_hf.py fills it in from "
+            "the data)",
         )
 
 

@@ -1,9 +1,10 @@
 """Losses of text-based person search. Each is a function of tensors; sums run over the batch that it is given.
 
-All are computed in float32 whatever the inputs' dtype, since softmax over a cosine similarity divided by a temperature
-of 0.02 overflows the resolution of half precision.
+All are computed in float32 (or float64, where inputs are), since softmax over a cosine similarity divided by a
+temperature of 0.02 overflows the resolution of half precision.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,11 @@ class TeacherEmbeddings:
     queue_person_ids: Tensor | None = None
 
 
+def _wide(values: Tensor) -> Tensor:
+    """float32, or float64 where it was."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def _similarity_logits(image_embeds: Tensor, text_embeds: Tensor, temperature: float | Tensor) -> Tensor:
     """Cosine similarity over temperature, (texts, images), float32 also under autocast."""
     if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or len(image_embeds) == 0:
@@ -39,16 +45,21 @@ def _similarity_logits(image_embeds: Tensor, text_embeds: Tensor, temperature: f
     if isinstance(temperature, int | float) and temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     with torch.autocast(image_embeds.device.type, enabled=False):
-        image = F.normalize(image_embeds.float(), dim=-1)
-        text = F.normalize(text_embeds.float(), dim=-1)
+        image = F.normalize(_wide(image_embeds), dim=-1)
+        text = F.normalize(_wide(text_embeds), dim=-1)
         return text @ image.t() / temperature
+
+
+def _same_person(person_ids: Tensor, batch: int) -> Tensor:
+    """Same-person indicator, bool (batch, batch)."""
+    if person_ids.shape != (batch,):
+        raise ValueError(f"person_ids must be ({batch},), one per pair; got {tuple(person_ids.shape)}")
+    return person_ids[:, None] == person_ids[None, :]
 
 
 def _match_distribution(person_ids: Tensor, batch: int) -> Tensor:
     """Row-normalised same-person indicator, (batch, batch)."""
-    if person_ids.shape != (batch,):
-        raise ValueError(f"person_ids must be ({batch},), one per pair; got {tuple(person_ids.shape)}")
-    same = (person_ids[:, None] == person_ids[None, :]).float()
+    same = _same_person(person_ids, batch).float()
     return same / same.sum(dim=1, keepdim=True)
 
 
@@ -188,6 +199,183 @@ def sdm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temp
     return one_direction(logits) + one_direction(logits.t())
 
 
+def bsdm_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    person_ids: Tensor,
+    temperature: float | Tensor,
+    kl_weights: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """
+    Bidirectional similarity distribution matching: both KL divergences between the softmax p over similarities and the
+    same-person distribution q, a KL(p || q) + b KL(q || p).
+
+    The second term grows only with the logarithm of a missed positive's share, where the first one also presses on
+    every negative. q is smoothed by 1e-8 as in [`sdm_loss`]. Source: AMNS (arXiv 2409.06385); that both terms weigh
+    the same is this project's choice.
+
+    Args:
+        image_embeds: (batch, dim), need not be normalised.
+        text_embeds: (batch, dim).
+        person_ids: (batch,) integers.
+        temperature: softmax temperature, positive.
+        kl_weights: a and b; (1, 0) is [`sdm_loss`].
+
+    Returns:
+        scalar, summed over image to text and text to image.
+
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+
+    Example:
+
+    ```python
+    >>> image, text = torch.randn(8, 32), torch.randn(8, 32)
+    >>> loss = bsdm_loss(image, text, torch.arange(8) // 2, temperature=0.02)
+    ```
+    """
+    logits = _similarity_logits(image_embeds, text_embeds, temperature)
+    target = _match_distribution(person_ids, len(logits))
+    log_target = torch.log(target + SDM_EPSILON)
+    forward_weight, inverse_weight = kl_weights
+
+    def one_direction(rows: Tensor) -> Tensor:
+        log_predicted = rows.log_softmax(dim=1)
+        gap = log_predicted - log_target
+        return ((forward_weight * log_predicted.exp() - inverse_weight * target) * gap).sum(dim=1).mean()
+
+    return one_direction(logits) + one_direction(logits.t())
+
+
+def cmpm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor) -> Tensor:
+    """
+    Cross-modal projection matching: as [`sdm_loss`], of the projections of one modality on the unit vectors of the
+    other, without a temperature.
+
+    Source: Zhang and Lu (ECCV 2018), equations 1 to 5, as IRRA's code has it: there a row of the same-person indicator
+    is divided by its Euclidean length, not by its sum.
+
+    Args:
+        image_embeds: (batch, dim), not normalised.
+        text_embeds: (batch, dim), not normalised.
+        person_ids: (batch,) integers.
+
+    Returns:
+        scalar, summed over both directions.
+    """
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        image, text = _wide(image_embeds), _wide(text_embeds)
+        same = _same_person(person_ids, len(image)).to(image)
+        log_target = torch.log(same / same.norm(dim=1, keepdim=True) + SDM_EPSILON)
+        loss = image.new_zeros(())
+        for rows, others in ((image, text), (text, image)):
+            log_predicted = (rows @ F.normalize(others, dim=-1).t()).log_softmax(dim=1)
+            loss = loss + (log_predicted.exp() * (log_predicted - log_target)).sum(dim=1).mean()
+    return loss
+
+
+def tal_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    person_ids: Tensor,
+    temperature: float | Tensor,
+    margin: float = 0.1,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """
+    Triplet alignment loss: hinge between the softmax-weighted similarity of the positives and the log-sum-exp over the
+    negatives, an upper bound of the hardest-negative triplet loss that does not collapse on noisy pairs.
+
+    Source: RDE (CVPR 2024), equation 10.
+
+    Args:
+        image_embeds: (batch, dim), need not be normalised.
+        text_embeds: (batch, dim).
+        person_ids: (batch,) integers.
+        temperature: tau, positive; RDE uses 0.015.
+        margin: m in units of cosine similarity.
+        weights: (batch,), of a pair as anchor; a pair with weight 0 is a negative of others only.
+
+    Returns:
+        scalar, the weighted mean over pairs, summed over both directions; 0 where no row has a negative.
+
+    Raises:
+        ValueError: shapes do not fit, or the temperature is not positive.
+    """
+    logits = _similarity_logits(image_embeds, text_embeds, temperature)
+    same = _same_person(person_ids, len(logits))
+    weights = torch.ones_like(logits[0]) if weights is None else weights.to(logits)
+    has_negative = (~same).any(dim=1)
+
+    def one_direction(rows: Tensor) -> Tensor:
+        share = rows.detach().masked_fill(~same, float("-inf")).softmax(dim=1)
+        positive = (share * rows).sum(dim=1)
+        # A row without negatives keeps its own logits: -inf of an empty sum has no gradient.
+        negatives = rows.masked_fill(same & has_negative[:, None], float("-inf")).logsumexp(dim=1)
+        each = (margin + (negatives - positive) * temperature).clamp(min=0) * has_negative
+        return (each * weights).sum() / weights.sum().clamp(min=1e-12)
+
+    return one_direction(logits) + one_direction(logits.t())
+
+
+def match_log_probability(
+    image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temperature: float | Tensor
+) -> Tensor:
+    """
+    Log of the share that the softmax over similarities gives to the same person, each text among the images and then
+    each image among the texts, (2 batch,). Arguments and errors as [`sdm_loss`].
+    """
+    logits = _similarity_logits(image_embeds, text_embeds, temperature)
+    different = ~_same_person(person_ids, len(logits))
+
+    def one_direction(rows: Tensor) -> Tensor:
+        return rows.masked_fill(different, float("-inf")).logsumexp(dim=1) - rows.logsumexp(dim=1)
+
+    return torch.cat([one_direction(logits), one_direction(logits.t())])
+
+
+def identity_log_probability(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
+    """
+    Log-probability of the right identity for the images and then for the texts, (2 batch,).
+
+    Arguments as [`id_loss`].
+    """
+    logits = _wide(torch.cat([image_logits, text_logits]))
+    return -F.cross_entropy(logits, person_ids.long().repeat(2), reduction="none")
+
+
+FOCAL_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": torch.ones_like,
+    "hard": lambda probability: 1 - probability,
+    "trusted": lambda probability: probability,
+}
+
+
+def waf_loss(log_probability: Tensor, gamma: float = 2.0, weighting: str = "uniform") -> Tensor:
+    """
+    Weight-adjustment focal loss: the mean of -w_i (1 - p_i)^gamma log p_i.
+
+    Source: AMNS (arXiv 2409.06385), after the focal loss (ICCV 2017). Where p_i comes from and what w_i is are this
+    project's choices.
+
+    Args:
+        log_probability: (samples,), log p_i of the right match, of [`match_log_probability`] or
+            [`identity_log_probability`].
+        gamma: focusing exponent, 0 or more; 0 is cross-entropy.
+        weighting: w_i, without gradient and scaled to mean 1: `uniform`, `hard` in proportion to 1 - p_i, `trusted`
+            in proportion to p_i, which bounds what a wrong pair can pull.
+
+    Returns:
+        scalar.
+    """
+    log_probability = _wide(log_probability).clamp(max=0.0)
+    weights = FOCAL_WEIGHTINGS[weighting](log_probability.detach().exp())
+    weights = weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
+    # The floor keeps the power's gradient finite where p_i is 1.
+    miss = (-torch.expm1(log_probability)).clamp(min=1e-12)
+    return -(weights * miss**gamma * log_probability).mean()
+
+
 def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
     """
     Identity loss: cross-entropy of one classifier that both modalities share, mean of the two.
@@ -202,8 +390,8 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
     Returns:
         scalar.
     """
-    image = F.cross_entropy(image_logits.float(), person_ids.long())
-    text = F.cross_entropy(text_logits.float(), person_ids.long())
+    image = F.cross_entropy(_wide(image_logits), person_ids.long())
+    text = F.cross_entropy(_wide(text_logits), person_ids.long())
     return (image + text) / 2
 
 
@@ -267,12 +455,19 @@ def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
 
 
 __all__ = [
+    "FOCAL_WEIGHTINGS",
     "TeacherEmbeddings",
+    "bsdm_loss",
+    "cmpm_loss",
     "distilled_mlm_loss",
     "id_loss",
+    "identity_log_probability",
     "itc_loss",
     "itm_loss",
+    "match_log_probability",
     "mlm_loss",
     "momentum_itc_loss",
     "sdm_loss",
+    "tal_loss",
+    "waf_loss",
 ]

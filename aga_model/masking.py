@@ -1,4 +1,7 @@
-"""What to mask: AGM (attention-guided mask modelling) and the uniform baseline, over one sampling routine."""
+"""
+What to mask. Words: AGM (attention-guided mask modelling) and the uniform baseline, over one sampling routine.
+Patches: AWM (attention-weighted selective mask) and the random baseline, over one selection.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -186,14 +189,90 @@ def corrupt_tokens(input_ids: Tensor, masked: Tensor, config) -> Tensor:
     return torch.where(masked & (choice >= 0.8) & (choice < 0.9), random_ids, corrupted)
 
 
+class PatchSelection(Protocol):
+    """Which patches of an image the encoder receives: a score per patch, the best are kept."""
+
+    needs_attention: bool
+
+    def scores(self, pixel_values: Tensor, attention: Tensor | None, patches: int) -> Tensor:
+        """Score per patch, (batch, patches), for images (batch, ...) with class attention (batch, patches)."""
+        ...
+
+
+class AttentionWeightedSelection:
+    """AWM's policy: patches are kept by the attention that the EMA encoder's class token pays them.
+
+    Source: AMNS (arXiv 2409.06385), after A-CLIP (ICCV 2023).
+    """
+
+    needs_attention = True
+
+    def scores(self, pixel_values: Tensor, attention: Tensor | None, patches: int) -> Tensor:
+        """The attention itself, (batch, patches)."""
+        if attention is None:
+            raise ValueError("AWM needs the class attention of the momentum model's image encoder")
+        return attention
+
+
+class RandomSelection:
+    """The baseline: patches are dropped at random (FLIP, CVPR 2023)."""
+
+    needs_attention = False
+
+    def scores(self, pixel_values: Tensor, attention: Tensor | None, patches: int) -> Tensor:
+        """Random numbers, (batch, patches)."""
+        return torch.rand(len(pixel_values), patches, device=pixel_values.device)
+
+
+PATCH_SELECTIONS: dict[str, Callable[[], PatchSelection]] = {
+    "attention": AttentionWeightedSelection,
+    "random": RandomSelection,
+}
+
+
+def patch_attention(layer_attention: Tensor) -> Tensor:
+    """
+    Attention that the class token pays to each patch, mean over heads and layers.
+
+    Source: A-CLIP (ICCV 2023), section 3.2.
+
+    Args:
+        layer_attention: (layers, batch, heads, patches + 1), the class token's row of each layer, itself first.
+
+    Returns:
+        (batch, patches) float32 without gradient.
+    """
+    return layer_attention.detach().float().mean(dim=(0, 2))[:, 1:]
+
+
+def best_patches(scores: Tensor, keep_ratio: float) -> Tensor:
+    """
+    Indices of the best-scored patches, in the order of the patches.
+
+    Args:
+        scores: (batch, patches); of equal scores the first is better.
+        keep_ratio: share of the patches that is kept, rounded to a whole number, at least one.
+
+    Returns:
+        (batch, kept).
+    """
+    kept = max(1, round(keep_ratio * scores.shape[1]))
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :kept].sort(dim=1).values
+
+
 __all__ = [
     "MASKING_POLICIES",
+    "PATCH_SELECTIONS",
     "AttentionGuidedMasking",
+    "AttentionWeightedSelection",
     "RandomMasking",
+    "RandomSelection",
     "aggregate_class_attention",
+    "best_patches",
     "bounded_probabilities",
     "corrupt_tokens",
     "ordinary_tokens",
+    "patch_attention",
     "sample_tokens",
     "special_token_ids",
 ]

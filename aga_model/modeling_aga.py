@@ -17,28 +17,37 @@ from .enrichment import TextEnrichment
 from .fusion import AgaBertFusionEncoder, AgaBertMLMHead, AgaFusionEncoder, AgaMLMHead, token_rows
 from .losses import (
     TeacherEmbeddings,
+    bsdm_loss,
+    cmpm_loss,
     distilled_mlm_loss,
     id_loss,
+    identity_log_probability,
     itc_loss,
     itm_loss,
+    match_log_probability,
     mlm_loss,
     momentum_itc_loss,
     sdm_loss,
+    tal_loss,
+    waf_loss,
 )
 from .masking import (
     MASKING_POLICIES,
+    PATCH_SELECTIONS,
     aggregate_class_attention,
+    best_patches,
     corrupt_tokens,
     ordinary_tokens,
+    patch_attention,
     sample_tokens,
     special_token_ids,
 )
 from .matching import hard_negatives
 from .towers import (
-    SUMMARY_ROW_ATTENTION,
     AgaBertTextModel,
     AgaTextModel,
     AgaVisionModel,
+    SummaryRowMixin,
     caption_tokens,
     end_positions,
 )
@@ -80,18 +89,24 @@ class AgaForPreTrainingOutput(ModelOutput):
 
     Args:
         loss (scalar): weighted sum of the losses.
-        itc_loss, sdm_loss, itm_loss, mlm_loss, id_loss (scalars): unweighted.
+        itc_loss, sdm_loss, bsdm_loss, cmpm_loss, tal_loss, waf_loss, itm_loss, mlm_loss, id_loss (scalars): not
+            weighted.
         logits_per_image (`(batch, batch)`): cosine similarity over temperature within this process's batch.
         image_embeds, text_embeds (`(batch, projection_dim)`): normalised; texts as the alignment losses saw them.
         masked (`bool (batch, seq)`): tokens that the MLM had to predict.
         mask_probabilities (`(batch, seq)`): the policy's probability per token.
         mlm_logits (`(masked tokens, vocabulary)`): in the row-major order of `masked`.
         enriched_input_ids (`(batch, seq)`): captions as TEM left them.
+        kept_patches (`(batch, kept)`): indices of the patches that the image encoder received, when not all.
     """
 
     loss: Tensor | None = None
     itc_loss: Tensor | None = None
     sdm_loss: Tensor | None = None
+    bsdm_loss: Tensor | None = None
+    cmpm_loss: Tensor | None = None
+    tal_loss: Tensor | None = None
+    waf_loss: Tensor | None = None
     itm_loss: Tensor | None = None
     mlm_loss: Tensor | None = None
     id_loss: Tensor | None = None
@@ -102,6 +117,7 @@ class AgaForPreTrainingOutput(ModelOutput):
     mask_probabilities: Tensor | None = None
     mlm_logits: Tensor | None = None
     enriched_input_ids: Tensor | None = None
+    kept_patches: Tensor | None = None
 
 
 class MomentumModel(Protocol):
@@ -164,7 +180,7 @@ class AgaPreTrainedModel(PreTrainedModel):
         """As in transformers; `sdpa` stays able to return the class attention."""
         super().set_attn_implementation(*args, **kwargs)
         for module in self.modules():
-            if isinstance(module, AgaTextModel | AgaBertTextModel):
+            if isinstance(module, SummaryRowMixin):
                 module.use_summary_row()
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -242,6 +258,7 @@ class AgaModel(AgaPreTrainedModel):
 
         Args:
             pixel_values: (batch, channels, height, width) of the configured size.
+            kwargs: `kept_patches` (batch, kept) leaves the other patches out; see [`AgaVisionModel`].
 
         Returns:
             `pooler_output` (batch, projection_dim): projected, not normalised; `last_hidden_state`
@@ -264,20 +281,59 @@ class AgaModel(AgaPreTrainedModel):
         Raises:
             ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
         """
-        text_config = self.config.text_config
         summary = self.text_model.summary_positions(input_ids)
         outputs = self.get_text_features(
             input_ids, attention_mask, output_attentions=True, summary_index=summary, return_dict=True
         )
-        rows = [row if row.dim() == 3 else row[torch.arange(len(row)), :, summary] for row in outputs.attentions]
-        if len(rows) != text_config.num_hidden_layers:
-            raise ValueError(
-                f"attention implementation {text_config._attn_implementation!r} returns no attention rows, which AGM "
-                f"needs; use {SUMMARY_ROW_ATTENTION!r} (the default) or 'eager' for the text tower"
-            )
-        ordinary = ordinary_tokens(input_ids, attention_mask, text_config)
-        decay = self.config.objective_config.attention_decay
-        return outputs, aggregate_class_attention(torch.stack(rows), ordinary, decay)
+        rows = self.text_model.summary_rows(outputs, summary)
+        ordinary = ordinary_tokens(input_ids, attention_mask, self.config.text_config)
+        return outputs, aggregate_class_attention(rows, ordinary, self.config.objective_config.attention_decay)
+
+    def get_image_features_with_attention(
+        self, pixel_values: Tensor, resolution: float = 1.0
+    ) -> tuple[BaseModelOutputWithPooling, Tensor]:
+        """
+        Encode images and record which patches the class token attends to.
+
+        Args:
+            pixel_values: (batch, channels, height, width) of the configured size.
+            resolution: height and width at which the images are encoded, as a share of theirs.
+
+        Returns:
+            the outputs of [`get_image_features`] and the class attention (batch, patches) on the configured grid, mean
+            over heads and layers.
+
+        Raises:
+            ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
+        """
+        grid = self.config.vision_config.grid_size
+        if resolution < 1:
+            pixel_values = self._smaller(pixel_values, resolution)
+        summary = self.vision_model.summary_positions(pixel_values)
+        outputs = self.get_image_features(
+            pixel_values,
+            interpolate_pos_encoding=resolution < 1,
+            output_attentions=True,
+            summary_index=summary,
+            return_dict=True,
+        )
+        attention = patch_attention(self.vision_model.summary_rows(outputs, summary))
+        if resolution < 1:
+            coarse = attention.unflatten(1, self._grid_of(pixel_values))
+            attention = nn.functional.interpolate(coarse[:, None], size=grid, mode="bilinear")[:, 0].flatten(1)
+        return outputs, attention
+
+    def _smaller(self, pixel_values: Tensor, resolution: float) -> Tensor:
+        """Images at a share of their height and width, rounded to whole patches."""
+        patch = self.config.vision_config.patch_size
+        sides = [max(patch, round(side * resolution / patch) * patch) for side in pixel_values.shape[-2:]]
+        return nn.functional.interpolate(pixel_values, size=sides, mode="bilinear", antialias=True)
+
+    def _grid_of(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of the patches of images."""
+        vision = self.config.vision_config
+        height, width = pixel_values.shape[-2:]
+        return (height - vision.patch_size) // vision.stride + 1, (width - vision.patch_size) // vision.stride + 1
 
     def fusion_image_states(self, outputs: BaseModelOutputWithPooling) -> Tensor:
         """
@@ -472,6 +528,7 @@ class AgaForPreTraining(AgaFusionModel):
         if objective.num_identities > 0:
             self.identity_head = nn.Linear(config.projection_dim, objective.num_identities)
         self.masking = MASKING_POLICIES[objective.mask_strategy](objective.mask_ratio, objective.mask_max_probability)
+        self.patch_selection = PATCH_SELECTIONS[objective.image_mask_strategy]()
         self.enrichment = TextEnrichment(
             objective.enrichment_sampling, objective.enrichment_min_confidence, special_token_ids(text_config)
         )
@@ -549,18 +606,36 @@ class AgaForPreTraining(AgaFusionModel):
 
         `teacher_embeds` are those of the momentum model for the global batch, images and texts.
         """
-        objective = self.config.objective_config
+        objective, temperature = self.config.objective_config, self.temperature
+        images, texts = gather_rows(image), gather_rows(text)
+        ids = None if person_ids is None else gather_rows(person_ids)
         losses = {}
-        if objective.weight("itc") > 0 or objective.weight("sdm") > 0:
-            all_images, all_texts = gather_rows(image), gather_rows(text)
-            all_ids = None if person_ids is None else gather_rows(person_ids)
-            if objective.weight("itc") > 0:
-                losses["itc"] = self._itc_loss(all_images, all_texts, all_ids, teacher, teacher_embeds)
-            if objective.weight("sdm") > 0:
-                losses["sdm"] = sdm_loss(all_images, all_texts, all_ids, self.temperature)
+        if objective.weight("itc") > 0:
+            losses["itc"] = self._itc_loss(images, texts, ids, teacher, teacher_embeds)
+        if objective.weight("sdm") > 0:
+            losses["sdm"] = sdm_loss(images, texts, ids, temperature)
+        if objective.weight("bsdm") > 0:
+            losses["bsdm"] = bsdm_loss(images, texts, ids, temperature, tuple(objective.bsdm_kl_weights))
+        if objective.weight("cmpm") > 0:
+            losses["cmpm"] = cmpm_loss(images, texts, ids)
+        if objective.weight("tal") > 0:
+            losses["tal"] = tal_loss(images, texts, ids, temperature, objective.tal_margin)
+        if objective.weight("waf") > 0 and objective.waf_target == "match":
+            probability = match_log_probability(images, texts, ids, temperature)
+            losses["waf"] = waf_loss(probability, objective.waf_gamma, objective.waf_weighting)
+        if objective.needs_identity_head:
+            losses |= self._identity_losses(image, text, person_ids)
+        return losses
+
+    def _identity_losses(self, image: Tensor, text: Tensor, person_ids: Tensor) -> dict[str, Tensor]:
+        """Losses that read the identity classifier of images and texts (batch, dim), over the global batch."""
+        objective, losses = self.config.objective_config, {}
+        image_logits, text_logits = self.identity_head(image), self.identity_head(text)
         if objective.weight("id") > 0:
-            loss = id_loss(self.identity_head(image), self.identity_head(text), person_ids)
-            losses["id"] = global_mean(loss, len(image))
+            losses["id"] = global_mean(id_loss(image_logits, text_logits, person_ids), len(image))
+        if objective.weight("waf") > 0 and objective.waf_target == "identity":
+            probability = gather_rows(identity_log_probability(image_logits, text_logits, person_ids))
+            losses["waf"] = waf_loss(probability, objective.waf_gamma, objective.waf_weighting)
         return losses
 
     def _matching_loss(
@@ -629,7 +704,7 @@ class AgaForPreTraining(AgaFusionModel):
 
     def _check_inputs(self, person_ids: Tensor | None, teacher: MomentumModel | None) -> None:
         objective = self.config.objective_config
-        wanting = [name for name in ("sdm", "id") if objective.weight(name) > 0]
+        wanting = objective.needs_person_ids
         wanting += ["itc with a queue"] if objective.queue_size > 0 and self.training else []
         if wanting and person_ids is None:
             raise ValueError(f"the losses {', '.join(wanting)} need person_ids, (batch,) integers")
@@ -666,14 +741,12 @@ class AgaForPreTraining(AgaFusionModel):
         if self.training:
             with torch.no_grad():
                 self.aga.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        vision = self.aga.get_image_features(pixel_values)
+        teacher_vision, kept = self._select_patches(pixel_values, teacher)
+        guide = teacher if objective.teacher_guides else None
+        vision = self.aga.get_image_features(pixel_values, kept_patches=kept)
         image = vision.pooler_output
         text_outputs, attention = self._encode_texts(input_ids, attention_mask)
         text = text_outputs.pooler_output
-        teacher_vision = None
-        if teacher is not None:
-            with torch.no_grad():
-                teacher_vision = teacher.model.aga.get_image_features(pixel_values)
         losses: dict[str, Tensor] = {}
         image_states = None
         if objective.weight("mlm") > 0 or objective.weight("itm") > 0:
@@ -681,7 +754,7 @@ class AgaForPreTraining(AgaFusionModel):
         words = None
         views = [(input_ids, text)]
         if objective.weight("mlm") > 0:
-            words = self._masked_words(input_ids, attention_mask, attention, image_states, teacher, teacher_vision)
+            words = self._masked_words(input_ids, attention_mask, attention, image_states, guide, teacher_vision)
             losses["mlm"] = words.loss
             # Decided by settings alone, so that all processes take part in the same collectives.
             if self._enriches_now():
@@ -691,9 +764,9 @@ class AgaForPreTraining(AgaFusionModel):
             losses["itm"] = self._matching_loss(
                 vision, text_outputs, image_states, input_ids, attention_mask, person_ids
             )
-        targets = [self._teacher_embeds(teacher, teacher_vision, ids, attention_mask) for ids, _ in views]
+        targets = [self._teacher_embeds(guide, teacher_vision, ids, attention_mask) for ids, _ in views]
         alignment = [
-            self._alignment_losses(image, embeds, person_ids, teacher, target)
+            self._alignment_losses(image, embeds, person_ids, guide, target)
             for (_, embeds), target in zip(views, targets)
         ]
         losses |= {name: sum(view[name] for view in alignment) / len(alignment) for name in alignment[0]}
@@ -707,6 +780,10 @@ class AgaForPreTraining(AgaFusionModel):
             loss=loss,
             itc_loss=losses.get("itc"),
             sdm_loss=losses.get("sdm"),
+            bsdm_loss=losses.get("bsdm"),
+            cmpm_loss=losses.get("cmpm"),
+            tal_loss=losses.get("tal"),
+            waf_loss=losses.get("waf"),
             itm_loss=losses.get("itm"),
             mlm_loss=losses.get("mlm"),
             id_loss=losses.get("id"),
@@ -717,7 +794,30 @@ class AgaForPreTraining(AgaFusionModel):
             mask_probabilities=None if words is None else words.probabilities,
             mlm_logits=None if words is None else words.logits,
             enriched_input_ids=enriched_ids,
+            kept_patches=kept,
         )
+
+    @torch.no_grad()
+    def _select_patches(
+        self, pixel_values: Tensor, teacher: MomentumModel | None
+    ) -> tuple[BaseModelOutputWithPooling | None, Tensor | None]:
+        """
+        What the momentum model's image encoder says of the whole images, where something asks for it, and AWM's
+        selection of patches (batch, kept), None for all.
+        """
+        objective = self.config.objective_config
+        selects = objective.image_keep_ratio < 1 and self.training
+        attention, vision, resolution = None, None, objective.image_score_resolution
+        if teacher is not None and selects and self.patch_selection.needs_attention:
+            outputs, attention = teacher.model.aga.get_image_features_with_attention(pixel_values, resolution)
+            vision = outputs if resolution == 1 else None
+        if teacher is not None and vision is None and objective.teacher_guides:
+            vision = teacher.model.aga.get_image_features(pixel_values)
+        if not selects:
+            return vision, None
+        patches = self.aga.vision_model.embeddings.num_patches
+        scores = self.patch_selection.scores(pixel_values, attention, patches)
+        return vision, best_patches(scores, objective.image_keep_ratio)
 
     def _masked_words(
         self,

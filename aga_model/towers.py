@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -16,6 +17,8 @@ from transformers.models.clip.modeling_clip import (
     CLIPVisionEmbeddings,
     CLIPVisionModel,
 )
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_aga import AgaBertTextConfig, AgaTextConfig, AgaVisionConfig
 
@@ -65,10 +68,39 @@ AttentionInterface.register(SUMMARY_ROW_ATTENTION, sdpa_with_summary_row)
 AttentionMaskInterface.register(SUMMARY_ROW_ATTENTION, sdpa_mask)
 
 
-def _give_summary_row(config) -> None:
-    """SDPA that can also return the summary row takes the place of plain SDPA."""
-    if config._attn_implementation == "sdpa":
-        config._attn_implementation = SUMMARY_ROW_ATTENTION
+class SummaryRowMixin:
+    """A tower whose `sdpa` can also return the attention rows of its summary token."""
+
+    def use_summary_row(self) -> None:
+        """Put it in the place of plain SDPA; after every change of the attention implementation."""
+        config: Any = self.config  # type: ignore[attr-defined]
+        if config._attn_implementation == "sdpa":
+            config._attn_implementation = SUMMARY_ROW_ATTENTION
+
+    def set_attn_implementation(self, *args, **kwargs) -> None:
+        """As in transformers."""
+        super().set_attn_implementation(*args, **kwargs)  # type: ignore[misc]
+        self.use_summary_row()
+
+    def summary_rows(self, outputs: Any, summary: Tensor) -> Tensor:
+        """
+        The summary token's attention in every layer, (layers, batch, heads, seq).
+
+        Args:
+            outputs: of a forward pass with `output_attentions=True, summary_index=summary`.
+            summary: (batch,) position of the summary token.
+
+        Raises:
+            ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
+        """
+        config: Any = self.config  # type: ignore[attr-defined]
+        rows = [row if row.dim() == 3 else row[torch.arange(len(row)), :, summary] for row in outputs.attentions]
+        if len(rows) != config.num_hidden_layers:
+            raise ValueError(
+                f"attention implementation {config._attn_implementation!r} returns no attention rows, which AGM and "
+                f"AWM need; use {SUMMARY_ROW_ATTENTION!r} (the default) or 'eager' for this tower"
+            )
+        return torch.stack(rows)
 
 
 def end_positions(input_ids: Tensor, config) -> Tensor:
@@ -123,27 +155,46 @@ class AgaVisionEmbeddings(CLIPVisionEmbeddings):
         self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
         self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
 
-    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """(batch, channels, height, width) to (batch, patches + 1, dim), class token first."""
-        if interpolate_pos_encoding:
-            raise ValueError(
-                "position embeddings belong to this model's own grid; set vision_config.image_size instead of "
-                "interpolating them in each forward"
-            )
-        if tuple(pixel_values.shape[-2:]) != self.image_size:
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, kept_patches: Tensor | None = None
+    ) -> Tensor:
+        """
+        (batch, channels, height, width) to (batch, patches + 1, dim), class token first.
+
+        Args:
+            interpolate_pos_encoding: take an image of another size, with position embeddings for its grid.
+            kept_patches: (batch, kept) indices of the patches that go on, with their own position embeddings.
+        """
+        if tuple(pixel_values.shape[-2:]) != self.image_size and not interpolate_pos_encoding:
             height, width = pixel_values.shape[-2:]
             raise ValueError(
                 f"pixel_values are {height}x{width}, the model wants {self.image_size[0]}x{self.image_size[1]} "
                 "(height x width); use its AgaProcessor"
             )
-        pixel_values = pixel_values.to(self.patch_embedding.weight.dtype)
-        patches = self.patch_embedding(self.stem(pixel_values)).flatten(2).transpose(1, 2)
-        states = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
-        return states + self.position_embedding(self.position_ids)
+        patches = self.patch_embedding(self.stem(pixel_values.to(self.patch_embedding.weight.dtype)))
+        positions = self.position_embedding(self.position_ids)
+        table = positions[:, 1:]
+        if patches.shape[2:] != self.config.grid_size:
+            table = self._interpolated(table, patches.shape[2], patches.shape[3])
+        patches = patches.flatten(2).transpose(1, 2) + table
+        if kept_patches is not None:
+            patches = patches.gather(1, kept_patches[..., None].expand(-1, -1, patches.shape[-1]))
+        summary = self.class_embedding + positions[:, :1]
+        return torch.cat([summary.expand(len(patches), -1, -1), patches], dim=1)
+
+    def _interpolated(self, table: Tensor, rows: int, columns: int) -> Tensor:
+        """Position embeddings (1, patches, dim) of the own grid on another one, bicubic as in CLIP."""
+        grid = table.transpose(1, 2).unflatten(2, self.config.grid_size).float()
+        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+        return grid.to(table.dtype).flatten(2).transpose(1, 2)
 
 
-class AgaVisionModel(CLIPVisionModel):
-    """CLIP's vision tower on [`AgaVisionEmbeddings`]; with `pre_layernorm=False` it is timm's ViT."""
+class AgaVisionModel(SummaryRowMixin, CLIPVisionModel):
+    """
+    CLIP's vision tower on [`AgaVisionEmbeddings`]; with `pre_layernorm=False` it is timm's ViT.
+
+    The summary token is the class token. Can return its attention rows, and can leave patches out.
+    """
 
     config: AgaVisionConfig
     config_class = AgaVisionConfig
@@ -156,10 +207,36 @@ class AgaVisionModel(CLIPVisionModel):
         )
         self.encoder = CLIPEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.use_summary_row()
         self.post_init()
 
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool = False,
+        kept_patches: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """
+        As in transformers, on a part of the patches.
 
-class AgaTextModel(CLIPTextModel):
+        Args:
+            pixel_values: (batch, channels, height, width).
+            interpolate_pos_encoding: take an image of another size than the configured one.
+            kept_patches: (batch, kept) indices of the patches that the encoder receives, in order; all when None.
+        """
+        states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, kept_patches))
+        states = self.encoder(inputs_embeds=states, **kwargs).last_hidden_state
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.post_layernorm(states[:, 0]))
+
+    def summary_positions(self, pixel_values: Tensor) -> Tensor:
+        """Position of each image's class token, (batch,)."""
+        return torch.zeros(len(pixel_values), dtype=torch.long, device=pixel_values.device)
+
+
+class AgaTextModel(SummaryRowMixin, CLIPTextModel):
     """CLIP's causal text tower; the summary token is the end-of-text. Can return its attention rows."""
 
     config: AgaTextConfig
@@ -169,21 +246,12 @@ class AgaTextModel(CLIPTextModel):
         super().__init__(config)
         self.use_summary_row()
 
-    def use_summary_row(self) -> None:
-        """Keep `sdpa` able to return the summary token's attention rows."""
-        _give_summary_row(self.config)
-
-    def set_attn_implementation(self, *args, **kwargs) -> None:
-        """As in transformers."""
-        super().set_attn_implementation(*args, **kwargs)
-        self.use_summary_row()
-
     def summary_positions(self, input_ids: Tensor) -> Tensor:
         """Position of each caption's summary token, (batch,)."""
         return end_positions(input_ids, self.config)
 
 
-class AgaBertTextModel(BertModel):
+class AgaBertTextModel(SummaryRowMixin, BertModel):
     """BERT without its pooler; the summary token is the first one. Can return its attention rows."""
 
     config: AgaBertTextConfig
@@ -191,15 +259,6 @@ class AgaBertTextModel(BertModel):
 
     def __init__(self, config: AgaBertTextConfig):
         super().__init__(config, add_pooling_layer=False)
-        self.use_summary_row()
-
-    def use_summary_row(self) -> None:
-        """Keep `sdpa` able to return the summary token's attention rows."""
-        _give_summary_row(self.config)
-
-    def set_attn_implementation(self, *args, **kwargs) -> None:
-        """As in transformers."""
-        super().set_attn_implementation(*args, **kwargs)
         self.use_summary_row()
 
     def summary_positions(self, input_ids: Tensor) -> Tensor:
@@ -219,6 +278,7 @@ __all__ = [
     "AgaBertTextModel",
     "AgaTextModel",
     "AgaVisionModel",
+    "SummaryRowMixin",
     "caption_tokens",
     "end_positions",
 ]

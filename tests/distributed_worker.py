@@ -13,6 +13,7 @@ from aga_model.training.momentum import MomentumTeacher
 BATCH, SEQ = 12, 14
 
 
+LOSS_WEIGHTS = dict(itc=1.0, sdm=0.1, bsdm=0.1, cmpm=0.2, tal=0.3, waf=0.4, itm=0.7, mlm=1.0, id=0.5)
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SECTIONS = {
@@ -34,8 +35,11 @@ def build(family: str) -> AgaForPreTraining:
         vision_config={**TOWER, "image_size": [32, 16], "patch_size": 8, "stem_channels": [8]},
         projection_dim=32,
         objective_config={
-            "loss_weights": {"itc": 1.0, "sdm": 0.1, "itm": 0.7, "mlm": 1.0, "id": 0.5},
+            "loss_weights": LOSS_WEIGHTS,
             "num_identities": 5,
+            "image_keep_ratio": 0.5,
+            "waf_target": "match" if family == "clip" else "identity",
+            "waf_weighting": "trusted",
             "enrichment_probability": 1.0,
             "momentum": 0.9,
             "queue_size": 8,

@@ -8,7 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aga_model.losses import id_loss, itc_loss, mlm_loss, sdm_loss
+from aga_model.losses import (
+    bsdm_loss,
+    cmpm_loss,
+    id_loss,
+    identity_log_probability,
+    itc_loss,
+    match_log_probability,
+    mlm_loss,
+    sdm_loss,
+    tal_loss,
+    waf_loss,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -33,6 +44,11 @@ def test_sdm_equals_irra(golden):
 def test_itc_equals_irra(golden):
     loss = itc_loss(golden["image_embeds"], golden["text_embeds"], None, 0.02)
     torch.testing.assert_close(loss, golden["itc_loss"], atol=1e-5, rtol=0)
+
+
+def test_cmpm_equals_irra(golden):
+    loss = cmpm_loss(golden["image_embeds"], golden["text_embeds"], golden["person_ids"])
+    torch.testing.assert_close(loss, golden["cmpm_loss"], atol=1e-5, rtol=0)
 
 
 def test_id_equals_irra(golden):
@@ -81,57 +97,160 @@ def test_sdm_equals_numpy(seed):
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 
-def test_scale_of_embeddings_does_not_matter():
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kl_weights", [(1.0, 1.0), (0.0, 1.0), (0.5, 2.0)])
+def test_bsdm_equals_numpy(seed, kl_weights):
+    image, text, ids = _pairs(seed)
+    logits = _numpy_logits(image, text, 0.1)
+    target = (ids[:, None] == ids[None]) / (ids[:, None] == ids[None]).sum(axis=1, keepdims=True)
+    wanted = 0.0
+    for rows in (logits, logits.T):
+        predicted = np.exp(_log_softmax(rows))
+        forward = (predicted * np.log(predicted / (target + 1e-8))).sum(axis=1)
+        inverse = (target * np.log((target + 1e-8) / predicted)).sum(axis=1)
+        wanted += (kl_weights[0] * forward + kl_weights[1] * inverse).mean()
+    loss = bsdm_loss(torch.tensor(image), torch.tensor(text), torch.tensor(ids), 0.1, kl_weights)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bsdm_without_the_inverse_term_is_sdm(seed):
+    image, text, ids = (torch.tensor(values) for values in _pairs(seed))
+    torch.testing.assert_close(bsdm_loss(image, text, ids, 0.05, (1.0, 0.0)), sdm_loss(image, text, ids, 0.05))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cmpm_equals_numpy(seed):
+    image, text, ids = _pairs(seed)
+    same = (ids[:, None] == ids[None]).astype(float)
+    target = same / np.sqrt(same.sum(axis=1, keepdims=True))
+    wanted = 0.0
+    for rows, others in ((image, text), (text, image)):
+        predicted = np.exp(_log_softmax(rows @ (others / np.linalg.norm(others, axis=1, keepdims=True)).T))
+        wanted += (predicted * np.log(predicted / (target + 1e-8))).sum(axis=1).mean()
+    loss = cmpm_loss(torch.tensor(image), torch.tensor(text), torch.tensor(ids))
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def _numpy_tal(rows, ids, temperature, margin):
+    """Per row of similarities (not divided by the temperature), in loops."""
+    losses = []
+    for i, row in enumerate(rows):
+        positives = [j for j in range(len(row)) if ids[j] == ids[i]]
+        negatives = [j for j in range(len(row)) if ids[j] != ids[i]]
+        shares = np.exp([row[j] / temperature for j in positives])
+        positive = sum(share * row[j] for share, j in zip(shares / shares.sum(), positives))
+        upper = temperature * np.log(sum(np.exp(row[j] / temperature) for j in negatives))
+        losses.append(max(0.0, margin - positive + upper))
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tal_equals_numpy_and_leaves_out_pairs_without_weight(seed):
+    image, text, ids = _pairs(seed)
+    cosine = _numpy_logits(image, text, 1.0)
+    each = _numpy_tal(cosine, ids, 0.1, 0.1) + _numpy_tal(cosine.T, ids, 0.1, 0.1)
+    tensors = [torch.tensor(values) for values in (image, text, ids)]
+    assert tal_loss(*tensors, 0.1).item() == pytest.approx(each.mean(), rel=1e-5)
+    weights = torch.tensor([1.0, 0, 0, 1, 1, 0, 1])
+    assert tal_loss(*tensors, 0.1, weights=weights).item() == pytest.approx(each[weights > 0].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "hard", "trusted"])
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 0.5])
+def test_waf_equals_numpy(weighting, gamma):
+    image, text, ids = _pairs()
+    logits, same = _numpy_logits(image, text, 0.1), ids[:, None] == ids[None]
+    probability = np.concatenate([(np.exp(_log_softmax(rows)) * same).sum(axis=1) for rows in (logits, logits.T)])
+    weights = {"uniform": np.ones_like(probability), "hard": 1 - probability, "trusted": probability}[weighting]
+    wanted = (weights / weights.mean() * -((1 - probability) ** gamma) * np.log(probability)).mean()
+    logs = match_log_probability(torch.tensor(image), torch.tensor(text), torch.tensor(ids), 0.1)
+    np.testing.assert_allclose(logs.exp(), probability, rtol=1e-6)
+    assert waf_loss(logs, gamma, weighting).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_waf_of_the_identity_classifier_is_cross_entropy_without_focus():
+    image, text = torch.randn(2, 6, 9, dtype=torch.float64)
+    ids = torch.tensor([0, 3, 3, 8, 1, 0])
+    logs = identity_log_probability(image, text, ids)
+    torch.testing.assert_close(waf_loss(logs, 0.0), id_loss(image, text, ids))
+
+
+ALIGNMENT = {
+    "itc": itc_loss,
+    "sdm": sdm_loss,
+    "bsdm": bsdm_loss,
+    "tal": tal_loss,
+    "waf": lambda *inputs: waf_loss(match_log_probability(*inputs)),
+    "waf, focus 0.5": lambda *inputs: waf_loss(match_log_probability(*inputs), 0.5),
+    "cmpm": lambda image, text, ids, temperature: cmpm_loss(image, text, ids),
+}
+with_every_loss = pytest.mark.parametrize("loss", ALIGNMENT.values(), ids=ALIGNMENT.keys())
+with_every_cosine_loss = pytest.mark.parametrize(
+    "loss",
+    [ALIGNMENT[name] for name in ("itc", "sdm", "bsdm", "tal", "waf")],
+    ids=["itc", "sdm", "bsdm", "tal", "waf"],
+)
+
+
+@with_every_cosine_loss
+def test_scale_of_embeddings_does_not_matter(loss):
     image, text, ids = (torch.tensor(values) for values in _pairs())
-    for loss in (itc_loss, sdm_loss):
-        assert loss(image, text, ids, 0.05).item() == pytest.approx(loss(image * 9, text * 0.1, ids, 0.05).item())
+    assert loss(image, text, ids, 0.05).item() == pytest.approx(loss(image * 9, text * 0.1, ids, 0.05).item())
 
 
-def test_gradients_are_the_numerical_ones():
-    image, text, ids = _pairs(batch=4)
-    inputs = [torch.tensor(values, requires_grad=True) for values in (image, text)]
-    step = 1e-2
-    for loss in (itc_loss, sdm_loss):
-        loss(*inputs, torch.tensor(ids), 0.5).backward()
-        gradient, inputs[0].grad = inputs[0].grad[0, 0].item(), None
-        moved = []
-        for sign in (1, -1):
-            shifted = inputs[0].detach().clone()
-            shifted[0, 0] += sign * step
-            moved.append(loss(shifted, inputs[1].detach(), torch.tensor(ids), 0.5).item())
-        assert gradient == pytest.approx((moved[0] - moved[1]) / (2 * step), abs=2e-3)
+@with_every_loss
+def test_gradients_are_the_numerical_ones(loss):
+    image, text, ids = (torch.tensor(values) for values in _pairs(batch=6))
+    if loss is tal_loss:  # its shares of the positives are no path for gradients: one positive each
+        ids = torch.arange(6)
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    inputs = (image.requires_grad_(), text.requires_grad_(), temperature)
+    assert torch.autograd.gradcheck(lambda a, b, t: loss(a, b, ids, t), inputs)
 
 
+@with_every_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extreme_inputs_stay_finite(dtype):
-    same = torch.ones(6, 8, dtype=dtype, requires_grad=True)
-    for ids in (torch.zeros(6, dtype=torch.long), torch.arange(6)):
-        for loss in (itc_loss, sdm_loss):
-            value = loss(same, same, ids, 0.01)
-            value.backward()
-            assert math.isfinite(value.item()) and torch.isfinite(same.grad).all()
+@pytest.mark.parametrize("ids", [torch.zeros(6, dtype=torch.long), torch.arange(6)], ids=["one person", "all differ"])
+def test_extreme_inputs_stay_finite(loss, dtype, ids):
+    opposite = torch.eye(6, 8) * 100
+    for image, text in ((torch.ones(6, 8), torch.ones(6, 8)), (opposite, opposite), (opposite, -opposite)):
+        image, text = image.to(dtype).requires_grad_(), text.to(dtype).requires_grad_()
+        value = loss(image, text, ids, 0.01)
+        value.backward()
+        assert math.isfinite(value.item())
+        assert torch.isfinite(image.grad).all() and torch.isfinite(text.grad).all()
 
 
-def test_autocast_leaves_the_similarities_in_float32():
+@pytest.mark.parametrize("weighting", ["uniform", "hard", "trusted"])
+@pytest.mark.parametrize("logs", [[0.0, 0.0], [-1e4, -1e4], [0.0, -1e4]])
+def test_waf_stays_finite_for_certain_and_impossible_matches(weighting, logs):
+    logs = torch.tensor(logs, requires_grad=True)
+    value = waf_loss(logs, 2.0, weighting)
+    value.backward()
+    assert math.isfinite(value.item()) and torch.isfinite(logs.grad).all()
+
+
+@with_every_loss
+def test_autocast_leaves_the_similarities_in_float32(loss):
     image, text, ids = (torch.tensor(values) for values in _pairs(batch=32, dim=64))
-    for loss in (itc_loss, sdm_loss):
-        plain = loss(image.float(), text.float(), ids, 0.02)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(loss(image.float(), text.float(), ids, 0.02), plain)
+    plain = loss(image.float(), text.float(), ids, 0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(image.float(), text.float(), ids, 0.02), plain)
 
 
-def test_shapes_that_do_not_fit_are_refused():
+@with_every_cosine_loss
+def test_shapes_that_do_not_fit_are_refused(loss):
     image, text, ids = (torch.tensor(values) for values in _pairs())
-    for loss in (itc_loss, sdm_loss):
-        for bad in (ids[:, None], ids[:1]):
-            with pytest.raises(ValueError, match="person_ids must be"):
-                loss(image, text, bad, 0.1)
-        with pytest.raises(ValueError, match="must both be"):
-            loss(image, text[:3], ids, 0.1)
-        with pytest.raises(ValueError, match="not empty"):
-            loss(image[:0], text[:0], ids[:0], 0.1)
-        with pytest.raises(ValueError, match="temperature"):
-            loss(image, text, ids, 0.0)
+    for bad in (ids[:, None], ids[:1]):
+        with pytest.raises(ValueError, match="person_ids must be"):
+            loss(image, text, bad, 0.1)
+    with pytest.raises(ValueError, match="must both be"):
+        loss(image, text[:3], ids, 0.1)
+    with pytest.raises(ValueError, match="not empty"):
+        loss(image[:0], text[:0], ids[:0], 0.1)
+    with pytest.raises(ValueError, match="temperature"):
+        loss(image, text, ids, 0.0)
 
 
 def test_nothing_masked_is_zero_with_a_gradient_path():

@@ -18,7 +18,7 @@ from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, set_seed
 
-from aga_model.configuration_aga import AgaConfig
+from aga_model.configuration_aga import AgaConfig, AgaObjectiveConfig
 from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
 from aga_model.data.check import find_unreadable
 from aga_model.data.files import write_json
@@ -164,11 +164,11 @@ def _load_start(
 
 
 def _uses_identities(model_args: ModelArguments) -> bool:
-    """Whether the run has the `id` loss, by its own objective or by that of the checkpoint it starts from."""
+    """Whether a loss reads the identity classifier, by the run's objective on top of that of the checkpoint."""
     objective = (model_args.model_config or {}).get("objective_config") or {}
-    if "loss_weights" not in objective and model_args.model_name_or_path:
-        objective = AgaConfig.from_pretrained(model_args.model_name_or_path).objective_config.to_dict()
-    return "id" in (objective.get("loss_weights") or {})
+    if model_args.model_name_or_path:
+        objective = AgaConfig.from_pretrained(model_args.model_name_or_path).objective_config.to_dict() | objective
+    return AgaObjectiveConfig(**objective).needs_identity_head
 
 
 def _check_config(sections: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from aga_model.configuration_aga import LOSS_NAMES
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
@@ -18,7 +19,7 @@ from .arguments import AgaTrainingArguments
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
 
-COMPONENTS = ("itc_loss", "sdm_loss", "itm_loss", "mlm_loss", "id_loss")
+COMPONENTS = tuple(f"{name}_loss" for name in LOSS_NAMES)
 
 
 class ProgressCallback(TrainerCallback):
