@@ -124,7 +124,7 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         load_settings(_change(settings_folder / "smoke.yaml", **changes))
 
 
-@pytest.mark.parametrize("folder", ["quality", "choices"])
+@pytest.mark.parametrize("folder", ["quality", "choices", "choices_amns"])
 def test_recipes_say_what_their_method_does(folder):
     """What a recipe leaves unsaid comes from the base model's file, not from the defaults of the day."""
     for recipe in load_settings(BENCHMARKS / folder / "bench.yaml").recipes.values():
@@ -134,6 +134,14 @@ def test_recipes_say_what_their_method_does(folder):
             assert objective["mask_strategy"] == "random" or "attention_decay" in objective
             tem = {f"enrichment_{name}" for name in ("probability", "sampling", "min_confidence", "start")}
             assert objective["enrichment"] == "none" or tem <= objective.keys()
+        if objective.get("image_keep_ratio", 1.0) < 1:
+            assert "image_mask_strategy" in objective
+            awm = {"momentum", "distillation_weight", "image_score_resolution"}
+            assert objective["image_mask_strategy"] == "random" or awm <= objective.keys()
+        if "waf" in objective["loss_weights"]:
+            assert {"waf_target", "waf_gamma", "waf_weighting"} <= objective.keys()
+        if "bsdm" in objective["loss_weights"]:
+            assert "bsdm_kl_weights" in objective
 
 
 def test_a_recipe_cannot_train_longer(settings_folder):
