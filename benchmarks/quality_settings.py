@@ -178,16 +178,30 @@ def _load_recipe(path: Path, common: Values) -> Recipe:
     return Recipe(path.stem, name, description, int(values.pop("order", 100)), merge(common, values))
 
 
+def _read_settings(path: Path) -> Values:
+    """A settings file on top of the one that it extends: `run` and `learning_rates` key by key, the rest as a whole."""
+    own = _read_yaml(path)
+    if "extends" not in own:
+        return own
+    values = _read_settings(path.parent / own.pop("extends"))
+    for key in ("run", "learning_rates"):
+        if isinstance(own.get(key), dict):
+            own[key] = {**values[key], **own[key]}
+    return {**values, **own}
+
+
 def load_settings(path: str | Path) -> Settings:
     """
     Read a settings file and the recipes beside it.
+
+    The key `extends` names another settings file whose values hold where this one has none.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a key or value that cannot be; names it.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values = _read_settings(path)
     _require_keys(path, values, {field.name for field in fields(Settings)} - {"recipes"})
     for key, section in (("learning_rates", LearningRateSearch), ("calibration", Calibration)):
         _require_keys(path, values[key], {field.name for field in fields(section)}, f": {key}")

@@ -90,6 +90,16 @@ def test_the_committed_settings_can_be_read():
     assert weights[0] == {"itc": 1.0} and weights[1] == {"sdm": 1.0, "id": 1.0, "mlm": 1.0}
 
 
+def test_settings_stand_on_those_that_they_extend():
+    bench = load_settings(BENCHMARKS / "quality" / "bench.yaml")
+    choices = load_settings(BENCHMARKS / "choices" / "bench.yaml")
+    assert choices.data == bench.data and choices.base_model == bench.base_model
+    assert choices.run == {**bench.run, "learning_rate": 1e-3, "muon_learning_rate": 1e-3}
+    assert choices.learning_rates.factors == (1.0,) and choices.learning_rates.seed == bench.learning_rates.seed
+    assert choices.noise.keys() == {"clean", "caption-errors-0.15"} and choices.measured_on == "val"
+    assert not set(choices.seeds) & set(bench.seeds)
+
+
 def test_a_recipe_adds_to_the_common_settings():
     common = {"weight_decay": 0.1, "model_config": {"a": 1, "objective_config": {"loss_weights": {"itc": 1}, "b": 2}}}
     own = {"model_config": {"objective_config": {"loss_weights": {"sdm": 1}}}}
@@ -124,10 +134,12 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         load_settings(_change(settings_folder / "smoke.yaml", **changes))
 
 
-@pytest.mark.parametrize("folder", ["quality", "choices", "choices_amns"])
-def test_recipes_say_what_their_method_does(folder):
+@pytest.mark.parametrize(
+    "file", ["quality/bench.yaml", "quality/published.yaml", "choices/bench.yaml", "choices_amns/bench.yaml"]
+)
+def test_recipes_say_what_their_method_does(file):
     """What a recipe leaves unsaid comes from the base model's file, not from the defaults of the day."""
-    for recipe in load_settings(BENCHMARKS / folder / "bench.yaml").recipes.values():
+    for recipe in load_settings(BENCHMARKS / file).recipes.values():
         objective = recipe.run["model_config"]["objective_config"]
         if "mlm" in objective["loss_weights"]:
             assert {"mask_strategy", "mask_ratio", "mask_max_probability", "enrichment"} <= objective.keys()
@@ -437,3 +449,21 @@ def test_a_failing_recipe_is_listed_and_the_others_stand(finished, settings_fold
     assert "failed: broken--x0.5: ValueError" in errors and "did you mean 'learning_rate'" in errors
     assert "learning_ratte" in (folder / "failures" / "broken--x0.5.txt").read_text()
     assert "| Cells | 16 of 24 |" in (folder / "quality.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_recipe_with_itm_and_momentum_model_is_reranked(settings_folder, tmp_path):
+    settings = settings_folder / "few.yaml"
+    few = {
+        "extends": "smoke.yaml", "only_recipes": ["itc", "aga_itm_momentum"], "seeds": [1], "noise": {"clean": {}},
+        "budgets": ["steps"], "keep_models": [], "learning_rates": {"factors": [1]},
+    }  # fmt: skip
+    settings.write_text(yaml.safe_dump(few))
+    process = _start(tmp_path / "work", "--settings", str(settings))
+    errors = process.communicate(timeout=400)[1]
+    assert process.returncode == 0, errors
+    cells = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("work/results/cells/*.json")}
+    metrics = {name.split("--")[0]: cell["metrics"] for name, cell in cells.items()}
+    assert "reranked_rank1" not in metrics["itc"] and 0 <= metrics["aga_itm_momentum"]["reranked_rank1"] <= 100
+    report = (tmp_path / "work" / "quality.md").read_text()
+    assert "the first 8 images of each query ordered by ITM head and similarity" in report
