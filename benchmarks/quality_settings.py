@@ -179,7 +179,7 @@ def _load_recipe(path: Path, common: Values) -> Recipe:
 
 
 def _read_settings(path: Path) -> Values:
-    """A settings file on top of the one that it extends: `run` and `learning_rates` key by key, the rest as a whole."""
+    """A file on top of the one that it extends: `run` and `learning_rates` key by key, the rest as a whole."""
     own = _read_yaml(path)
     if "extends" not in own:
         return own
