@@ -11,6 +11,7 @@ LOSS_NAMES = ("itc", "sdm", "bsdm", "cmpm", "tal", "waf", "itm", "mlm", "id")
 MASK_STRATEGIES = ("attention", "random")
 WAF_TARGETS = ("match", "identity")
 WAF_WEIGHTINGS = ("uniform", "hard", "trusted")
+PAIR_WEIGHTINGS = ("uniform", "trusted")
 ENRICHMENT_MODES = ("replace", "add", "none")
 ENRICHMENT_SAMPLING = ("sample", "argmax")
 
@@ -366,6 +367,8 @@ class AgaObjectiveConfig(PreTrainedConfig):
         waf_gamma (`float`): focusing exponent of `waf`.
         waf_weighting (`str`): in-batch weights of `waf`: `uniform`, `hard` for what is missed, `trusted` for what is
             plausible (choice).
+        pair_weighting (`str`): what a pair counts in the other losses: `uniform`, or `trusted` by how far the model
+            finds it a right one, against wrong pairs (choice, not of the papers).
     """
 
     model_type = "aga_objective"
@@ -394,6 +397,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
     waf_target: str = "match"
     waf_gamma: float | int = 2.0
     waf_weighting: str = "uniform"
+    pair_weighting: str = "uniform"
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
@@ -418,6 +422,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
         _require_choice("objective_config", "image_mask_strategy", self.image_mask_strategy, MASK_STRATEGIES)
         _require_choice("objective_config", "waf_target", self.waf_target, WAF_TARGETS)
         _require_choice("objective_config", "waf_weighting", self.waf_weighting, WAF_WEIGHTINGS)
+        _require_choice("objective_config", "pair_weighting", self.pair_weighting, PAIR_WEIGHTINGS)
         for key in ("mask_ratio", "mask_max_probability", "image_keep_ratio", "image_score_resolution"):
             value = getattr(self, key)
             _require(0 < value <= 1, f"objective_config.{key} must lie in (0, 1], got {value}")

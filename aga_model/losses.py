@@ -37,6 +37,11 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of (n,) values with weights (n,) of mean 1, such as [`pair_trust`]'s; the plain mean without."""
+    return values.mean() if weights is None else (values * weights.to(values)).mean()
+
+
 def _similarity_logits(image_embeds: Tensor, text_embeds: Tensor, temperature: float | Tensor) -> Tensor:
     """Cosine similarity over temperature, (texts, images), float32 also under autocast."""
     if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or len(image_embeds) == 0:
@@ -64,7 +69,11 @@ def _match_distribution(person_ids: Tensor, batch: int) -> Tensor:
 
 
 def itc_loss(
-    image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor | None, temperature: float | Tensor
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    person_ids: Tensor | None,
+    temperature: float | Tensor,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """
     Image-text contrastive loss: InfoNCE in both directions, averaged.
@@ -77,6 +86,7 @@ def itc_loss(
         text_embeds: (batch, dim); row i describes image i.
         person_ids: (batch,) integers, or None when only the diagonal is positive.
         temperature: softmax temperature, positive.
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
         scalar.
@@ -97,12 +107,13 @@ def itc_loss(
         if person_ids is None
         else _match_distribution(person_ids, len(logits))
     )
-    return (_soft_cross_entropy(logits, targets) + _soft_cross_entropy(logits.t(), targets)) / 2
+    directions = (_soft_cross_entropy(rows, targets, weights) for rows in (logits, logits.t()))
+    return sum(directions, start=logits.new_zeros(())) / 2
 
 
-def _soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def _soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Mean over rows of the cross-entropy with a distribution per row."""
-    return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    return weighted_mean(-(targets * logits.log_softmax(dim=1)).sum(dim=1), weights)
 
 
 def momentum_itc_loss(
@@ -112,6 +123,7 @@ def momentum_itc_loss(
     temperature: float | Tensor,
     teacher: TeacherEmbeddings,
     weight: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """
     [`itc_loss`] with soft targets of a momentum model, and its past embeddings as further candidates.
@@ -127,6 +139,7 @@ def momentum_itc_loss(
         temperature: softmax temperature, positive.
         teacher: the momentum model's embeddings of the batch and its queue.
         weight: alpha in [0, 1].
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
         scalar; with weight 0 and no queue it is [`itc_loss`].
@@ -153,7 +166,7 @@ def momentum_itc_loss(
         with torch.no_grad():
             soft = _scores(teacher_rows, teacher_candidates, queue, temperature).softmax(dim=1)
             targets = (1 - weight) * hard + weight * soft
-        loss = loss + _soft_cross_entropy(_scores(rows, candidates, queue, temperature), targets) / 2
+        loss = loss + _soft_cross_entropy(_scores(rows, candidates, queue, temperature), targets, weights) / 2
     return loss
 
 
@@ -164,7 +177,13 @@ def _scores(rows: Tensor, candidates: Tensor, queue: Tensor | None, temperature:
         return F.normalize(rows.float(), dim=-1) @ F.normalize(everyone, dim=-1).t() / temperature
 
 
-def sdm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temperature: float | Tensor) -> Tensor:
+def sdm_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    person_ids: Tensor,
+    temperature: float | Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
     """
     Similarity distribution matching: KL from the softmax over similarities to the same-person distribution.
 
@@ -175,6 +194,7 @@ def sdm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temp
         text_embeds: (batch, dim).
         person_ids: (batch,) integers.
         temperature: softmax temperature, positive; IRRA uses 0.02.
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
         scalar.
@@ -194,7 +214,7 @@ def sdm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temp
 
     def one_direction(rows: Tensor) -> Tensor:
         log_predicted = rows.log_softmax(dim=1)
-        return (log_predicted.exp() * (log_predicted - log_target)).sum(dim=1).mean()
+        return weighted_mean((log_predicted.exp() * (log_predicted - log_target)).sum(dim=1), weights)
 
     return one_direction(logits) + one_direction(logits.t())
 
@@ -205,6 +225,7 @@ def bsdm_loss(
     person_ids: Tensor,
     temperature: float | Tensor,
     kl_weights: tuple[float, float] = (1.0, 1.0),
+    weights: Tensor | None = None,
 ) -> Tensor:
     """
     Bidirectional similarity distribution matching: both KL divergences between the softmax p over similarities and the
@@ -220,6 +241,7 @@ def bsdm_loss(
         person_ids: (batch,) integers.
         temperature: softmax temperature, positive.
         kl_weights: a and b; (1, 0) is [`sdm_loss`].
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
         scalar, summed over image to text and text to image.
@@ -242,12 +264,14 @@ def bsdm_loss(
     def one_direction(rows: Tensor) -> Tensor:
         log_predicted = rows.log_softmax(dim=1)
         gap = log_predicted - log_target
-        return ((forward_weight * log_predicted.exp() - inverse_weight * target) * gap).sum(dim=1).mean()
+        return weighted_mean(
+            ((forward_weight * log_predicted.exp() - inverse_weight * target) * gap).sum(dim=1), weights
+        )
 
     return one_direction(logits) + one_direction(logits.t())
 
 
-def cmpm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor) -> Tensor:
+def cmpm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     Cross-modal projection matching: as [`sdm_loss`], of the projections of one modality on the unit vectors of the
     other, without a temperature.
@@ -259,6 +283,7 @@ def cmpm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor) -> 
         image_embeds: (batch, dim), not normalised.
         text_embeds: (batch, dim), not normalised.
         person_ids: (batch,) integers.
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
         scalar, summed over both directions.
@@ -270,7 +295,7 @@ def cmpm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor) -> 
         loss = image.new_zeros(())
         for rows, others in ((image, text), (text, image)):
             log_predicted = (rows @ F.normalize(others, dim=-1).t()).log_softmax(dim=1)
-            loss = loss + (log_predicted.exp() * (log_predicted - log_target)).sum(dim=1).mean()
+            loss = loss + weighted_mean((log_predicted.exp() * (log_predicted - log_target)).sum(dim=1), weights)
     return loss
 
 
@@ -294,17 +319,16 @@ def tal_loss(
         person_ids: (batch,) integers.
         temperature: tau, positive; RDE uses 0.015.
         margin: m in units of cosine similarity.
-        weights: (batch,), of a pair as anchor; a pair with weight 0 is a negative of others only.
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
-        scalar, the weighted mean over pairs, summed over both directions; 0 where no row has a negative.
+        scalar, summed over both directions; a row without a negative gives 0.
 
     Raises:
         ValueError: shapes do not fit, or the temperature is not positive.
     """
     logits = _similarity_logits(image_embeds, text_embeds, temperature)
     same = _same_person(person_ids, len(logits))
-    weights = torch.ones_like(logits[0]) if weights is None else weights.to(logits)
     has_negative = (~same).any(dim=1)
 
     def one_direction(rows: Tensor) -> Tensor:
@@ -312,8 +336,7 @@ def tal_loss(
         positive = (share * rows).sum(dim=1)
         # A row without negatives keeps its own logits: -inf of an empty sum has no gradient.
         negatives = rows.masked_fill(same & has_negative[:, None], float("-inf")).logsumexp(dim=1)
-        each = (margin + (negatives - positive) * temperature).clamp(min=0) * has_negative
-        return (each * weights).sum() / weights.sum().clamp(min=1e-12)
+        return weighted_mean((margin + (negatives - positive) * temperature).clamp(min=0) * has_negative, weights)
 
     return one_direction(logits) + one_direction(logits.t())
 
@@ -376,7 +399,36 @@ def waf_loss(log_probability: Tensor, gamma: float = 2.0, weighting: str = "unif
     return -(weights * miss**gamma * log_probability).mean()
 
 
-def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
+@torch.no_grad()
+def pair_trust(
+    image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor | None, temperature: float | Tensor
+) -> Tensor:
+    """
+    How far each pair of a batch can be a right one, as weights for the other losses.
+
+    p is the share that the softmax over similarities gives to the pair among the pairs of other persons, the smaller
+    one of both directions; a wrong pair of a batch of B has 1 / B by chance, and the weight is p / (p + 1 / B), scaled
+    to mean 1. This project's own, after the in-batch weights of AMNS's WAF; consensus by two models is RDE's way.
+
+    Args:
+        image_embeds, text_embeds: (batch, dim), need not be normalised.
+        person_ids: (batch,) integers, or None when every pair is a person of its own.
+        temperature: softmax temperature, positive.
+
+    Returns:
+        (batch,) float32 without gradient, mean 1.
+    """
+    logits = _similarity_logits(image_embeds, text_embeds, temperature)
+    batch = len(logits)
+    if person_ids is not None:
+        others = torch.eye(batch, dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(_same_person(person_ids, batch) & ~others, float("-inf"))
+    share = torch.minimum(logits.softmax(dim=1).diagonal(), logits.softmax(dim=0).diagonal())
+    trust = share / (share + 1 / batch)
+    return trust / trust.mean().clamp(min=torch.finfo(trust.dtype).tiny)
+
+
+def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     Identity loss: cross-entropy of one classifier that both modalities share, mean of the two.
 
@@ -386,16 +438,18 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Te
         image_logits: (batch, identities) of the unnormalised image embeddings.
         text_logits: (batch, identities) of the unnormalised text embeddings.
         person_ids: (batch,) integers in [0, identities).
+        weights: (batch,) of mean 1, what each pair counts; all alike when None.
 
     Returns:
         scalar.
     """
-    image = F.cross_entropy(_wide(image_logits), person_ids.long())
-    text = F.cross_entropy(_wide(text_logits), person_ids.long())
-    return (image + text) / 2
+    persons = person_ids.long()
+    image = F.cross_entropy(_wide(image_logits), persons, reduction="none")
+    text = F.cross_entropy(_wide(text_logits), persons, reduction="none")
+    return weighted_mean((image + text) / 2, weights)
 
 
-def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     Masked language modelling loss over the masked positions alone.
 
@@ -405,16 +459,19 @@ def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (masked, vocabulary).
         labels: (masked,) original token ids.
+        weights: (masked,), what each token counts, of mean 1 over all pairs; all alike when None.
 
     Returns:
         scalar; 0 with a gradient path when nothing is masked.
     """
     if len(labels) == 0:
         return logits.float().sum() * 0.0
-    return F.cross_entropy(logits.float(), labels)
+    return weighted_mean(F.cross_entropy(logits.float(), labels, reduction="none"), weights)
 
 
-def distilled_mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor, weight: float) -> Tensor:
+def distilled_mlm_loss(
+    logits: Tensor, labels: Tensor, teacher_logits: Tensor, weight: float, weights: Tensor | None = None
+) -> Tensor:
     """
     [`mlm_loss`] whose targets are mixed with a momentum model's predictions.
 
@@ -425,14 +482,16 @@ def distilled_mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor, w
         labels: (masked,) original token ids.
         teacher_logits: (masked, vocabulary) of the momentum model.
         weight: alpha in [0, 1]; 0 is [`mlm_loss`].
+        weights: as [`mlm_loss`].
 
     Returns:
         scalar; 0 with a gradient path when nothing is masked.
     """
-    hard = mlm_loss(logits, labels)
+    hard = mlm_loss(logits, labels, weights)
     if len(labels) == 0:
         return hard
-    soft = F.cross_entropy(logits.float(), teacher_logits.detach().float().softmax(dim=1))
+    targets = teacher_logits.detach().float().softmax(dim=1)
+    soft = weighted_mean(F.cross_entropy(logits.float(), targets, reduction="none"), weights)
     return (1 - weight) * hard + weight * soft
 
 
@@ -445,13 +504,13 @@ def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
     Args:
         logits: (pairs, 2), column 1 for a match.
         labels: (pairs,), 1 for a match and 0 for a mismatch.
-        counted: bool (pairs,); False for a pair that is none, such as a hard negative that could not be found.
+        counted: (pairs,), what each pair counts; 0 for one that is none, such as a hard negative that was not found.
 
     Returns:
         scalar; 0 with a gradient path when nothing counts.
     """
     each = F.cross_entropy(logits.float(), labels.long(), reduction="none")
-    return (each * counted).sum() / counted.sum().clamp(min=1)
+    return (each * counted).sum() / counted.sum().clamp(min=1e-6)
 
 
 __all__ = [
@@ -467,7 +526,9 @@ __all__ = [
     "match_log_probability",
     "mlm_loss",
     "momentum_itc_loss",
+    "pair_trust",
     "sdm_loss",
     "tal_loss",
     "waf_loss",
+    "weighted_mean",
 ]

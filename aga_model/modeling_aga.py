@@ -27,6 +27,7 @@ from .losses import (
     match_log_probability,
     mlm_loss,
     momentum_itc_loss,
+    pair_trust,
     sdm_loss,
     tal_loss,
     waf_loss,
@@ -586,12 +587,24 @@ class AgaForPreTraining(AgaFusionModel):
         person_ids: Tensor | None,
         teacher: MomentumModel | None,
         teacher_embeds: tuple[Tensor, Tensor] | None,
+        weights: Tensor | None,
     ) -> Tensor:
         """ITC over the global batch, with the momentum model's targets when there is one."""
         if teacher is None or teacher_embeds is None:
-            return itc_loss(images, texts, person_ids, self.temperature)
+            return itc_loss(images, texts, person_ids, self.temperature, weights)
         embeddings = TeacherEmbeddings(*teacher_embeds, *(teacher.past() or ()))
-        return momentum_itc_loss(images, texts, person_ids, self.temperature, embeddings, teacher.weight)
+        return momentum_itc_loss(images, texts, person_ids, self.temperature, embeddings, teacher.weight, weights)
+
+    def _pair_weights(self, image: Tensor, text: Tensor, person_ids: Tensor | None) -> Tensor | None:
+        """
+        What each pair of the global batch counts, (global batch,) of mean 1; None where all count alike.
+
+        From image and text embeddings (batch, dim) of the original captions.
+        """
+        if self.config.objective_config.pair_weighting == "uniform" or not self.training:
+            return None
+        ids = None if person_ids is None else gather_rows(person_ids)
+        return pair_trust(gather_rows(image.detach()), gather_rows(text.detach()), ids, self.temperature)
 
     def _alignment_losses(
         self,
@@ -600,39 +613,52 @@ class AgaForPreTraining(AgaFusionModel):
         person_ids: Tensor | None,
         teacher: MomentumModel | None = None,
         teacher_embeds: tuple[Tensor, Tensor] | None = None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """
         Losses between image (batch, dim) and text (batch, dim) embeddings over the global batch.
 
-        `teacher_embeds` are those of the momentum model for the global batch, images and texts.
+        `teacher_embeds` are those of the momentum model for the global batch, images and texts; `weights` are of
+        [`_pair_weights`].
         """
         objective, temperature = self.config.objective_config, self.temperature
         images, texts = gather_rows(image), gather_rows(text)
         ids = None if person_ids is None else gather_rows(person_ids)
         losses = {}
         if objective.weight("itc") > 0:
-            losses["itc"] = self._itc_loss(images, texts, ids, teacher, teacher_embeds)
+            losses["itc"] = self._itc_loss(images, texts, ids, teacher, teacher_embeds, weights)
         if objective.weight("sdm") > 0:
-            losses["sdm"] = sdm_loss(images, texts, ids, temperature)
+            losses["sdm"] = sdm_loss(images, texts, ids, temperature, weights)
         if objective.weight("bsdm") > 0:
-            losses["bsdm"] = bsdm_loss(images, texts, ids, temperature, tuple(objective.bsdm_kl_weights))
+            kl_weights = tuple(objective.bsdm_kl_weights)
+            losses["bsdm"] = bsdm_loss(images, texts, ids, temperature, kl_weights, weights)
         if objective.weight("cmpm") > 0:
-            losses["cmpm"] = cmpm_loss(images, texts, ids)
+            losses["cmpm"] = cmpm_loss(images, texts, ids, weights)
         if objective.weight("tal") > 0:
-            losses["tal"] = tal_loss(images, texts, ids, temperature, objective.tal_margin)
+            losses["tal"] = tal_loss(images, texts, ids, temperature, objective.tal_margin, weights)
         if objective.weight("waf") > 0 and objective.waf_target == "match":
             probability = match_log_probability(images, texts, ids, temperature)
             losses["waf"] = waf_loss(probability, objective.waf_gamma, objective.waf_weighting)
         if objective.needs_identity_head:
-            losses |= self._identity_losses(image, text, person_ids)
+            losses |= self._identity_losses(image, text, person_ids, self._own(weights, len(image)))
         return losses
 
-    def _identity_losses(self, image: Tensor, text: Tensor, person_ids: Tensor) -> dict[str, Tensor]:
+    @staticmethod
+    def _own(weights: Tensor | None, batch: int) -> Tensor | None:
+        """This process's rows (batch,) of weights of the global batch."""
+        if weights is None:
+            return None
+        first = first_row(batch, weights.device)
+        return weights[first : first + batch]
+
+    def _identity_losses(
+        self, image: Tensor, text: Tensor, person_ids: Tensor, weights: Tensor | None
+    ) -> dict[str, Tensor]:
         """Losses that read the identity classifier of images and texts (batch, dim), over the global batch."""
         objective, losses = self.config.objective_config, {}
         image_logits, text_logits = self.identity_head(image), self.identity_head(text)
         if objective.weight("id") > 0:
-            losses["id"] = global_mean(id_loss(image_logits, text_logits, person_ids), len(image))
+            losses["id"] = global_mean(id_loss(image_logits, text_logits, person_ids, weights), len(image))
         if objective.weight("waf") > 0 and objective.waf_target == "identity":
             probability = gather_rows(identity_log_probability(image_logits, text_logits, person_ids))
             losses["waf"] = waf_loss(probability, objective.waf_gamma, objective.waf_weighting)
@@ -646,6 +672,7 @@ class AgaForPreTraining(AgaFusionModel):
         input_ids: Tensor,
         attention_mask: Tensor | None,
         person_ids: Tensor | None,
+        weights: Tensor | None,
     ) -> Tensor:
         """
         ITM of the batch's pairs, and of one hard negative image per caption and one hard negative caption per image.
@@ -678,7 +705,9 @@ class AgaForPreTraining(AgaFusionModel):
         )
         matches = torch.ones(batch, dtype=torch.bool, device=own.device)
         labels = torch.cat([torch.stack([matches, ~matches], dim=1).flatten(), ~matches])
-        counted = torch.cat([torch.stack([matches, found_text], dim=1).flatten(), found_image])
+        own_weights = torch.ones_like(matches, dtype=torch.float32) if weights is None else self._own(weights, batch)
+        # A wrong pair is no match; a mismatch stays one.
+        counted = torch.cat([torch.stack([own_weights, found_text.float()], dim=1).flatten(), found_image.float()])
         loss = itm_loss(torch.cat([with_own_image, with_negative_image]), labels, counted)
         return global_mean(loss, counted.sum())
 
@@ -747,6 +776,7 @@ class AgaForPreTraining(AgaFusionModel):
         image = vision.pooler_output
         text_outputs, attention = self._encode_texts(input_ids, attention_mask)
         text = text_outputs.pooler_output
+        weights = self._pair_weights(image, text, person_ids)
         losses: dict[str, Tensor] = {}
         image_states = None
         if objective.weight("mlm") > 0 or objective.weight("itm") > 0:
@@ -754,7 +784,9 @@ class AgaForPreTraining(AgaFusionModel):
         words = None
         views = [(input_ids, text)]
         if objective.weight("mlm") > 0:
-            words = self._masked_words(input_ids, attention_mask, attention, image_states, guide, teacher_vision)
+            words = self._masked_words(
+                input_ids, attention_mask, attention, image_states, guide, teacher_vision, weights
+            )
             losses["mlm"] = words.loss
             # Decided by settings alone, so that all processes take part in the same collectives.
             if self._enriches_now():
@@ -762,11 +794,11 @@ class AgaForPreTraining(AgaFusionModel):
                 views = [enriched, *views] if objective.enrichment == "add" else [enriched]
         if objective.weight("itm") > 0:
             losses["itm"] = self._matching_loss(
-                vision, text_outputs, image_states, input_ids, attention_mask, person_ids
+                vision, text_outputs, image_states, input_ids, attention_mask, person_ids, weights
             )
         targets = [self._teacher_embeds(guide, teacher_vision, ids, attention_mask) for ids, _ in views]
         alignment = [
-            self._alignment_losses(image, embeds, person_ids, guide, target)
+            self._alignment_losses(image, embeds, person_ids, guide, target, weights)
             for (_, embeds), target in zip(views, targets)
         ]
         losses |= {name: sum(view[name] for view in alignment) / len(alignment) for name in alignment[0]}
@@ -827,6 +859,7 @@ class AgaForPreTraining(AgaFusionModel):
         image_states: Tensor,
         teacher: MomentumModel | None,
         teacher_vision: BaseModelOutputWithPooling | None,
+        weights: Tensor | None,
     ) -> _MaskedWords:
         """Mask a batch of captions and predict what was masked."""
         probabilities = self.mask_probabilities(input_ids, attention_mask, attention)
@@ -834,13 +867,15 @@ class AgaForPreTraining(AgaFusionModel):
         corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
         logits = self.mlm_logits(corrupted, image_states, masked, attention_mask)
         labels, predictions = input_ids[masked], logits
+        own_weights = self._own(weights, len(input_ids))
+        token_weights = None if own_weights is None else own_weights[:, None].expand_as(masked)[masked]
         if teacher is None:
-            loss = mlm_loss(logits, labels)
+            loss = mlm_loss(logits, labels, token_weights)
         else:
             with torch.no_grad():
                 states = teacher.model.aga.fusion_image_states(teacher_vision)
                 predictions = teacher.model.mlm_logits(corrupted, states, masked, attention_mask)
-            loss = distilled_mlm_loss(logits, labels, predictions, teacher.weight)
+            loss = distilled_mlm_loss(logits, labels, predictions, teacher.weight, token_weights)
         return _MaskedWords(probabilities, masked, logits, predictions, global_mean(loss, len(labels)))
 
     @torch.no_grad()

@@ -40,6 +40,7 @@ def build(family: str) -> AgaForPreTraining:
             "image_keep_ratio": 0.5,
             "waf_target": "match" if family == "clip" else "identity",
             "waf_weighting": "trusted",
+            "pair_weighting": "trusted",
             "enrichment_probability": 1.0,
             "momentum": 0.9,
             "queue_size": 8,

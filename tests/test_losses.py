@@ -16,6 +16,7 @@ from aga_model.losses import (
     itc_loss,
     match_log_probability,
     mlm_loss,
+    pair_trust,
     sdm_loss,
     tal_loss,
     waf_loss,
@@ -146,14 +147,58 @@ def _numpy_tal(rows, ids, temperature, margin):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_tal_equals_numpy_and_leaves_out_pairs_without_weight(seed):
+def test_tal_equals_numpy(seed):
     image, text, ids = _pairs(seed)
     cosine = _numpy_logits(image, text, 1.0)
     each = _numpy_tal(cosine, ids, 0.1, 0.1) + _numpy_tal(cosine.T, ids, 0.1, 0.1)
-    tensors = [torch.tensor(values) for values in (image, text, ids)]
-    assert tal_loss(*tensors, 0.1).item() == pytest.approx(each.mean(), rel=1e-5)
-    weights = torch.tensor([1.0, 0, 0, 1, 1, 0, 1])
-    assert tal_loss(*tensors, 0.1, weights=weights).item() == pytest.approx(each[weights > 0].mean(), rel=1e-5)
+    loss = tal_loss(torch.tensor(image), torch.tensor(text), torch.tensor(ids), 0.1)
+    assert loss.item() == pytest.approx(each.mean(), rel=1e-5)
+
+
+def _numpy_trust(image, text, ids, temperature):
+    """Pair by pair: its share among itself and the pairs of others, in loops."""
+    logits, shares = _numpy_logits(image, text, temperature), []
+    for i in range(len(ids)):
+        others = [j for j in range(len(ids)) if ids[j] != ids[i]]
+        own = np.exp(logits[i, i])
+        shares.append(min(own / (own + np.exp(line[others]).sum()) for line in (logits[i], logits[:, i])))
+    trust = np.array(shares) / (np.array(shares) + 1 / len(ids))
+    return trust / trust.mean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_trust_equals_numpy(seed):
+    image, text, ids = _pairs(seed)
+    trust = pair_trust(torch.tensor(image), torch.tensor(text), torch.tensor(ids), 0.1)
+    np.testing.assert_allclose(trust, _numpy_trust(image, text, ids, 0.1), rtol=1e-5)
+
+
+def test_a_wrong_pair_is_trusted_least():
+    image = torch.eye(8)
+    text = image + 0.1
+    text[[2, 5]] = text[[5, 2]]
+    trust = pair_trust(image, text, torch.arange(8), 0.1)
+    assert trust.mean() == pytest.approx(1.0) and set(trust.argsort()[:2].tolist()) == {2, 5}
+    assert trust[[2, 5]].max() < 0.1 * trust[[0, 1, 3, 4, 6, 7]].min()
+
+
+WEIGHTED = {
+    "itc": lambda *inputs, weights: itc_loss(*inputs, 0.1, weights),
+    "sdm": lambda *inputs, weights: sdm_loss(*inputs, 0.1, weights),
+    "bsdm": lambda *inputs, weights: bsdm_loss(*inputs, 0.1, weights=weights),
+    "tal": lambda *inputs, weights: tal_loss(*inputs, 0.1, weights=weights),
+    "cmpm": lambda *inputs, weights: cmpm_loss(*inputs, weights),
+    "id": lambda *inputs, weights: id_loss(*inputs, weights),
+}
+
+
+@pytest.mark.parametrize("loss", WEIGHTED.values(), ids=WEIGHTED.keys())
+def test_weights_count_the_rows_of_pairs(loss):
+    """The sum over pairs of the loss with all weight on one of them is the plain loss."""
+    image, text, ids = (torch.tensor(values) for values in _pairs())
+    single = [loss(image, text, ids, weights=7.0 * torch.eye(7)[pair]) for pair in range(7)]
+    torch.testing.assert_close(torch.stack(single).mean(), loss(image, text, ids, weights=None))
+    assert torch.stack(single).std() > 1e-3
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "hard", "trusted"])
