@@ -382,7 +382,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
     mask_max_probability: float | int = 0.8
     attention_decay: float | int = 0.5
     enrichment: str = "replace"
-    enrichment_probability: float | int = 0.5
+    enrichment_probability: float | int = 0.2
     enrichment_sampling: str = "sample"
     enrichment_min_confidence: float | int = 0.0
     enrichment_start: float | int = 0.0
