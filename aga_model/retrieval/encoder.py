@@ -56,7 +56,7 @@ class PersonEncoder:
         self.processor = processor
         self.name = name
         self.folder = folder
-        self.device, self.model = _place(model, device)
+        self.device, self.model = place(model, device)
         self.dim = _projection_dim(model, name)
 
     @classmethod
@@ -68,7 +68,7 @@ class PersonEncoder:
             ModelLoadError: there is no such folder or repository, it holds no dual encoder with its processor, its
                 weights are damaged or incomplete, or the device cannot be used.
         """
-        folder = _local_folder(folder_or_repo)
+        folder = local_folder(folder_or_repo)
         name = os.path.abspath(folder_or_repo) if Path(folder_or_repo).is_dir() else str(folder_or_repo)
         model, processor = _load_model(folder, name), _load_processor(folder, name)
         _require_same_vocabulary(model, processor, name)
@@ -182,7 +182,8 @@ class PersonEncoder:
         return rows
 
 
-def _local_folder(folder_or_repo: str | os.PathLike) -> Path:
+def local_folder(folder_or_repo: str | os.PathLike) -> Path:
+    """A saved model's folder, or the one its Hub repository is downloaded into; ModelLoadError if there is neither."""
     folder = Path(folder_or_repo)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -227,7 +228,7 @@ def read_model(model_class: Any, folder: Path, name: str) -> tuple[torch.nn.Modu
     try:
         model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # the config, the weights' format and their shapes each fail with a type of their own
-        raise ModelLoadError(f"model {name} cannot be loaded: {_first_line(error)}") from error
+        raise ModelLoadError(f"model {name} cannot be loaded: {first_line(error)}") from error
     return model, sorted(info["missing_keys"])
 
 
@@ -241,7 +242,7 @@ def _load_processor(folder: Path, name: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder)
     except Exception as error:
-        raise ModelLoadError(f"the processor of model {name} cannot be loaded: {_first_line(error)}") from error
+        raise ModelLoadError(f"the processor of model {name} cannot be loaded: {first_line(error)}") from error
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
         raise ModelLoadError(
             f"model {name} lacks the files of its processor (preprocessor and tokenizer): save them into its folder "
@@ -260,13 +261,19 @@ def _require_same_vocabulary(model: torch.nn.Module, processor: Any, name: str) 
         )
 
 
-def _place(model: torch.nn.Module, device: str | None) -> tuple[torch.device, torch.nn.Module]:
+def place(model: torch.nn.Module, device: str | None) -> tuple[torch.device, torch.nn.Module]:
+    """
+    A model in eval mode on a device: the named one, or the first GPU when there is one, otherwise the CPU.
+
+    Raises:
+        ModelLoadError: the device cannot be used.
+    """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(name)
-        return place, model.to(place).eval()
+        target = torch.device(name)
+        return target, model.to(target).eval()
     except (RuntimeError, AssertionError) as error:
-        raise ModelLoadError(f"device {name!r} cannot be used: {_first_line(error)}") from error
+        raise ModelLoadError(f"device {name!r} cannot be used: {first_line(error)}") from error
 
 
 def _projection_dim(model: torch.nn.Module, name: str) -> int:
@@ -297,6 +304,7 @@ def _beginning(text: str, length: int = 40) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """First line of an error's message; its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
