@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from aga_model.retrieval.tracking import PersonTracker, largest_first
+from aga_model.retrieval.video import VideoFrame
+
+RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)
+STEP = 0.5  # seconds between frames
+
+
+def person(x, y=50.0, width=30.0, height=80.0):
+    return (x, y, x + width, y + height)
+
+
+def run(positions, tracker=None, first=0):
+    """
+    Names of the tracks in each frame.
+
+    Args:
+        positions: for each frame the people as pairs of a colour and a box.
+    """
+    tracker = tracker or PersonTracker()
+    names = []
+    for number, people in enumerate(positions, start=first):
+        image = Image.new("RGB", (700, 200), (120, 120, 120))
+        draw = ImageDraw.Draw(image)
+        for colour, box in people:
+            draw.rectangle(box, fill=colour)
+        names.append(tracker.update(VideoFrame(number, STEP * number, image), [box for _, box in people]))
+    return names
+
+
+def test_people_who_walk_their_own_width_keep_their_track():
+    """Plain IoU of neighbouring frames is zero."""
+    assert run([[(RED, person(10 + 32 * step))] for step in range(10)]) == [["0.1"]] * 10
+
+
+def test_two_people_side_by_side():
+    """From one frame to the next each comes to where the other was."""
+    positions = [[(RED, person(10 + 30 * step)), (BLUE, person(42 + 30 * step))] for step in range(10)]
+    assert run(positions) == [["0.1", "0.2"]] * 10
+    swapped = [people if step % 2 else people[::-1] for step, people in enumerate(positions)]
+    names = run(swapped)
+    assert names == [["0.1", "0.2"] if step % 2 == 0 else ["0.2", "0.1"] for step in range(10)]
+
+
+def test_people_dressed_alike_cross():
+    """Only their speed tells them apart."""
+    positions = [[(RED, person(10 + 25 * step)), (RED, person(455 - 25 * step, y=52))] for step in range(18)]
+    assert run(positions) == [["0.1", "0.2"]] * 18
+
+
+def test_a_short_gap_is_bridged_and_a_long_one_is_not():
+    walk = [[(RED, person(10 + 20 * step))] for step in range(20)]
+    for gap, same in ((3, True), (4, False)):
+        names = run(walk[:6] + [[]] * gap + walk[6 + gap :])
+        assert names[:6] == [["0.1"]] * 6
+        assert set(map(tuple, names[6 + gap :])) == {("0.1",) if same else (f"{6 + gap}.1",)}
+
+
+def test_a_gap_may_be_any_length():
+    walk = [[(RED, person(10 + 20 * step))] for step in range(20)]
+    names = run(walk[:6] + [[]] * 8 + walk[14:], PersonTracker(max_gap=5))
+    assert {name for frame in names for name in frame} == {"0.1"}
+
+
+def test_people_come_and_go():
+    positions = [
+        [(RED, person(10)), (BLUE, person(300))],
+        [(BLUE, person(300))],
+        [(GREEN, person(600)), (BLUE, person(310)), (RED, person(450))],
+        [],
+        [(GREEN, person(600))],
+    ]
+    assert run(positions) == [["0.1", "0.2"], ["0.2"], ["2.1", "0.2", "2.3"], [], ["2.1"]]
+
+
+def test_another_person_in_the_same_place_is_a_new_one():
+    assert run([[(RED, person(10))], [(GREEN, person(14, y=52))]]) == [["0.1"], ["1.1"]]
+
+
+def test_boxes_that_jitter():
+    rng = np.random.default_rng(0)
+    positions = []
+    for step in range(30):
+        shift = rng.normal(0, 3, (2, 2))
+        positions.append(
+            [
+                (RED, person(20 + 15 * step + shift[0, 0], 40 + shift[0, 1])),
+                (BLUE, person(550 - 15 * step + shift[1, 0], 60 + shift[1, 1])),
+            ]
+        )
+    assert run(positions) == [["0.1", "0.2"]] * 30
+
+
+def test_a_later_start_gives_no_name_again():
+    positions = [[(RED, person(10 + 20 * step)), (BLUE, person(500))] for step in range(10)]
+    whole = {name for names in run(positions) for name in names}
+    later = {name for names in run(positions[6:], first=6) for name in names}
+    assert len(later) == 2 and not whole & later
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_largest_first(seed):
+    values = np.random.default_rng(seed).integers(0, 5, (4, 6)) / 5
+    found, left = [], values.copy()
+    while left.max() >= 0.4:
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        found.append((row, column))
+        left[row], left[:, column] = -1, -1
+    assert list(largest_first(values, 0.4)) == found
+    assert list(largest_first(np.empty((0, 3)), 0.1)) == []
