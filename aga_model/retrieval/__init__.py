@@ -1,33 +1,57 @@
-"""Person search over image files: read them, encode them, keep a gallery on disk, rank it for a sentence."""
+"""
+Person search: read image files, or cut people out of videos and photographs, encode them, keep a gallery on disk, rank
+it for a sentence.
+"""
 
 from aga_model.data.image_files import Skipped, UnreadableImageError, find_images, read_image
 
+from .detection import Detection, HogDetector, PersonDetector, TransformersDetector, load_detector
 from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .gallery import Gallery, GalleryError, Hit
 from .indexing import IndexReport, index_images
+from .ingestion import PersonCrop, crops_of_image, crops_of_video, cut_again, save_crop
 from .picture import save_result_picture
 from .reranking import Reranker, rerank_hits
+from .tracking import PersonTracker
+from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
 
 __all__ = [
+    "Detection",
     "Explainer",
     "Explanation",
     "Gallery",
     "GalleryError",
     "Hit",
+    "HogDetector",
     "IndexReport",
     "ModelLoadError",
+    "PersonCrop",
+    "PersonDetector",
     "PersonEncoder",
+    "PersonTracker",
     "Reranker",
     "Skipped",
     "TextTruncatedWarning",
+    "TransformersDetector",
     "UnreadableImageError",
+    "UnreadableVideoError",
+    "VideoDamagedWarning",
+    "VideoFrame",
+    "crops_of_image",
+    "crops_of_video",
+    "cut_again",
     "explanation_image",
     "find_images",
     "index_images",
+    "is_video",
+    "load_detector",
+    "read_frame",
     "read_image",
     "rerank_hits",
+    "sample_frames",
+    "save_crop",
     "save_explanation_picture",
     "save_result_picture",
 ]

@@ -1,0 +1,184 @@
+"""From video files and photographs of whole scenes to crops of the people in them."""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from aga_model.data.image_files import MIN_SIDE, read_image, read_image_file
+
+from .detection import Box, Detection, PersonDetector
+from .tracking import PersonTracker
+from .video import EVERY, UnreadableVideoError, read_frame, sample_frames
+
+MARGIN = 0.05
+MIN_HEIGHT = 40
+CropBox = tuple[int, int, int, int]
+
+_FRAMES_PER_CALL = 8  # of the detector
+_HASH_DIGITS = 16  # in the names of saved crops
+
+
+@dataclass(frozen=True)
+class PersonCrop:
+    """
+    A person cut out of a video frame or a photograph.
+
+    Args:
+        image (`PIL.Image.Image`): RGB image of the box.
+        source (`Path`): absolute path of the video or photograph.
+        source_hash (`str`): SHA-256 of the source's bytes in hexadecimal.
+        frame (`int`, *optional*): number of the video frame, from 0.
+        offset (`float`, *optional*): seconds of the frame from the beginning of the video.
+        box (`tuple[int, int, int, int]`): left, top, right, bottom in pixels of the upright frame or photograph, with
+            the margin.
+        detection_score (`float`): score of the detector.
+        track (`str`, *optional*): name of the person's track, the same in all frames of the video that show it.
+    """
+
+    image: Image.Image
+    source: Path
+    source_hash: str
+    frame: int | None
+    offset: float | None
+    box: CropBox
+    detection_score: float
+    track: str | None
+
+
+def crops_of_video(
+    path: str | os.PathLike,
+    detector: PersonDetector,
+    every: float = EVERY,
+    margin: float = MARGIN,
+    min_height: int = MIN_HEIGHT,
+    start_frame: int = 0,
+) -> Iterator[PersonCrop]:
+    """
+    The people in a video, frame after frame; within a frame the surest first. The same file gives the same crops.
+
+    An interrupted run continues with the frame of the last crop that was kept as `start_frame`: crops of that frame
+    come again, with the same boxes. Tracks begin anew there under names that were not given before.
+
+    Args:
+        path: video file.
+        detector: what finds people.
+        every: seconds between the frames that are looked at.
+        margin: what is added to the detector's box on each side, in parts of its width and height.
+        min_height: pixels; lower boxes are left out.
+        start_frame: leave out the frames before this number.
+
+    Warns:
+        VideoDamagedWarning: at the end, where a part of the video could not be decoded.
+
+    Raises:
+        UnreadableVideoError: see [`sample_frames`].
+        ValueError: `every` is not positive, or `margin` is negative.
+    """
+    _check_margin(margin)
+    source = Path(os.path.abspath(path))
+    source_hash = _hash_video(source)
+    tracker = PersonTracker()
+    with closing(sample_frames(source, every, start_frame)) as frames:
+        while batch := list(islice(frames, _FRAMES_PER_CALL)):
+            for frame, detections in zip(batch, detector.detect([frame.image for frame in batch])):
+                people = _large_enough(detections, min_height)
+                tracks = tracker.update(frame, [person.box for person in people])
+                for person, track in zip(people, tracks):
+                    box = _cut_box(person.box, margin, frame.image)
+                    place = (frame.number, frame.offset, box)
+                    yield PersonCrop(frame.image.crop(box), source, source_hash, *place, person.score, track)
+
+
+def crops_of_image(
+    path: str | os.PathLike, detector: PersonDetector, margin: float = MARGIN, min_height: int = MIN_HEIGHT
+) -> Iterator[PersonCrop]:
+    """
+    The people in a photograph, the surest first; arguments as for [`crops_of_video`].
+
+    Raises:
+        UnreadableImageError: the file is missing, damaged or no image.
+        ValueError: `margin` is negative.
+    """
+    _check_margin(margin)
+    content = read_image_file(os.path.abspath(path))
+    for person in _large_enough(detector.detect([content.image])[0], min_height):
+        box = _cut_box(person.box, margin, content.image)
+        yield PersonCrop(
+            content.image.crop(box), content.path, content.sha256, None, None, box, person.score, track=None
+        )
+
+
+def cut_again(
+    source: str | os.PathLike, box: CropBox, frame: int | None = None, offset: float | None = None
+) -> Image.Image:
+    """
+    The image of a crop that was not saved, pixel by pixel as it was; arguments as in [`PersonCrop`].
+
+    Raises:
+        UnreadableVideoError, UnreadableImageError: the source can no longer be read, or has no such frame.
+    """
+    image = read_image(source) if frame is None else read_frame(source, frame, offset)
+    return image.crop(box)
+
+
+def save_crop(crop: PersonCrop, folder: str | os.PathLike) -> Path:
+    """
+    Write a crop as JPEG into a folder of its source's hash under `folder`; the name tells frame and box. The file is
+    there whole or not at all, and the same crop always gets the same name.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    place = Path(folder, crop.source_hash[:_HASH_DIGITS])
+    place.mkdir(parents=True, exist_ok=True)
+    frame = "photograph" if crop.frame is None else f"{crop.frame:08d}"
+    path = place / f"{frame}_{'_'.join(map(str, crop.box))}.jpg"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Crops are small: the colours of clothes are worth more than the bytes that coarser colour would save.
+    crop.image.save(temporary, "JPEG", quality=95, subsampling="4:4:4")
+    temporary.replace(path)
+    return path
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin of crops is {margin}: give a part of the box's size, such as {MARGIN}")
+
+
+def _hash_video(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableVideoError(path, (error.strerror or str(error)).lower()) from error
+
+
+def _large_enough(detections: list[Detection], min_height: int) -> list[Detection]:
+    """Without those that are lower than `min_height`, or smaller than any image may be."""
+    people = []
+    for detection in detections:
+        left, top, right, bottom = detection.box
+        if bottom - top >= max(min_height, MIN_SIDE) and right - left >= MIN_SIDE:
+            people.append(detection)
+    return people
+
+
+def _cut_box(box: Box, margin: float, image: Image.Image) -> CropBox:
+    left, top, right, bottom = box
+    across, down = margin * (right - left), margin * (bottom - top)
+    return (
+        max(0, math.floor(left - across)),
+        max(0, math.floor(top - down)),
+        min(image.width, math.ceil(right + across)),
+        min(image.height, math.ceil(bottom + down)),
+    )
