@@ -22,6 +22,7 @@ from aga_model.evaluation.metrics import retrieval_metrics
 from aga_model.retrieval.encoder import PersonEncoder
 from aga_model.retrieval.gallery import Hit
 from aga_model.retrieval.picture import save_result_picture
+from aga_model.retrieval.store import GalleryRow
 
 ROOT = Path(__file__).parent
 
@@ -85,7 +86,7 @@ def main() -> None:
         shown = list(judged)
         scores = encoder.encode_texts([text]) @ np.stack([embeds[path] for path in shown]).T
         order = np.argsort(-scores[0], kind="stable")[:10]
-        hits = [Hit(rank, float(scores[0, i]), {"path": str(shown[i])}) for rank, i in enumerate(order, start=1)]
+        hits = [Hit(rank, float(scores[0, i]), GalleryRow(str(shown[i]))) for rank, i in enumerate(order, start=1)]
         correct = [judged[shown[i]] for i in order]
         save_result_picture(text, hits, args.out / f"{number:02d}.png", correct)
         relevant = sum(judged.values())

@@ -32,7 +32,7 @@ from ..evaluation.records import (
     write_records,
 )
 from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
-from ..retrieval import Hit, PersonEncoder, Reranker, save_result_picture
+from ..retrieval import GalleryRow, Hit, PersonEncoder, Reranker, save_result_picture
 from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
 from ..version import __version__
 from .messages import RENDERED_NOTE, fail, note, shown
@@ -397,7 +397,7 @@ def _failures(found: _Measured, embedded: "SplitEmbeddings") -> Image.Image | No
             record = found.records[index]
             indices = found.ranking.top_indices[index].tolist()
             hits = [
-                Hit(rank, entry["score"], {"path": embedded.gallery_paths[row]})
+                Hit(rank, entry["score"], GalleryRow(embedded.gallery_paths[row]))
                 for rank, (row, entry) in enumerate(zip(indices, record["top"]), start=1)
             ]
             correct = [entry["person_id"] == record["person_id"] for entry in record["top"]]

@@ -1,8 +1,9 @@
-"""`aga index`: encode a folder of images into a gallery."""
+"""`aga index`: encode images into a gallery."""
 
+import glob
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,40 +16,83 @@ from transformers.utils import logging as transformers_logging
 from ..data.annotations import detect_dataset
 from ..data.files import write_json
 from ..retrieval import (
+    EXACT_ROWS,
+    Filter,
     Gallery,
     GalleryError,
     IndexReport,
     PersonEncoder,
     Skipped,
+    VectorIndexReport,
     find_images,
     index_images,
 )
+from ..retrieval.facts import FactsOf, ImageFacts, TimeSource, facts_reader
 from .messages import RENDERED_NOTE, fail, note, shown
 
 SKIPPED_FILE = "skipped.json"
 _LISTED = 20
+_REBUILT_AT = 0.9  # the least share of the images that a vector index covers before it is built again
 
 
 def index(
-    image_dir: Annotated[Path, typer.Argument(help="Folder with person images, searched at any depth.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...", help="Folders, searched at any depth, image files, or patterns like '*.jpg'."
+        ),
+    ],
     model: Annotated[str, typer.Option("--model", help="Folder of a saved model, or its name on the Hub.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the gallery: a new one, or one of the same model.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", help="The gallery, a folder or milvus://host:port/collection: new, or of the same model."
+        ),
+    ],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 32,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    camera: Annotated[str | None, typer.Option("--camera", help="Name of the camera of all these images.")] = None,
+    camera_from: Annotated[
+        str | None,
+        typer.Option(
+            "--camera-from",
+            metavar="REGEX",
+            help=r"Camera from the image's path: what the regular expression's one group finds, e.g. '_c(\d+)'.",
+        ),
+    ] = None,
+    person_from: Annotated[
+        str | None, typer.Option("--person-from", metavar="REGEX", help="Person id from the image's path, likewise.")
+    ] = None,
+    time_from: Annotated[
+        TimeSource,
+        typer.Option("--time-from", help="When an image was taken: EXIF's DateTimeOriginal, the file's last change."),
+    ] = TimeSource.NONE,
     split: Annotated[
-        str | None, typer.Option("--split", help="IMAGE_DIR is a data set: take only this split, e.g. test.")
+        str | None,
+        typer.Option(
+            "--split", help="IMAGES is a data set: take only this split, e.g. test, with persons and cameras."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery instead of adding to it.")
     ] = False,
 ) -> None:
     """
-    Encode a folder of person images into a gallery for `aga search`.
+    Encode person images into a gallery for `aga search`.
 
-    A gallery of the same model is added to: files that it holds unchanged are not encoded again, changed files are.
+    A gallery of the same model is added to: files that it holds unchanged are not encoded again, changed files are. A
+    run that is stopped goes on where it was when it is started again.
     """
     try:
-        _index(image_dir, model, out, batch_size, device, split, overwrite)
+        if split is None:
+            facts_of = facts_reader(camera, camera_from, person_from, time_from)
+            found, skipped = _find(images, out)
+        else:
+            if not (camera is camera_from is person_from is None and time_from is TimeSource.NONE):
+                raise ValueError("--split takes cameras and persons from the data set: leave out the other options")
+            found, facts_of = _find_split(images, split)
+            skipped = []
+        _index(found, skipped, facts_of, model, out, batch_size, device, overwrite)
     except torch.OutOfMemoryError:
         fail(f"a batch of {batch_size} images does not fit into the GPU's memory: give a smaller --batch-size")
     except (ValueError, OSError) as error:
@@ -56,10 +100,16 @@ def index(
 
 
 def _index(
-    image_dir: Path, model: str, out: Path, batch_size: int, device: str | None, split: str | None, overwrite: bool
+    images: Sequence[Path],
+    skipped: Sequence[Skipped],
+    facts_of: FactsOf,
+    model: str,
+    out: str,
+    batch_size: int,
+    device: str | None,
+    overwrite: bool,
 ) -> None:
-    images, skipped = _find(image_dir, out) if split is None else (_find_split(image_dir, split), [])
-    gallery = _existing_gallery(out, overwrite)
+    gallery = None if overwrite or not Gallery.exists(out) else Gallery.open(out)
     transformers_logging.disable_progress_bar()
     encoder = PersonEncoder.from_pretrained(model, device)
     if encoder.rendered_only:
@@ -68,55 +118,108 @@ def _index(
         gallery = Gallery.create(out, encoder.model_hash, encoder.dim, encoder.name, overwrite=overwrite)
     else:
         gallery.require_model(encoder.model_hash, encoder.name)
-        note(f"adding to the gallery {out}, which holds {gallery.count()} images")
+        note(f"adding to the gallery {gallery}, which holds {gallery.count()} images")
     track = partial(tqdm, desc="indexing", unit="image", dynamic_ncols=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # files that matter are reported as skipped
-        report = index_images(images, encoder, gallery, batch_size, track)
+        report = index_images(images, encoder, gallery, batch_size, track, facts_of)
     skipped = sorted([*skipped, *report.skipped], key=lambda item: item.path)
-    removed = gallery.delete(item.path for item in skipped)
-    write_json(out / SKIPPED_FILE, [{"path": str(item.path), "reason": item.reason} for item in skipped])
+    removed = _remove(gallery, {str(item.path) for item in skipped})
+    if gallery.folder is not None:
+        write_json(
+            gallery.folder / SKIPPED_FILE, [{"path": str(item.path), "reason": item.reason} for item in skipped]
+        )
     _print_summary(gallery, report, skipped, removed)
+    if (built := _build_index(gallery)) is not None:
+        typer.echo(shown_index(built))
 
 
-def _find(image_dir: Path, out: Path) -> tuple[list[Path], list[Skipped]]:
-    """Images and skipped files with absolute paths; the gallery itself may lie among the images."""
-    folder, gallery = Path(os.path.abspath(image_dir)), Path(os.path.abspath(out))
-    images, skipped = find_images(folder)
-    images = [path for path in images if not path.is_relative_to(gallery)]
-    skipped = [item for item in skipped if not item.path.is_relative_to(gallery)]
-    if not images:
-        first = f"; the first, {skipped[0].path}: {skipped[0].reason}" if skipped else ""
-        raise GalleryError(f"no image in {image_dir} ({len(skipped)} other files{first})")
-    return images, skipped
+def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Skipped]]:
+    """Image files and skipped files with absolute paths, each once; the gallery itself may lie among the images."""
+    gallery = Path(os.path.abspath(out))
+    found: dict[Path, None] = {}
+    skipped: dict[Path, Skipped] = {}
+    for path in _expanded(images):
+        if path.is_file():
+            found[path] = None
+        else:
+            within, left_out = find_images(path)
+            found |= dict.fromkeys(image for image in within if not image.is_relative_to(gallery))
+            skipped |= {item.path: item for item in left_out if not item.path.is_relative_to(gallery)}
+    if not found:
+        first = next(iter(skipped.values()), None)
+        reason = f"; the first, {first.path}: {first.reason}" if first is not None else ""
+        raise GalleryError(f"no image in {', '.join(images)} ({len(skipped)} other files{reason})")
+    return list(found), list(skipped.values())
 
 
-def _find_split(image_dir: Path, split: str) -> list[Path]:
-    """Absolute paths of a data set's images of one split, each once."""
+def _expanded(images: Iterable[str]) -> list[Path]:
+    """Absolute paths of the files and folders that are named or that match a pattern."""
+    paths = []
+    for name in images:
+        if os.path.exists(name) or not glob.has_magic(name):
+            paths.append(Path(os.path.abspath(name)))
+        elif matches := sorted(glob.glob(name, recursive=True)):
+            paths += [Path(os.path.abspath(match)) for match in matches]
+        else:
+            raise FileNotFoundError(f"no file matches {name}")
+    return paths
+
+
+def _find_split(images: Sequence[str], split: str) -> tuple[list[Path], FactsOf]:
+    """Absolute paths of a data set's images of one split, each once, and what its annotation says of them."""
     # Imported here: only this option needs the libraries of the extra `train`.
     from ..data.benchmarks import load_benchmark
 
-    splits = load_benchmark(detect_dataset(image_dir), image_dir)
+    if len(images) != 1:
+        raise ValueError(f"--split takes the folder of one data set, not {len(images)}")
+    root = Path(images[0])
+    splits = load_benchmark(detect_dataset(root), root)
     if split not in splits:
-        raise ValueError(f"--split {split}: {image_dir} has the splits {', '.join(splits)}")
-    return sorted({Path(os.path.abspath(image["path"])) for image in splits[split]["image"]})
+        raise ValueError(f"--split {split}: {root} has the splits {', '.join(splits)}")
+    rows = splits[split]
+    facts = {
+        os.path.abspath(image["path"]): ImageFacts(camera or None, str(person))
+        for image, camera, person in zip(rows["image"], rows["camera_id"], rows["person_id"])
+    }
+    return sorted(map(Path, facts)), facts.__getitem__
 
 
-def _existing_gallery(out: Path, overwrite: bool) -> Gallery | None:
-    if overwrite or not (out / "gallery.json").exists():
+def _remove(gallery: Gallery, paths: set[str]) -> int:
+    """Remove images whose files can no longer be read."""
+    gone = {row.path for row in gallery.rows() if row.path in paths} if paths else set()
+    return gallery.delete(Filter(paths=gone)) if gone else 0
+
+
+def _build_index(gallery: Gallery) -> VectorIndexReport | None:
+    """Build the vector index of a large gallery where there is none, or where much was added since."""
+    count, existing = gallery.count(), gallery.vector_index()
+    if count <= EXACT_ROWS or (existing.kind != "FLAT" and existing.rows >= _REBUILT_AT * count):
         return None
-    return Gallery.open(out)
+    return gallery.build_index()
+
+
+def shown_index(report: VectorIndexReport) -> str:
+    """One line on a vector index."""
+    reason = f" ({report.reason})" if report.reason else ""
+    return (
+        f"vector index {report.kind}{reason}: {report.rows:,} images, {report.seconds:.1f} s; of the exact 10 best a "
+        f"search finds {100 * report.recall:.1f}% ({report.queries} images as queries)"
+    )
 
 
 def _print_summary(gallery: Gallery, report: IndexReport, skipped: Sequence[Skipped], removed: int) -> None:
+    copies = f"{report.copies} copies of other files, " if report.copies else ""
     typer.echo(
         f"{report.encoded} images indexed ({report.added} new, {report.replaced} changed), {report.unchanged} "
-        f"unchanged, {len(skipped)} files skipped; {report.seconds:.1f} s, {report.images_per_second:.1f} images/s"
+        f"unchanged, {copies}{len(skipped)} files skipped; {report.seconds:.1f} s, "
+        f"{report.images_per_second:.1f} images/s"
     )
     for item in skipped[:_LISTED]:
         typer.echo(f"  skipped {shown(item.path)}: {shown(item.reason)}")
     if len(skipped) > _LISTED:
-        typer.echo(f"  and {len(skipped) - _LISTED} more, see {shown(gallery.path / SKIPPED_FILE)}")
+        where = "" if gallery.folder is None else f", see {shown(gallery.folder / SKIPPED_FILE)}"
+        typer.echo(f"  and {len(skipped) - _LISTED} more{where}")
     if removed:
         typer.echo(f"{removed} images removed from the gallery: their files can no longer be read")
-    typer.echo(f"gallery {shown(gallery.path)}: {gallery.count()} images, model {shown(gallery.model_name)}")
+    typer.echo(f"gallery {shown(gallery)}: {gallery.count()} images, model {shown(gallery.model_name)}")

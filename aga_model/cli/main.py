@@ -5,6 +5,7 @@ import typer
 from .check_data import check_data
 from .convert import convert
 from .evaluate import evaluate
+from .gallery import gallery_app
 from .index import index
 from .render import render
 from .report import report
@@ -13,3 +14,4 @@ from .search import search
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
 for command in (render, check_data, evaluate, index, search, report, convert):
     app.command()(command)
+app.add_typer(gallery_app, name="gallery")

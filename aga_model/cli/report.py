@@ -28,7 +28,7 @@ accelerate launch --multi_gpu --num_processes 2 train_hf.py configs/quickstart.y
 
 def report(
     run: Annotated[Path, typer.Argument(help="folder of a finished run")],
-    gallery: Annotated[Path, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
+    gallery: Annotated[str, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
     query: Annotated[list[str], typer.Option(help="sentence to search for; repeat for more")],
     top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
 ) -> None:

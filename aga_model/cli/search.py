@@ -14,6 +14,7 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from ..retrieval import (
+    Filter,
     Gallery,
     Hit,
     ModelLoadError,
@@ -23,18 +24,31 @@ from ..retrieval import (
     rerank_hits,
     save_result_picture,
 )
+from .gallery import read_time
 from .messages import RENDERED_NOTE, fail, note, shown
 
 _LISTED = 5
 
 
 def search(
-    gallery: Annotated[Path, typer.Argument(help="Folder that `aga index` wrote.")],
+    gallery: Annotated[str, typer.Argument(help="What `aga index` made: a folder or milvus://host:port/collection.")],
     query: Annotated[str, typer.Argument(help="What the person looks like, in a sentence.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Number of results.")] = 10,
     rerank: Annotated[
         int | None,
         typer.Option("--rerank", min=1, help="Re-rank the first K images by the model's ITM head and similarity."),
+    ] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option("--camera", help="Only images of this camera; repeatable.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only images taken then or later: 2026-01-31 or 2026-01-31T18:30.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Only images taken before this time, or on this day or before.")
+    ] = None,
+    person: Annotated[
+        list[str] | None, typer.Option("--person", help="Only images of this person id; repeatable.")
     ] = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="Write a picture of the results, e.g. result.png.")
@@ -45,16 +59,23 @@ def search(
 ) -> None:
     """Find the person that a sentence describes in a gallery of `aga index`."""
     try:
-        _search(gallery, query, top_k, rerank, save, as_json, model, device)
+        where = Filter(
+            camera or None,
+            None if since is None else read_time(since, "--since"),
+            None if until is None else read_time(until, "--until", end_of_day=True),
+            person or None,
+        )
+        _search(gallery, query, top_k, rerank, where, save, as_json, model, device)
     except (ValueError, OSError, torch.OutOfMemoryError) as error:
         fail(error)
 
 
 def _search(
-    path: Path,
+    location: str,
     query: str,
     top_k: int,
     rerank: int | None,
+    where: Filter,
     save: Path | None,
     as_json: bool,
     model: str | None,
@@ -62,16 +83,19 @@ def _search(
 ) -> None:
     if not query.strip():
         raise ValueError("the query is empty: describe the person in a sentence")
-    gallery = Gallery.open(path)
+    gallery = Gallery.open(location)
     encoder = _load_encoder(gallery, model, device)
     notes = [RENDERED_NOTE] if encoder.rendered_only else []
     reranker = None if rerank is None else Reranker.from_encoder(encoder)
-    hits = gallery.search(_encode(encoder, query, notes), max(top_k, rerank or 0))[0]
+    hits = gallery.search(_encode(encoder, query, notes), max(top_k, rerank or 0), where)[0]
+    held = "the gallery holds" if where.is_empty else "the filter leaves"
     if reranker is not None:
+        if len(hits) < (rerank or 0):
+            notes.append(f"--rerank is {rerank}, but {held} {len(hits)} images: all of them are re-ranked")
         hits = _rerank(reranker, query, hits, rerank or 0, notes)
+    if len(hits) < top_k:
+        notes.append(f"--top-k is {top_k}, but {held} {len(hits)} images: all of them are listed")
     hits = hits[:top_k]
-    if top_k > gallery.count():
-        notes.append(f"--top-k is {top_k}, but the gallery holds {gallery.count()} images: all of them are listed")
     if save is not None:
         save_result_picture(query, hits, save)
         notes.append(f"picture written to {save}")
@@ -107,8 +131,6 @@ def _encode(encoder: PersonEncoder, query: str, notes: list[str]) -> np.ndarray:
 def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
     """The first `number` hits in the re-ranked order, the rest as it was behind them."""
     first, skipped = rerank_hits(reranker, query, hits[:number])
-    if number > len(hits):
-        notes.append(f"--rerank is {number}, but the gallery holds {len(hits)} images: all of them are re-ranked")
     for item in skipped[:_LISTED]:
         notes.append(f"behind the re-ranked images, since it cannot be read: {item.path}: {item.reason}")
     if len(skipped) > _LISTED:
@@ -122,7 +144,7 @@ def _print_json(
     result = {
         "query": query,
         "top_k": top_k,
-        "gallery": str(gallery.path),
+        "gallery": str(gallery),
         "gallery_count": gallery.count(),
         "model": gallery.model_name,
         "hits": [_json_hit(hit, rerank is not None) for hit in hits],
@@ -135,7 +157,7 @@ def _print_json(
 
 def _json_hit(hit: Hit, reranked: bool) -> dict[str, Any]:
     match = {"itm_score": hit.itm_score} if reranked else {}
-    return {"rank": hit.rank, "score": hit.score, **match, **hit.row}
+    return {"rank": hit.rank, "score": hit.score, **match, **hit.row.to_dict()}
 
 
 def _print_table(hits: list[Hit], rerank: int | None) -> None:

@@ -9,20 +9,24 @@ from .detection import Detection, HogDetector, PersonDetector, TransformersDetec
 from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
-from .gallery import Gallery, GalleryError, Hit
+from .gallery import Gallery, Hit
 from .indexing import IndexReport, index_images
 from .ingestion import PersonCrop, crops_of_image, crops_of_video, cut_again, save_crop
 from .picture import save_result_picture
 from .reranking import Reranker, rerank_hits
+from .store import EXACT_ROWS, Filter, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
 from .tracking import PersonTracker
 from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
 
 __all__ = [
+    "EXACT_ROWS",
     "Detection",
     "Explainer",
     "Explanation",
+    "Filter",
     "Gallery",
     "GalleryError",
+    "GalleryRow",
     "Hit",
     "HogDetector",
     "IndexReport",
@@ -37,6 +41,8 @@ __all__ = [
     "TransformersDetector",
     "UnreadableImageError",
     "UnreadableVideoError",
+    "VectorIndex",
+    "VectorIndexReport",
     "VideoDamagedWarning",
     "VideoFrame",
     "crops_of_image",

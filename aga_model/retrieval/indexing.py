@@ -1,4 +1,4 @@
-"""Fill a gallery from image files: decode ahead in threads, encode in batches, save now and then."""
+"""Fill a gallery from image files: decode ahead in threads, encode in batches, write now and then."""
 
 import hashlib
 import os
@@ -7,18 +7,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from aga_model.data.image_files import Skipped, UnreadableImageError, decode_image, read_bytes
 
 from .encoder import PersonEncoder
-from .gallery import Gallery, GalleryError, Row
+from .facts import FactsOf, ImageFacts, no_facts
+from .gallery import Gallery
+from .store import GalleryError, GalleryRow
 
-SAVE_EVERY = 20_000  # images: an interrupted run loses no more than these
+WRITE_EVERY = 512  # images: an interrupted run loses no more than these
 _MAX_WORKERS = 8
 
 
@@ -29,8 +31,9 @@ class IndexReport:
 
     Args:
         added (`int`): images that were new to the gallery.
-        replaced (`int`): images whose file had changed since they were indexed.
+        replaced (`int`): images whose file, camera, person or time had changed since they were indexed.
         unchanged (`int`): images that were in the gallery already, with the same content.
+        copies (`int`): files with the content of another file, which share its row.
         skipped (`list[Skipped]`): files that could not be read, and why.
         seconds (`float`): time taken.
     """
@@ -38,6 +41,7 @@ class IndexReport:
     added: int = 0
     replaced: int = 0
     unchanged: int = 0
+    copies: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -47,14 +51,19 @@ class IndexReport:
         return self.added + self.replaced
 
     @property
+    def read(self) -> int:
+        """Images that could be read."""
+        return self.encoded + self.unchanged + self.copies
+
+    @property
     def images_per_second(self) -> float:
         """Rate over all images that were looked at and could be read."""
-        return (self.encoded + self.unchanged) / self.seconds if self.seconds > 0 else 0.0
+        return self.read / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    row: Row
+    row: GalleryRow
     pixel_values: torch.Tensor  # (1, 3, height, width)
 
 
@@ -63,7 +72,12 @@ class _Unchanged:
     path: Path
 
 
-_Outcome = _Prepared | _Unchanged | Skipped
+@dataclass(frozen=True)
+class _Copy:
+    path: Path
+
+
+_Outcome = _Prepared | _Unchanged | _Copy | Skipped
 
 
 def _untracked(outcomes: Iterable[Any], total: int) -> Iterable[Any]:
@@ -76,11 +90,12 @@ def index_images(
     gallery: Gallery,
     batch_size: int = 32,
     track: Callable[..., Iterable[Any]] = _untracked,
+    facts_of: FactsOf = no_facts,
 ) -> IndexReport:
     """
-    Encode image files into a gallery and save it. A file that the gallery holds with the same content is not encoded
-    again; a changed file takes the place of its old row. Memory does not grow with the number of images beyond the
-    embeddings and rows themselves.
+    Encode image files into a gallery. A file that the gallery holds with the same content and facts is not encoded
+    again; a changed file takes the place of its old row. Images are written `WRITE_EVERY` at a time, and what is
+    written stays if the process ends. Memory does not grow with the number of images beyond their paths and hashes.
 
     Args:
         paths: image files, for example from `find_images`; rows hold absolute paths.
@@ -88,48 +103,107 @@ def index_images(
         gallery: a new or opened gallery.
         batch_size: images per forward pass.
         track: called as `track(outcomes, total=n)` and iterated instead of the outcomes; `tqdm` fits.
+        facts_of: camera, person and time of a file from its absolute path; what it leaves open stays as it is. Called
+            from several threads.
 
     Raises:
-        GalleryError: the gallery belongs to another model, or none of the files could be read; then nothing is saved.
+        GalleryError: the gallery belongs to another model, or none of the files could be read; nothing is written
+            then.
     """
     gallery.require_model(encoder.model_hash, encoder.name)
     started = time.perf_counter()
-    known = {row["path"]: row.get("sha256") for row in gallery.rows}
+    known = _Known(gallery)
     report = IndexReport()
-    prepare = partial(_prepare, known=known, encoder=encoder)
+
+    def prepare(path: str | os.PathLike) -> _Outcome:
+        return _prepare(path, known, encoder, facts_of)
+
     workers = min(_MAX_WORKERS, os.cpu_count() or 1)
     outcomes = _in_threads(prepare, paths, workers, ahead=2 * batch_size + workers)
-    unsaved = 0
+    embeddings: list[np.ndarray] = []
+    rows: list[GalleryRow] = []
     for batch in _batches(track(outcomes, total=len(paths)), batch_size, report):
-        embeddings = encoder.encode_pixels(torch.cat([item.pixel_values for item in batch]))
-        gallery.add(embeddings, [item.row for item in batch], model_hash=encoder.model_hash)
-        replaced = sum(item.row["path"] in known for item in batch)
+        embeddings.append(encoder.encode_pixels(torch.cat([item.pixel_values for item in batch])))
+        rows += [item.row for item in batch]
+        replaced = sum(known.holds(item.row.source) for item in batch)
         report.replaced += replaced
         report.added += len(batch) - replaced
-        unsaved += len(batch)
-        if unsaved >= SAVE_EVERY:
-            gallery.save()
-            unsaved = 0
-    if report.encoded + report.unchanged == 0:
+        if len(rows) >= WRITE_EVERY:
+            gallery.add(np.concatenate(embeddings), rows)
+            embeddings, rows = [], []
+    if report.read == 0:
         raise GalleryError(f"none of the {len(paths)} image files could be read{_first_reason(report.skipped)}")
-    if unsaved:
-        gallery.save()
+    if rows:
+        gallery.add(np.concatenate(embeddings), rows)
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _prepare(path: str | os.PathLike, known: dict[str, Any], encoder: PersonEncoder) -> _Outcome:
-    absolute = os.path.abspath(path)
+class _Known:
+    """What the gallery holds of whole image files."""
+
+    def __init__(self, gallery: Gallery):
+        self._files: dict[str, tuple[str, ImageFacts]] = {}
+        self._sources: dict[str, str] = {}  # of contents
+        for row in gallery.rows():
+            if row.frame is None and row.box is None:
+                self._files[row.source] = row.source_hash, ImageFacts(row.camera, row.person_id, row.time)
+                self._sources[row.source_hash] = row.source
+
+    def holds(self, source: str) -> bool:
+        return source in self._files
+
+    def facts(self, source: str, sha256: str) -> ImageFacts | None:
+        """What is known of a file with this content, None where it is new or had another content."""
+        known_hash, facts = self._files.get(source, ("", ImageFacts()))
+        return facts if known_hash == sha256 else None
+
+    def is_copy(self, source: str, sha256: str) -> bool:
+        """Whether the row of this content belongs to another file that is still there."""
+        other = self._sources.get(sha256, source)
+        if other == source:
+            return False
+        try:
+            return hashlib.sha256(read_bytes(other)).hexdigest() == sha256
+        except UnreadableImageError:
+            return False
+
+
+def _prepare(path: str | os.PathLike, known: _Known, encoder: PersonEncoder, facts_of: FactsOf) -> _Outcome:
+    source = os.path.abspath(path)
     try:
-        data = read_bytes(absolute)
+        data = read_bytes(source)
         sha256 = hashlib.sha256(data).hexdigest()
-        if known.get(absolute) == sha256:
-            return _Unchanged(Path(absolute))
-        image = decode_image(data, absolute)
+        before, now = known.facts(source, sha256), facts_of(source)
+        facts = now if before is None else _updated(before, now)
+        if facts == before:
+            return _Unchanged(Path(source))
+        if known.is_copy(source, sha256):
+            return _Copy(Path(source))
+        image = decode_image(data, source)
     except UnreadableImageError as error:
         return Skipped(error.path, error.reason)
-    row = {"path": absolute, "sha256": sha256, "width": image.width, "height": image.height}
+    row = GalleryRow(
+        source=source,
+        source_hash=sha256,
+        path=source,
+        width=image.width,
+        height=image.height,
+        model_hash=encoder.model_hash,
+        camera=facts.camera,
+        person_id=facts.person_id,
+        time=facts.time,
+    )
     return _Prepared(row, encoder.preprocess([image]))
+
+
+def _updated(before: ImageFacts, now: ImageFacts) -> ImageFacts:
+    """`now`, and `before` where it says nothing."""
+    return ImageFacts(
+        before.camera if now.camera is None else now.camera,
+        before.person_id if now.person_id is None else now.person_id,
+        before.time if now.time is None else now.time,
+    )
 
 
 def _in_threads(
@@ -152,12 +226,16 @@ def _in_threads(
 def _batches(outcomes: Iterable[_Outcome], batch_size: int, report: IndexReport) -> Iterator[list[_Prepared]]:
     """Batches of prepared images; what needs no encoding goes into the report."""
     batch: list[_Prepared] = []
+    ids: set[str] = set()
     for outcome in outcomes:
         if isinstance(outcome, Skipped):
             report.skipped.append(outcome)
         elif isinstance(outcome, _Unchanged):
             report.unchanged += 1
+        elif isinstance(outcome, _Copy) or outcome.row.id in ids:
+            report.copies += 1
         else:
+            ids.add(outcome.row.id)
             batch.append(outcome)
         if len(batch) == batch_size:
             yield batch

@@ -1,24 +1,24 @@
+import hashlib
 import json
+import os
 import re
 import shutil
+import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
 
-from aga_model.cli.index import index
-from aga_model.cli.search import search
+from aga_model.cli import index as index_module
+from aga_model.cli.main import app
 from aga_model.retrieval import Gallery, PersonEncoder, indexing, read_image
+from aga_model.retrieval.lance_store import LanceStore
 
 STREET_CROPS = Path(__file__).parents[3] / "shared/fixtures/street_crops"
-
-app = typer.Typer()
-app.command()(index)
-app.command()(search)
 
 
 def aga(*arguments, code=0):
@@ -46,17 +46,25 @@ def found(gallery, *arguments):
     return json.loads(aga("search", gallery, "a man in a red coat", "--json", *arguments).stdout)
 
 
+NAMES = ["a.jpg", "b.png", "c.webp", "d.bmp", "[red]e.jpg", "camera 2/f.jpg", "camera 2/照片.png"]
+
+
+def held(gallery):
+    """Rows of a gallery by path, with their embeddings."""
+    opened = Gallery.open(gallery)
+    embeddings = {row_id: row for ids, rows in opened.embeddings() for row_id, row in zip(ids, rows)}
+    return {Path(row.path): (row, embeddings[row.id]) for row in opened.rows()}
+
+
 def test_index_holds_what_the_model_says(gallery, image_folder, model_folder):
     model, processor = AutoModel.from_pretrained(model_folder).eval(), AutoProcessor.from_pretrained(model_folder)
-    opened = Gallery.open(gallery)
-    names = [Path(row["path"]).relative_to(image_folder).as_posix() for row in opened.rows]
-    assert names == sorted(
-        ["a.jpg", "b.png", "c.webp", "d.bmp", "[red]e.jpg", "camera 2/f.jpg", "camera 2/照片.png"],
-        key=lambda name: image_folder / name,
-    )
-    for row, embedding in zip(opened.rows, opened.embeddings):
-        assert (row["width"], row["height"]) == (20, 40)
-        pixels = processor(images=[read_image(row["path"])], return_tensors="pt")["pixel_values"]
+    found = held(gallery)
+    assert set(found) == {image_folder / name for name in NAMES}
+    for path, (row, embedding) in found.items():
+        assert (row.width, row.height) == (20, 40) and row.source == row.path
+        assert row.source_hash == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row.camera is row.person_id is row.time is row.frame is row.box is None
+        pixels = processor(images=[read_image(path)], return_tensors="pt")["pixel_values"]
         feature = model.get_image_features(pixels).pooler_output[0].detach().numpy()
         assert np.allclose(embedding, feature / np.linalg.norm(feature), atol=1e-5)
 
@@ -76,7 +84,7 @@ def test_index_reports_every_skipped_file(image_folder, model_folder, tmp_path):
 
 
 def test_index_again_adds_new_and_changed_files_only(gallery, image_folder, model_folder, monkeypatch):
-    before = Gallery.open(gallery)
+    before = Gallery.open(gallery).count()
     Image.new("RGB", (20, 40), "red").save(image_folder / "b.png")
     Image.new("RGB", (20, 40), "blue").save(image_folder / "new.png")
     (image_folder / "c.webp").write_bytes((image_folder / "c.webp").read_bytes()[:50])
@@ -84,13 +92,12 @@ def test_index_again_adds_new_and_changed_files_only(gallery, image_folder, mode
     assert "adding to the gallery" in result.stderr
     assert "2 images indexed (1 new, 1 changed), 5 unchanged, 3 files skipped" in result.stdout
     assert "1 images removed" in result.stdout
-    after = Gallery.open(gallery)
-    names = [Path(row["path"]).name for row in after.rows]
-    assert sorted(names) == sorted(["a.jpg", "b.png", "d.bmp", "[red]e.jpg", "f.jpg", "照片.png", "new.png"])
+    after = held(gallery)
+    assert {path.name for path in after} == {"a.jpg", "b.png", "d.bmp", "[red]e.jpg", "f.jpg", "照片.png", "new.png"}
     encoder = PersonEncoder.from_pretrained(model_folder)
-    for row, embedding in zip(after.rows, after.embeddings):
-        assert np.allclose(embedding, encoder.encode_images([read_image(row["path"])])[0], atol=1e-5)
-    assert before.count() == after.count() == 7
+    for path, (_, embedding) in after.items():
+        assert np.allclose(embedding, encoder.encode_images([read_image(path)])[0], atol=1e-5)
+    assert before == len(after) == 7
     again = aga("index", image_folder, "--model", model_folder, "--out", gallery)
     assert "0 images indexed (0 new, 0 changed), 7 unchanged" in again.stdout
 
@@ -104,7 +111,7 @@ def test_gallery_among_the_images(image_folder, model_folder):
 
 
 def test_index_that_is_interrupted_goes_on_where_it_was(image_folder, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "SAVE_EVERY", 2)
+    monkeypatch.setattr(indexing, "WRITE_EVERY", 2)
     encode = PersonEncoder.encode_pixels
     calls = []
 
@@ -152,20 +159,23 @@ def test_other_model_needs_overwrite(gallery, image_folder, model_folder, other_
 
 
 def test_damaged_gallery_says_how_to_go_on(gallery, image_folder, model_folder):
-    (gallery / "rows-1.jsonl").unlink()
+    for file in (gallery / "images-1.lance" / "data").iterdir():
+        file.unlink()
     arguments = ("index", image_folder, "--model", model_folder, "--out", gallery)
-    assert "rows-1.jsonl" in fails(*arguments) and "--overwrite" in fails(*arguments)
-    assert "rows-1.jsonl" in fails("search", gallery, "a man")
+    assert "images-1.lance" in fails(*arguments) and "--overwrite" in fails(*arguments)
+    assert "images-1.lance" in fails("search", gallery, "a man")
     aga(*arguments, "--overwrite")
     assert found(gallery)["gallery_count"] == 7
 
 
 def test_search_ranks_by_cosine(gallery, model_folder):
     result = found(gallery, "--top-k", 5)
-    opened = Gallery.open(gallery)
-    scores = opened.embeddings @ PersonEncoder.from_pretrained(model_folder).encode_texts(["a man in a red coat"])[0]
+    rows = list(held(gallery).values())
+    query = PersonEncoder.from_pretrained(model_folder).encode_texts(["a man in a red coat"])[0]
+    scores = np.stack([embedding for _, embedding in rows]) @ query
     order = np.argsort(-scores)[:5]
-    assert [hit["path"] for hit in result["hits"]] == [opened.rows[row]["path"] for row in order]
+    assert [hit["path"] for hit in result["hits"]] == [rows[index][0].path for index in order]
+    assert result["hits"][0] == {"rank": 1, "score": result["hits"][0]["score"], **rows[order[0]][0].to_dict()}
     assert np.allclose([hit["score"] for hit in result["hits"]], scores[order], atol=1e-6)
     assert [hit["rank"] for hit in result["hits"]] == [1, 2, 3, 4, 5]
     assert result["notes"] == []
@@ -223,3 +233,167 @@ def test_photographs(model_folder, tmp_path):
     assert "51 images indexed" in result.stdout and " 0 files skipped" in result.stdout
     result = aga("search", tmp_path / "gallery", "a man", "--save", tmp_path / "result.png", "--json")
     assert len(json.loads(result.stdout)["hits"]) == 10
+
+
+# --- what is known of an image, filters ---
+
+
+@pytest.fixture
+def market(tmp_path):
+    """Images named as in Market-1501, an hour apart."""
+    folder = tmp_path / "market"
+    folder.mkdir()
+    generator = np.random.default_rng(1)
+    for number, name in enumerate(("0001_c1_a.png", "0001_c2_b.png", "0002_c1_c.png", "0003_c3_d.png", "other.png")):
+        Image.fromarray(generator.integers(0, 256, (40, 20, 3), dtype=np.uint8)).save(folder / name)
+        os.utime(folder / name, (1_767_265_200 + 3600 * number,) * 2)
+    return folder
+
+
+FACTS = ("--camera-from", r"_c(\d)", "--person-from", r"/(\d{4})_", "--time-from", "mtime")
+
+
+def test_cameras_persons_and_times_are_searched_by(market, model_folder, tmp_path):
+    gallery = tmp_path / "gallery"
+    aga("index", market, "--model", model_folder, "--out", gallery, *FACTS)
+    rows = {path.name: row for path, (row, _) in held(gallery).items()}
+    assert {name: (row.camera, row.person_id) for name, row in rows.items()} == {
+        "0001_c1_a.png": ("1", "0001"),
+        "0001_c2_b.png": ("2", "0001"),
+        "0002_c1_c.png": ("1", "0002"),
+        "0003_c3_d.png": ("3", "0003"),
+        "other.png": (None, None),
+    }
+    assert rows["other.png"].time == 1_767_265_200 + 4 * 3600
+
+    def names(*options):
+        return sorted(Path(hit["path"]).name[5:7] for hit in found(gallery, *options)["hits"])
+
+    def local(number):
+        return datetime.fromtimestamp(1_767_265_200 + 3600 * number).isoformat()
+
+    assert names("--camera", 1) == ["c1", "c1"] and names("--camera", 2, "--camera", 3) == ["c2", "c3"]
+    assert names("--person", "0001", "--camera", 2) == ["c2"] and names("--camera", 9) == []
+    assert names("--since", local(2), "--until", local(4)) == ["c1", "c3"]
+    day = local(4)[:10]
+    assert len(names("--until", day)) == 5 and names("--until", local(0)) == []
+    note = "--top-k is 10, but the filter leaves 2 images"
+    assert note in found(gallery, "--camera", 1)["notes"][0]
+    assert "--until 1.2.26: give a date" in fails("search", gallery, "a man", "--until", "1.2.26")
+    assert "must be after" in fails("search", gallery, "a man", "--since", local(2), "--until", local(1))
+
+
+def test_new_facts_change_rows_and_silence_keeps_them(market, model_folder, tmp_path):
+    arguments = ("index", market, "--model", model_folder, "--out", tmp_path / "gallery")
+    aga(*arguments)
+    assert "5 changed), 0 unchanged" in aga(*arguments, "--camera", "door").stdout
+    assert "0 changed), 5 unchanged" in aga(*arguments).stdout
+    assert "0 changed), 5 unchanged" in aga(*arguments, "--camera", "door").stdout
+    assert "4 changed), 1 unchanged" in aga(*arguments, "--person-from", r"/(\d+)_").stdout
+    rows = [row for row, _ in held(tmp_path / "gallery").values()]
+    assert {row.camera for row in rows} == {"door"} and len({row.person_id for row in rows}) == 4
+
+
+def test_copies_share_a_row(market, model_folder, tmp_path):
+    arguments = ("--model", model_folder, "--out", tmp_path / "gallery")
+    shutil.copy(market / "other.png", market / "zcopy.png")
+    assert "5 images indexed (5 new, 0 changed), 0 unchanged, 1 copies" in aga("index", market, *arguments).stdout
+    assert "0 images indexed (0 new, 0 changed), 5 unchanged, 1 copies" in aga("index", market, *arguments).stdout
+    assert market / "other.png" in held(tmp_path / "gallery")
+    (market / "other.png").write_bytes((market / "0001_c1_a.png").read_bytes())  # the copy is the only one left
+    aga("index", market, *arguments)
+    assert market / "zcopy.png" in held(tmp_path / "gallery") and len(held(tmp_path / "gallery")) == 5
+    (market / "zcopy.png").rename(market / "moved.png")
+    assert "1 images indexed" in aga("index", market, *arguments).stdout
+    assert market / "moved.png" in held(tmp_path / "gallery") and len(held(tmp_path / "gallery")) == 5
+
+
+def test_files_patterns_and_several_arguments(market, image_folder, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(market)
+    arguments = ("--model", model_folder, "--out", tmp_path / "gallery")
+    result = aga("index", "*_c1_*.png", image_folder / "a.jpg", "other.png", image_folder / "camera 2", *arguments)
+    assert "6 images indexed" in result.stdout
+    names = {"0001_c1_a.png", "0002_c1_c.png", "a.jpg", "other.png", "f.jpg", "照片.png"}
+    assert {path.name for path in held(tmp_path / "gallery")} == names
+    assert "no file matches *.tiff" in fails("index", "*.tiff", *arguments)
+    assert "does not exist" in fails("index", "other.png", "none.png", *arguments)
+    assert "1 files skipped" in aga("index", "other.png", image_folder / "notes.txt", *arguments).stdout
+    assert "--camera or --camera-from" in fails("index", ".", *arguments, "--camera", 1, "--camera-from", "(a)")
+    assert "leave out the other options" in fails("index", ".", *arguments, "--camera", 1, "--split", "test")
+    assert "one data set" in fails("index", ".", "..", *arguments, "--split", "test")
+
+
+# --- aga gallery ---
+
+
+@pytest.fixture
+def dated(market, model_folder, tmp_path):
+    aga("index", market, "--model", model_folder, "--out", tmp_path / "gallery", *FACTS)
+    return tmp_path / "gallery"
+
+
+def test_info(dated, model_folder):
+    text = aga("gallery", "info", dated).stdout
+    assert "5 images, 5 of them with a time" in text and str(model_folder) in text and "16 dimensions" in text
+    assert "exact" in text and re.search(r"size: 0\.\d MiB", text)
+    assert "holds no gallery" in fails("gallery", "info", dated.parent)
+
+
+def test_delete(dated, market):
+    def left():
+        return sorted(path.name for path in held(dated))
+
+    everything = left()
+    assert (
+        "2 images would be removed, the gallery holds 5"
+        in aga("gallery", "delete", dated, "--person", "0001", "--dry-run").stdout
+    )
+    assert left() == everything
+    assert (
+        "1 images removed, the gallery holds 4"
+        in aga("gallery", "delete", dated, "--person", "0001", "--camera", 2).stdout
+    )
+    assert left() == ["0001_c1_a.png", "0002_c1_c.png", "0003_c3_d.png", "other.png"]
+    when = datetime.fromtimestamp(1_767_265_200 + 3600).isoformat()
+    assert "1 images removed" in aga("gallery", "delete", dated, "--older-than", when).stdout
+    assert "1 images removed" in aga("gallery", "delete", dated, "--source", market / "other.png").stdout
+    assert left() == ["0002_c1_c.png", "0003_c3_d.png"]
+    assert "0 images removed" in aga("gallery", "delete", dated, "--camera", "nowhere").stdout
+    assert "say which images" in fails("gallery", "delete", dated)
+    assert "give a date" in fails("gallery", "delete", dated, "--older-than", "soon")
+    assert "before the calendar begins" in fails("gallery", "delete", dated, "--older-than", "520000w")
+
+
+def test_images_without_a_time_are_noted(gallery):
+    result = aga("gallery", "delete", gallery, "--older-than", "30d")
+    assert "0 images removed" in result.stdout and "7 images have no time" in result.stderr
+
+
+def test_ages_are_counted_back_from_now(dated, market, model_folder):
+    now = time.time()
+    for hours, path in enumerate(sorted(market.iterdir())):
+        os.utime(path, (now - 3600 * 25 * hours - 60,) * 2)
+    aga("index", market, "--model", model_folder, "--out", dated, *FACTS)
+    for age, number in (("5d", 0), ("4d", 1), ("50h", 3), ("1w", 0)):
+        assert f"{number} images would be" in aga("gallery", "delete", dated, "--older-than", age, "--dry-run").stdout
+
+
+def test_compact_and_build_index(dated):
+    assert "size:" in aga("gallery", "compact", dated).stdout
+    text = aga("gallery", "build-index", dated).stdout
+    assert "vector index FLAT (up to 50,000 images" in text and "finds 100.0% (5 images as queries)" in text
+
+
+def test_a_large_gallery_is_indexed_for_approximate_search(market, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "EXACT_ROWS", 3)
+    monkeypatch.setattr(LanceStore, "exact_rows", 3)
+    arguments = ("index", market, "--model", model_folder, "--out", tmp_path / "gallery")
+    assert re.search(
+        r"vector index IVF_RQ: 5 images, [\d.]+ s; of the exact 10 best a search finds", aga(*arguments).stdout
+    )
+    assert "approximate by a vector index IVF_RQ of 5 images" in aga("gallery", "info", tmp_path / "gallery").stdout
+    assert "vector index" not in aga(*arguments).stdout  # it covers them all
+    shutil.copy(market / "other.png", market / "new.png")
+    Image.open(market / "new.png").rotate(180).save(market / "new.png")
+    assert "vector index IVF_RQ: 6 images" in aga(*arguments).stdout
+    assert len(found(tmp_path / "gallery")["hits"]) == 6

@@ -1,83 +1,77 @@
+"""A gallery's own part: its place, its model, its checks, damage, and the row, the filter and the file facts."""
+
 import json
 import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from store_worker import DIM, MODEL, unit
 
-from aga_model.retrieval.gallery import Gallery, GalleryError
+from aga_model.retrieval import Filter, Gallery, GalleryError, GalleryRow, Hit
+from aga_model.retrieval.facts import ImageFacts, TimeSource, exif_time, facts_reader
+from aga_model.retrieval.store import BestRows, read_text, store_text
 
-DIM = 8
-HASH = "a" * 64
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
-
-def unit(count, seed=0):
-    rows = np.random.default_rng(seed).normal(size=(count, DIM))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def facts(count, prefix="image"):
-    return [
-        {"path": f"/people/{prefix}-{i:04}.jpg", "sha256": f"{i:064x}", "width": 20, "height": 40}
-        for i in range(count)
-    ]
+PACKAGE = Path(__file__).parents[2]
 
 
-def make(path, count=50, seed=0):
-    gallery = Gallery.create(path, HASH, DIM, "some/model")
-    gallery.add(unit(count, seed), facts(count), model_hash=HASH)
-    gallery.save()
+def photographs(count):
+    paths = [f"/people/image-{number:04}.jpg" for number in range(count)]
+    return [GalleryRow(path, f"{number:064x}", path, 20, 40, MODEL) for number, path in enumerate(paths)]
+
+
+def make(path, count=50):
+    gallery = Gallery.create(path, MODEL, DIM, "some/model")
+    gallery.add(unit(count), photographs(count))
     return gallery
 
 
-def state(path):
-    gallery = Gallery.open(path)
-    return gallery.embeddings.copy(), list(gallery.rows)
-
-
-def same(left, right):
-    return np.array_equal(left[0], right[0]) and left[1] == right[1]
-
-
-def test_round_trip(tmp_path):
+def test_hits_of_a_reopened_gallery_are_brute_force(tmp_path):
     made = make(tmp_path / "g")
     opened = Gallery.open(tmp_path / "g")
-    assert (opened.model_name, opened.model_hash, opened.dim, opened.count()) == ("some/model", HASH, DIM, 50)
-    assert np.array_equal(opened.embeddings, unit(50))
-    assert list(opened.rows) == facts(50) == list(made.rows)
-
-
-@pytest.mark.parametrize("top_k", [1, 7, 50, 80])
-def test_search_is_brute_force(tmp_path, top_k):
-    gallery = make(tmp_path / "g")
+    assert (opened.model_name, opened.model_hash, opened.dim, opened.count()) == ("some/model", MODEL, DIM, 50)
+    assert made.folder == opened.folder == tmp_path / "g" and str(opened) == str(tmp_path / "g")
     queries = unit(5, seed=1)
-    scores = queries.astype(np.float64) @ unit(50).astype(np.float64).T
-    for query, hits in enumerate(gallery.search(queries, top_k)):
-        expected = sorted(range(50), key=lambda row: (-scores[query, row], row))[:top_k]
-        assert [hit.row for hit in hits] == [facts(50)[row] for row in expected]
-        assert [hit.rank for hit in hits] == list(range(1, len(expected) + 1))
-        assert np.allclose([hit.score for hit in hits], scores[query, expected], atol=1e-12)
+    scores = queries.astype(float) @ unit(50).astype(float).T
+    for gallery in (made, opened):
+        for query, hits in enumerate(gallery.search(queries, 7)):
+            order = np.argsort(-scores[query])[:7]
+            assert [hit.row for hit in hits] == [photographs(50)[index] for index in order]
+            assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5, 6, 7]
+            np.testing.assert_allclose([hit.score for hit in hits], scores[query, order], atol=1e-9)
+    only = Filter(paths=["/people/image-0003.jpg"])
+    assert [hit.path for hit in opened.search(queries[:1], 7, only)[0]] == [Path("/people/image-0003.jpg")]
 
 
-@pytest.mark.parametrize("dim", [16, 100, 512])
-def test_equal_embeddings_keep_the_order_of_rows(tmp_path, dim):
-    """A matrix product rounds by the row's place: `embeddings @ query` gives equal rows unequal scores here."""
-    same, query = np.random.default_rng(0).normal(size=dim), np.random.default_rng(1).normal(size=dim)
-    embeddings = np.tile((same / np.linalg.norm(same)).astype(np.float32), (1001, 1))
-    query = (query / np.linalg.norm(query)).astype(np.float32)[None]
-    gallery = Gallery.create(tmp_path / "g", HASH, dim, "m")
-    gallery.add(embeddings, facts(1001), model_hash=HASH)
-    for top_k in (1, 5, 400, 1001):
-        for hits in gallery.search(np.concatenate([query, -query]), top_k):
-            assert [hit.row for hit in hits] == facts(top_k)
-            assert len({hit.score for hit in hits}) == 1
+def test_nothing_is_written_before_the_first_addition(tmp_path):
+    gallery = Gallery.create(tmp_path / "new" / "g", MODEL, DIM, "m")
+    assert gallery.search(unit(2), 3) == [[], []] and gallery.count() == 0 and list(gallery.rows()) == []
+    assert gallery.delete(Filter(cameras=["c"])) == 0 and list(gallery.embeddings()) == []
+    assert gallery.vector_index().rows == 0
+    gallery.compact()
+    with pytest.raises(GalleryError, match="is empty"):
+        gallery.build_index()
+    assert not (tmp_path / "new").exists() and not Gallery.exists(tmp_path / "new" / "g")
+    make(tmp_path / "old")
+    gallery = Gallery.create(tmp_path / "old", "b" * 64, 4, "other", overwrite=True)
+    assert Gallery.open(tmp_path / "old").count() == 50
+    gallery.add(unit(2, dim=4), [replace(row, model_hash="b" * 64) for row in photographs(2)])
+    assert (Gallery.open(tmp_path / "old").count(), Gallery.open(tmp_path / "old").model_name) == (2, "other")
 
 
-def test_search_of_an_empty_gallery_and_bad_queries(tmp_path):
-    gallery = Gallery.create(tmp_path / "g", HASH, DIM, "m")
-    assert gallery.search(unit(2), 3) == [[], []]
+def test_bad_queries(tmp_path):
+    gallery = make(tmp_path / "g", 3)
+    assert gallery.search(unit(0), 3) == []
     with pytest.raises(ValueError, match="top_k"):
         gallery.search(unit(1), 0)
-    with pytest.raises(ValueError, match=r"\(n, 8\)"):
+    with pytest.raises(ValueError, match=r"\(n, 16\)"):
         gallery.search(unit(1)[:, :4], 1)
     with pytest.raises(ValueError, match="unit length"):
         gallery.search(unit(1) * 2, 1)
@@ -85,140 +79,40 @@ def test_search_of_an_empty_gallery_and_bad_queries(tmp_path):
         gallery.search(unit(1) * np.nan, 1)
 
 
-def test_add_checks_its_input(tmp_path):
-    gallery = Gallery.create(tmp_path / "g", HASH, DIM, "m")
-    with pytest.raises(GalleryError, match="was made with model m"):
-        gallery.add(unit(1), facts(1), model_hash="b" * 64)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_hash": "b" * 64}, "was made with model m"),
+        ({"model_hash": ""}, "needs model_hash"),
+        ({"source": "", "path": ""}, "needs source"),
+        ({"source_hash": ""}, "needs source_hash"),
+        ({"source": "people/a.jpg"}, "source .* absolute"),
+        ({"path": "a.jpg"}, "path .* absolute"),
+        ({"width": 0}, "must be positive, got 0x40"),
+        ({"frame": -1}, "frame"),
+        ({"box": (5, 5, 5, 10)}, "box"),
+        ({"box": (1, 2, 3)}, "box"),
+        ({"time": float("nan")}, "time .* not finite"),
+    ],
+)
+def test_bad_rows_are_named_and_nothing_is_added(tmp_path, changes, message):
+    gallery = Gallery.create(tmp_path / "g", MODEL, DIM, "m")
+    first, second = photographs(2)
+    with pytest.raises(ValueError, match=message):
+        gallery.add(unit(2), [first, replace(second, **changes)])
     with pytest.raises(ValueError, match="2 embeddings but 1 rows"):
-        gallery.add(unit(2), facts(1), model_hash=HASH)
-    with pytest.raises(ValueError, match="same path"):
-        gallery.add(unit(2), facts(1) * 2, model_hash=HASH)
-    with pytest.raises(ValueError, match="no 'path'"):
-        gallery.add(unit(1), [{"sha256": "0"}], model_hash=HASH)
-    assert gallery.count() == 0
+        gallery.add(unit(2), [first])
+    with pytest.raises(ValueError, match="unit length"):
+        gallery.add(unit(1) * 0.5, [first])
+    assert gallery.count() == 0 and not (tmp_path / "g").exists()
 
 
-def test_adding_a_known_path_replaces_it(tmp_path):
-    gallery = make(tmp_path / "g", count=5)
-    changed = {**facts(5)[2], "sha256": "new"}
-    gallery.add(unit(1, seed=9), [changed], model_hash=HASH)
-    assert list(gallery.rows) == [*facts(5)[:2], *facts(5)[3:], changed]
-    assert np.array_equal(gallery.embeddings, np.concatenate([np.delete(unit(5), 2, axis=0), unit(1, seed=9)]))
-
-
-def test_every_interruption_of_a_save_leaves_old_or_new(tmp_path, monkeypatch):
-    """Raise at the k-th call of each function that touches the disk, for every k, until the save goes through."""
-    new_rows, new_embeddings = facts(3, "new"), unit(3, seed=5)
-    for function in ("replace", "fsync"):
-        real = getattr(os, function)
-        outcomes = []
-        for fails_at in range(1, 20):
-            path = tmp_path / f"{function}-{fails_at}"
-            make(path)
-            old = state(path)
-            new = np.concatenate([old[0], new_embeddings]), old[1] + new_rows
-            gallery = Gallery.open(path)
-            gallery.add(new_embeddings, new_rows, model_hash=HASH)
-            calls = 0
-
-            def interrupted(*arguments, real=real, fails_at=fails_at):
-                nonlocal calls
-                calls += 1
-                if calls == fails_at:
-                    raise KeyboardInterrupt
-                return real(*arguments)
-
-            with monkeypatch.context() as patch:
-                patch.setattr(os, function, interrupted)
-                try:
-                    gallery.save()
-                    finished = True
-                except KeyboardInterrupt:
-                    finished = False
-            found = state(path)
-            assert same(found, old) or same(found, new)
-            outcomes.append("new" if same(found, new) else "old")
-            # The gallery can be written again, and nothing of the interrupted save stays.
-            again = Gallery.open(path)
-            again.add(unit(1, seed=6), facts(1, "again"), model_hash=HASH)
-            again.save()
-            assert state(path)[1][-1] == facts(1, "again")[0]
-            assert sum(name.startswith(("rows-", "embeddings-")) for name in os.listdir(path)) == 2
-            if finished:
-                break
-        assert finished
-        assert outcomes == sorted(outcomes, reverse=True)  # old ... old new ... new
-        assert outcomes[0] == "old" and outcomes[-1] == "new" and len(outcomes) > 3
-
-
-def test_interrupted_first_save_leaves_no_gallery_and_can_be_repeated(tmp_path, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            make(tmp_path / "g")
-    with pytest.raises(GalleryError, match="holds no gallery"):
-        Gallery.open(tmp_path / "g")
-    make(tmp_path / "g")
-    assert Gallery.open(tmp_path / "g").count() == 50
-
-
-@pytest.mark.parametrize("by_path", [True, False])
-def test_deletion_leaves_nothing_on_disk(tmp_path, by_path):
-    path = tmp_path / "g"
-    make(path)
-    secret = facts(50)[17]["path"]
-    before = b"".join(file.read_bytes() for file in path.iterdir())
-    assert secret.encode() in before and unit(50)[17].tobytes() in before
-    gallery = Gallery.open(path)
-    assert gallery.delete([secret] if by_path else lambda row: row["path"] == secret) == 1
-    after = b"".join(file.read_bytes() for file in path.iterdir())
-    assert secret.encode() not in after and unit(50)[17].tobytes() not in after
-    embeddings, rows = state(path)
-    assert rows == [row for row in facts(50) if row["path"] != secret]
-    assert np.array_equal(embeddings, np.delete(unit(50), 17, axis=0))
-    assert gallery.delete([secret]) == 0
-    assert gallery.delete(facts(50)[0]["path"]) == 1  # a single path is no list of letters
-
-
-def test_deletion_cut_off_after_its_commit_is_finished_by_opening(tmp_path, monkeypatch):
-    path = tmp_path / "g"
-    make(path)
-    monkeypatch.setattr("aga_model.retrieval.gallery._remove_generations", lambda *arguments: None)
-    Gallery.open(path).delete([facts(50)[17]["path"]])
-    monkeypatch.undo()
-    assert (path / "rows-1.jsonl").exists()
-    assert Gallery.open(path).count() == 49
-    assert not (path / "rows-1.jsonl").exists() and not (path / "embeddings-1.safetensors").exists()
-
-
-def test_two_writers_cannot_lose_each_others_rows(tmp_path):
-    make(tmp_path / "g")
-    first, second = Gallery.open(tmp_path / "g"), Gallery.open(tmp_path / "g")
-    first.add(unit(1), facts(1, "first"), model_hash=HASH)
-    second.add(unit(1), facts(1, "second"), model_hash=HASH)
-    first.save()
-    with pytest.raises(GalleryError, match="changed by another process"):
-        second.save()
-    assert state(tmp_path / "g")[1][-1] == facts(1, "first")[0]
-
-
-def test_reader_meets_a_writer(tmp_path, monkeypatch):
-    """The content files vanish between reading gallery.json and reading them."""
-    make(tmp_path / "g")
-    from aga_model.retrieval import gallery as module
-
-    real = module._read_embeddings
-    writer = Gallery.open(tmp_path / "g")
-
-    def late(path, manifest):
-        if manifest.generation == 1:
-            writer.delete([facts(50)[0]["path"]])
-        return real(path, manifest)
-
-    monkeypatch.setattr(module, "_read_embeddings", late)
+def test_deleting_needs_a_condition(tmp_path):
+    gallery = make(tmp_path / "g")
+    with pytest.raises(ValueError, match="would delete every image"):
+        gallery.delete(Filter())
+    assert gallery.delete(Filter(paths=[])) == 0
+    assert gallery.delete(Filter(paths="/people/image-0001.jpg")) == 1  # one path is no list of letters
     assert Gallery.open(tmp_path / "g").count() == 49
 
 
@@ -227,67 +121,191 @@ def damage_manifest(path, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def truncate(file):
-    file.write_bytes(file.read_bytes()[:-20])
+def each_data_file(path, action):
+    for file in path.rglob("data/*.lance"):
+        action(file)
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    ("damage", "message"),
     [
         (lambda path: (path / "gallery.json").unlink(), r"gallery\.json is missing"),
         (lambda path: (path / "gallery.json").write_text("{"), r"gallery\.json is damaged"),
         (lambda path: (path / "gallery.json").write_bytes(b"\xff\xfe{}"), r"gallery\.json is damaged"),
         (lambda path: (path / "gallery.json").write_text("[]"), r"gallery\.json is damaged"),
-        (lambda path: damage_manifest(path, count=None), r"gallery\.json is damaged \(count is None\)"),
-        (lambda path: damage_manifest(path, format_version=2), "update aga-model"),
-        (lambda path: damage_manifest(path, count=49), r"embeddings-1\.safetensors holds float32 \(50, 8\)"),
-        (lambda path: damage_manifest(path, dim=9), r"embeddings-1\.safetensors holds"),
-        (lambda path: (path / "embeddings-1.safetensors").unlink(), r"embeddings-1\.safetensors is missing"),
-        (lambda path: truncate(path / "embeddings-1.safetensors"), r"embeddings-1\.safetensors is missing or damaged"),
-        (lambda path: (path / "rows-1.jsonl").unlink(), r"rows-1\.jsonl is missing"),
-        (lambda path: truncate(path / "rows-1.jsonl"), r"rows-1\.jsonl, line 50 is damaged"),
-        (lambda path: (path / "rows-1.jsonl").write_text('{"path": "a"}\n'), r"rows-1\.jsonl holds 1 rows"),
-        (lambda path: (path / "rows-1.jsonl").write_text("{}\n"), r"rows-1\.jsonl, line 1 is damaged"),
+        (lambda path: damage_manifest(path, dim=None), r"gallery\.json is damaged \(dim is None\)"),
+        (lambda path: damage_manifest(path, table="../x"), r"gallery\.json is damaged \(table"),
+        (lambda path: damage_manifest(path, format_version=1), "format version 1.*index the images again"),
+        (lambda path: damage_manifest(path, format_version=3), "update aga-model"),
+        (lambda path: damage_manifest(path, dim=9), r"images-1\.lance does not hold what .*gallery\.json says"),
+        (lambda path: damage_manifest(path, table="images-2"), r"images-2\.lance is missing"),
+        (lambda path: [file.unlink() for file in path.rglob("*.manifest")], r"images-1\.lance is damaged"),
+        (lambda path: [file.write_bytes(b"x" * 99) for file in path.rglob("*.manifest")], r"images-1\.lance is dam"),
+        (lambda path: each_data_file(path, Path.unlink), r"images-1\.lance is damaged.*data/"),
+        (lambda path: each_data_file(path, lambda file: file.write_bytes(b"")), r"images-1\.lance is damaged"),
+        (lambda path: each_data_file(path, lambda file: os.truncate(file, 900)), r"images-1\.lance is damaged"),
     ],
 )
-def test_damaged_gallery_names_the_file(tmp_path, damage, message):
+def test_damage_is_named_with_what_to_do(tmp_path, damage, message):
     make(tmp_path / "g")
     damage(tmp_path / "g")
-    with pytest.raises(GalleryError, match=message):
-        Gallery.open(tmp_path / "g")
-    gallery = Gallery.create(tmp_path / "g", HASH, DIM, "m", overwrite=True)
-    gallery.add(unit(2), facts(2), model_hash=HASH)
-    gallery.save()
-    assert Gallery.open(tmp_path / "g").count() == 2
+    with pytest.raises(GalleryError, match=message) as caught:
+        Gallery.open(tmp_path / "g").search(unit(1), 3)
+    assert "aga index" in str(caught.value) or "update" in str(caught.value)
+    gallery = Gallery.create(tmp_path / "g", MODEL, DIM, "m", overwrite=True)
+    gallery.add(unit(2), photographs(2))
+    assert len(Gallery.open(tmp_path / "g").search(unit(1), 3)[0]) == 2
+
+
+def test_a_gallery_of_format_1_is_refused_and_can_be_overwritten(tmp_path):
+    old = {"format_version": 1, "model_name": "m", "model_hash": MODEL, "dim": 4, "count": 0, "generation": 1}
+    (tmp_path / "gallery.json").write_text(json.dumps(old))
+    (tmp_path / "rows-1.jsonl").write_text('{"path": "/secret.jpg"}\n')
+    (tmp_path / "embeddings-1.safetensors").write_bytes(b"0")
+    with pytest.raises(GalleryError, match=r"gallery\.json has format version 1.*index the images again"):
+        Gallery.open(tmp_path)
+    Gallery.create(tmp_path, MODEL, DIM, "m", overwrite=True).add(unit(1), photographs(1))
+    assert Gallery.open(tmp_path).count() == 1
+    assert not list(tmp_path.glob("rows-*")) and not list(tmp_path.glob("embeddings-*"))
 
 
 def test_create_is_careful_about_its_place(tmp_path):
     make(tmp_path / "g")
+    assert Gallery.exists(tmp_path / "g") and not Gallery.exists(tmp_path)
     with pytest.raises(GalleryError, match="holds a gallery already"):
-        Gallery.create(tmp_path / "g", HASH, DIM, "m")
+        Gallery.create(tmp_path / "g", MODEL, DIM, "m")
     (tmp_path / "file").touch()
     with pytest.raises(GalleryError, match="is a file"):
-        Gallery.create(tmp_path / "file", HASH, DIM, "m")
+        Gallery.create(tmp_path / "file", MODEL, DIM, "m")
+    with pytest.raises(GalleryError, match="is a file"):
+        Gallery.open(tmp_path / "file")
+    with pytest.raises(GalleryError, match="holds no gallery"):
+        Gallery.open(tmp_path / "nowhere")
     with pytest.raises(GalleryError, match="cannot be made"):
-        Gallery.create(tmp_path / "file" / "g", HASH, DIM, "m")
+        Gallery.create(tmp_path / "file" / "g", MODEL, DIM, "m")
+    with pytest.raises(GalleryError, match="not at s3://bucket"):
+        Gallery.create("s3://bucket/g", MODEL, DIM, "m")
     for overwrite in (False, True):
         with pytest.raises(GalleryError, match="holds other files"):
-            Gallery.create(tmp_path, HASH, DIM, "m", overwrite=overwrite)
-    Gallery.create(tmp_path / "new" / "g", HASH, DIM, "m")
-    assert not (tmp_path / "new").exists()  # nothing before save
+            Gallery.create(tmp_path, MODEL, DIM, "m", overwrite=overwrite)
 
 
-def test_overwritten_gallery_stays_until_the_save(tmp_path):
-    make(tmp_path / "g")
-    gallery = Gallery.create(tmp_path / "g", "b" * 64, DIM, "other", overwrite=True)
-    assert Gallery.open(tmp_path / "g").count() == 50
-    gallery.save()
-    assert (Gallery.open(tmp_path / "g").count(), Gallery.open(tmp_path / "g").model_name) == (0, "other")
+WITHOUT_STORES = """
+import sys
+sys.modules["lancedb"] = sys.modules["pymilvus"] = None
+import aga_model.retrieval.encoder
+from aga_model.retrieval import Gallery, GalleryError
+for location, extra in (("g", "search"), ("milvus://host/g", "milvus")):
+    try:
+        Gallery.open(location)
+    except GalleryError as error:
+        assert f"pip install 'aga-model[{extra}]'" in str(error), error
+    else:
+        raise AssertionError
+"""
 
 
-def test_damaged_utf8_in_a_path_survives(tmp_path):
-    gallery = Gallery.create(tmp_path / "g", HASH, DIM, "m")
-    paths = ["/people/\udcff.jpg", "/people/line\nbreak\u2028.jpg", "/people/照片.jpg"]
-    gallery.add(unit(3), [{"path": path} for path in paths], model_hash=HASH)
-    gallery.save()
-    assert [row["path"] for row in Gallery.open(tmp_path / "g").rows] == paths
+def test_without_the_stores_all_else_imports_and_the_error_says_what_to_install(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_STORES]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+# --- rows and filters ---
+
+
+def test_the_id_is_of_the_content():
+    row = GalleryRow("/a.jpg", "1" * 64, "/a.jpg", 20, 40, MODEL)
+    same = replace(row, source="/b.jpg", path="", camera="c", time=1, model_hash="b" * 64)
+    assert row.id == same.id and len(row.id) == 32
+    others = [replace(row, source_hash="2" * 64), replace(row, frame=0), replace(row, frame=1)]
+    others += [replace(row, box=(0, 0, 1, 1)), replace(row, frame=1, box=(0, 0, 1, 1))]
+    assert len({each.id for each in [row, *others]}) == 6
+    assert replace(row, box=(0, 0, 1, 1)).id == replace(row, box=(0.0, 0.0, np.float32(1), 1)).id
+    assert replace(row, person_id=7).person_id == "7" and replace(row, person_id="").person_id is None
+
+
+def test_hit_path_is_the_source_of_a_crop_that_was_not_saved():
+    row = GalleryRow("/video.mp4", "1" * 64, "", 20, 40, MODEL, frame=3, box=(0, 0, 1, 1))
+    assert Hit(1, 0.5, row).path == Path("/video.mp4")
+    assert Hit(1, 0.5, replace(row, path="/crop.jpg")).path == Path("/crop.jpg")
+
+
+def test_filter_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Filter(paths=["a.jpg", tmp_path / "a.jpg"]).paths == (str(tmp_path / "a.jpg"),)
+    assert Filter(person_ids=[7, "7", "x"]).person_ids == ("7", "x")
+    assert Filter(since=datetime(2026, 1, 1, tzinfo=UTC)).times() == (1767225600.0, None)
+    assert Filter(until=datetime(2026, 1, 1)).times()[1] == datetime(2026, 1, 1).timestamp()  # local
+    assert Filter().is_empty and not Filter(cameras=[]).is_empty
+    for bad in ({"since": 2, "until": 2}, {"since": float("nan")}, {"cameras": [""]}, {"until": float("inf")}):
+        with pytest.raises(ValueError):
+            Filter(**bad)
+
+
+def test_stored_texts_come_back():
+    for text in ("plain", "照片", "\udcff", "\x1a", "\x1aff", "a\x1a1a\udc80\x1a", ""):
+        stored = store_text(text)
+        stored.encode()
+        assert read_text(stored) == text
+    assert store_text("plain") == "plain"
+    texts = ["\x1aff", "\udcff", "\x1a1aff"]
+    assert len({store_text(text) for text in texts}) == 3
+
+
+def test_best_rows_do_not_depend_on_how_they_come():
+    """A matrix product rounds by the row's place: `embeddings @ query` gives equal rows unequal scores."""
+    embeddings = np.concatenate([np.tile(unit(1, seed=3, dim=100), (400, 1)), unit(100, dim=100)])
+    ids = [f"{number:04}" for number in range(500)]
+    query = unit(2, seed=5, dim=100)
+    results = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(500)
+        best = BestRows(query, 420)
+        for part in np.array_split(order, rng.integers(1, 30)):
+            best.update([ids[index] for index in part], embeddings[part])
+        results.append(best.found())
+    assert all(result == results[0] for result in results)
+    scores = {row_id: score for row_id, score in results[0][0]}
+    assert len({scores[row_id] for row_id in ids[:400] if row_id in scores}) == 1
+
+
+# --- what is known of a file ---
+
+
+def test_facts_from_the_path():
+    facts_of = facts_reader(camera_from=r"_c(\d+)", person_from=r"/(\d{4})_")
+    assert facts_of("/market/0002_c1s1_000451.jpg") == ImageFacts("1", "0002", None)
+    assert facts_of("/market/other.jpg") == ImageFacts()
+    assert facts_reader(camera="door")("/a.jpg").camera == "door"
+    for options, message in (
+        ({"camera_from": "("}, "--camera-from '\\(' is no regular expression"),
+        ({"camera_from": "c1"}, "must have one group"),
+        ({"person_from": "(a)(b)"}, "must have one group"),
+        ({"camera": "a", "camera_from": "(a)"}, "--camera or --camera-from"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            facts_reader(**options)
+
+
+def test_times_of_files(tmp_path):
+    path = tmp_path / "a.jpg"
+    image, exif = Image.new("RGB", (20, 40)), Image.Exif()
+    image.save(path)
+    assert exif_time(path) is None and exif_time(tmp_path / "missing.jpg") is None
+    tags = exif.get_ifd(0x8769)
+    tags[0x9003] = "2026:03:01 18:30:00"
+    image.save(path, exif=exif)
+    assert exif_time(path) == datetime(2026, 3, 1, 18, 30).timestamp()
+    tags[0x9011] = "+02:00"
+    image.save(path, exif=exif)
+    assert exif_time(path) == datetime(2026, 3, 1, 16, 30, tzinfo=UTC).timestamp()
+    tags[0x9003] = "yesterday"
+    image.save(path, exif=exif)
+    assert exif_time(path) is None
+    os.utime(path, (5.5, 5.5))
+    assert facts_reader(time_from=TimeSource.MTIME)(str(path)).time == 5.5
+    assert facts_reader(time_from=TimeSource.MTIME)("/nowhere.jpg").time is None
+    assert facts_reader(time_from=TimeSource.EXIF)(str(path)).time is None

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import Hit, picture, save_result_picture
+from aga_model.retrieval import GalleryRow, Hit, picture, save_result_picture
 
 RED, GREY_BOX = (255, 0, 0), (225, 225, 225)
 
 
 def hit(rank, path):
-    return Hit(rank, 1 - rank / 100, {"path": str(path)})
+    return Hit(rank, 1 - rank / 100, GalleryRow(str(path)))
 
 
 def boxes_of(image, colour):

@@ -8,7 +8,7 @@ import torch
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaModel, AgaProcessor
-from aga_model.retrieval import Gallery, ModelLoadError, PersonEncoder, Reranker, read_image, rerank_hits
+from aga_model.retrieval import Gallery, GalleryRow, ModelLoadError, PersonEncoder, Reranker, read_image, rerank_hits
 from aga_model.retrieval.reranking import _equal_groups
 
 IMAGES = 9
@@ -304,8 +304,8 @@ def test_hits_are_ordered_by_the_model_and_unreadable_ones_stay_behind(clip, fol
     paths = [str(image_folder / name) for name in names]
     gallery = Gallery.create(image_folder / "gallery", encoder.model_hash, encoder.dim, encoder.name)
     images = [read_image(path) for path in paths]
-    rows = [{"path": path} for path in paths]
-    gallery.add(encoder.encode_images(images), rows, model_hash=encoder.model_hash)
+    rows = [GalleryRow(path, path, path, 20, 40, encoder.model_hash) for path in paths]
+    gallery.add(encoder.encode_images(images), rows)
     query = "a girl in a yellow dress"
     hits = gallery.search(encoder.encode_texts([query]), 6)[0]
     text = processor(text=[query], return_tensors="pt")

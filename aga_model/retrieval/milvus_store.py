@@ -1,0 +1,398 @@
+"""
+A gallery on a Milvus server, for one that several machines share: `milvus://[user:password@]host:port/collection`.
+
+One collection is one gallery; its description holds the manifest. The columns that a filter asks for are fields of
+their own, and the whole row is in the JSON field `facts`. Fields that can be null came with Milvus 2.5, therefore ""
+stands for no camera, person or track, and -1e300 for no time.
+
+Every read asks for Strong consistency: it sees what any process has written before. Two things are weaker than in a
+folder. A changed file's new row and the removal of its old one are two requests; a process that ends between them
+leaves both, until the file is added again. And the server decides when the bytes of deleted rows leave its disk:
+`compact` asks it to rewrite its segments, and it drops the old ones after its own time (`dataCoord.gc.dropTolerance`).
+
+Up to `EXACT_ROWS` rows the index is FLAT, which is exact. Above, `build_index` makes an HNSW index, with which a
+search is approximate unless a filter leaves few rows; rows that are added later are found through the server's interim
+index until it is built again.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import grpc
+import numpy as np
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from .store import (
+    EXACT_ROWS,
+    BestRows,
+    Filter,
+    GalleryError,
+    GalleryRow,
+    Manifest,
+    ScoredRow,
+    VectorIndex,
+    VectorIndexReport,
+    measure_recall,
+    row_of,
+    storable,
+    store_text,
+    without_replaced,
+)
+
+_SCHEME = "milvus"
+_PORT = 19530
+_CONNECT_SECONDS = 10
+_COMPACT_SECONDS = 600
+_NO_TIME = -1e300
+_ROWS_PER_REQUEST = 1000  # a request may have 64 MB
+_MOST_RESULTS = 16_384  # of a search, set by the server
+_SCANNED_ROWS = 5_000  # with so few rows left by a filter an approximate index is passed over
+_TIED_SPARE = 10  # rows beyond top_k, to see whether equal scores go on there
+_HNSW = {"M": 16, "efConstruction": 200}
+_LEAST_EF = 128
+_TEXT_BYTES = 65_535
+_STRONG = {"consistency_level": "Strong"}
+
+# pymilvus prints each error with a traceback before it raises it.
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class _Place:
+    host: str
+    port: int
+    collection: str
+    user: str
+    password: str
+
+    @classmethod
+    def parse(cls, location: str) -> "_Place":
+        form = "a gallery on a server is milvus://[user:password@]host:port/collection"
+        try:
+            parts = urlsplit(location)
+            port = parts.port or _PORT
+        except ValueError as error:
+            raise GalleryError(f"{form} ({error})") from error
+        collection = parts.path.strip("/")
+        if parts.scheme != _SCHEME or not parts.hostname or parts.query or parts.fragment:
+            raise GalleryError(form)
+        if not re.fullmatch(r"[A-Za-z_]\w*", collection, re.ASCII):
+            raise GalleryError(f"{form}; {collection!r} is no name of a collection (letters, digits and _)")
+        return cls(parts.hostname, port, collection, unquote(parts.username or ""), unquote(parts.password or ""))
+
+    def __str__(self) -> str:
+        """Without the password, for messages."""
+        return f"{_SCHEME}://{self.address}/{self.collection}"
+
+    @property
+    def address(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class MilvusStore:
+    """
+    The store of a gallery on a Milvus server; see [`GalleryStore`]. Make one with `create` or `open`.
+
+    Attributes:
+        exact_rows (`int`): up to so many rows `build_index` keeps the exact index FLAT.
+    """
+
+    exact_rows = EXACT_ROWS
+
+    def __init__(self, place: _Place, client: MilvusClient, manifest: Manifest):
+        self.manifest = manifest
+        self._place = place
+        self._client = client
+        self._name = place.collection
+
+    @staticmethod
+    def exists(location: str) -> bool:
+        """Whether there is a collection of this name."""
+        place = _Place.parse(location)
+        with _reported(place):
+            return bool(_connect(place).has_collection(place.collection))
+
+    @staticmethod
+    def check_place(location: str, overwrite: bool) -> None:
+        """Raise GalleryError unless a gallery can be made there."""
+        place = _Place.parse(location)
+        with _reported(place):
+            _check_place(_connect(place), place, overwrite)
+
+    @classmethod
+    def create(cls, location: str, manifest: Manifest) -> "MilvusStore":
+        """
+        Make an empty gallery, in place of the one that is there.
+
+        Raises:
+            GalleryError: the server cannot be reached, or the collection is no gallery.
+        """
+        place = _Place.parse(location)
+        with _reported(place):
+            client = _connect(place)
+            _check_place(client, place, overwrite=True)
+            client.drop_collection(place.collection)
+            schema = client.create_schema(
+                auto_id=False, enable_dynamic_field=False, description=json.dumps(manifest.to_dict())
+            )
+            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
+            schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=manifest.dim)
+            for name in ("source", "source_hash", "path", "camera", "person_id", "track"):
+                schema.add_field(name, DataType.VARCHAR, max_length=_TEXT_BYTES)
+            schema.add_field("time", DataType.DOUBLE)
+            schema.add_field("facts", DataType.JSON)
+            index = _index_params(client, "FLAT", {})
+            client.create_collection(place.collection, schema=schema, index_params=index, **_STRONG)
+        return cls(place, client, manifest)
+
+    @classmethod
+    def open(cls, location: str) -> "MilvusStore":
+        """
+        Open a gallery.
+
+        Raises:
+            GalleryError: the server cannot be reached, or holds no such gallery.
+        """
+        place = _Place.parse(location)
+        with _reported(place):
+            client = _connect(place)
+            if not client.has_collection(place.collection):
+                raise GalleryError(f"{place} does not exist: make it with `aga index`")
+            manifest = Manifest.from_json(client.describe_collection(place.collection)["description"], str(place))
+            client.load_collection(place.collection)
+        return cls(place, client, manifest)
+
+    def add(self, embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> None:
+        embeddings, rows = without_replaced(embeddings, rows)
+        with _reported(self._place):
+            for start in range(0, len(rows), _ROWS_PER_REQUEST):
+                part = slice(start, start + _ROWS_PER_REQUEST)
+                entities = [_entity(row, embedding) for row, embedding in zip(rows[part], embeddings[part])]
+                self._client.upsert(self._name, entities)
+                if outdated := self._outdated(rows[part]):
+                    self._client.delete(self._name, ids=outdated)
+
+    def search(self, queries: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[ScoredRow]]:
+        exact = self._describe_index()["index_type"] == "FLAT"
+        wanted = top_k + _TIED_SPARE
+        if wanted > _MOST_RESULTS or (not (exact or where is None) and self.count(where) <= _SCANNED_ROWS):
+            return self._search_by_scan(queries, top_k, where)
+        with _reported(self._place):
+            parameters = {"metric_type": "IP", "params": {} if exact else {"ef": max(_LEAST_EF, 2 * wanted)}}
+            found = self._client.search(
+                self._name,
+                [query.tolist() for query in queries],
+                limit=wanted,
+                filter=_expression(where),
+                search_params=parameters,
+                output_fields=["embedding", "facts"],
+                **_STRONG,
+            )
+        results = []
+        for query, hits in zip(queries, found):
+            best = BestRows(query[None], len(hits))
+            if hits:
+                embeddings = np.array([hit["entity"]["embedding"] for hit in hits], np.float32)
+                best.update([hit["id"] for hit in hits], embeddings)
+            rows = {hit["id"]: hit["entity"]["facts"] for hit in hits}
+            ranked = [ScoredRow(score, row_of(rows[row_id])) for row_id, score in best.found()[0]]
+            if exact and len(hits) == wanted and BestRows.tied(ranked[top_k - 1].score, ranked[-1].score):
+                # Rows that the server left out may score the same and have a smaller id.
+                ranked = self._search_by_scan(query[None], top_k, where)[0]
+            results.append(ranked[:top_k])
+        return results
+
+    def delete(self, where: Filter) -> int:
+        removed = self.count(where)
+        if removed:
+            with _reported(self._place):
+                self._client.delete(self._name, filter=_expression(where))
+        return removed
+
+    def count(self, where: Filter | None = None) -> int:
+        with _reported(self._place):
+            found = self._client.query(self._name, filter=_expression(where), output_fields=["count(*)"], **_STRONG)
+        return int(found[0]["count(*)"])
+
+    def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
+        for batch in self._scan(where, ["facts"]):
+            yield from (row_of(entity["facts"]) for entity in batch)
+
+    def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+        for batch in self._scan(where, ["id", "embedding"]):
+            embeddings = np.array([entity["embedding"] for entity in batch], np.float32)
+            yield [entity["id"] for entity in batch], embeddings
+
+    def vector_index(self) -> VectorIndex:
+        index = self._describe_index()
+        # The server counts rows that are deleted until it compacts.
+        return VectorIndex(index["index_type"], min(int(index["indexed_rows"]), self.count()))
+
+    def build_index(self) -> VectorIndexReport:
+        started = time.perf_counter()
+        reason = ""
+        if self.count() > self.exact_rows:
+            self._replace_index("HNSW", _HNSW)
+        else:
+            reason = f"up to {self.exact_rows:,} images every search compares with each of them"
+            if self._describe_index()["index_type"] != "FLAT":
+                self._replace_index("FLAT", {})
+        seconds = time.perf_counter() - started
+        recall, queries = measure_recall(self)
+        index = self.vector_index()
+        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason)
+
+    def compact(self) -> None:
+        with _reported(self._place):
+            self._client.flush(self._name)
+            job = self._client.compact(self._name)
+            end = time.monotonic() + _COMPACT_SECONDS
+            while self._client.get_compaction_state(job) != "Completed":
+                if time.monotonic() > end:
+                    raise GalleryError(f"{self._place}: the server has not finished compacting, it goes on with it")
+                time.sleep(0.2)
+
+    def _outdated(self, rows: Sequence[GalleryRow]) -> list[str]:
+        """Ids of rows whose source has changed."""
+        hashes = {store_text(row.source): row.source_hash for row in rows}
+        found = self._client.query(
+            self._name,
+            filter=f"source in {_listed(hashes)}",
+            output_fields=["id", "source", "source_hash"],
+            **_STRONG,
+        )
+        return [entity["id"] for entity in found if hashes[entity["source"]] != entity["source_hash"]]
+
+    def _scan(self, where: Filter | None, fields: list[str]) -> Iterator[list[dict[str, Any]]]:
+        with _reported(self._place):
+            iterator = self._client.query_iterator(
+                self._name,
+                batch_size=_ROWS_PER_REQUEST,
+                filter=_expression(where),
+                output_fields=fields,
+                **_STRONG,
+            )
+        try:
+            while True:
+                with _reported(self._place):
+                    batch = iterator.next()
+                if not batch:
+                    return
+                yield batch
+        finally:
+            iterator.close()
+
+    def _search_by_scan(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
+        best = BestRows(queries, top_k)
+        for ids, embeddings in self.embeddings(where):
+            best.update(ids, embeddings)
+        found = best.found()
+        wanted = sorted({row_id for ranked in found for row_id, _ in ranked})
+        known: dict[str, GalleryRow] = {}
+        with _reported(self._place):
+            for start in range(0, len(wanted), _ROWS_PER_REQUEST):
+                entities = self._client.query(
+                    self._name,
+                    filter=f"id in {_listed(wanted[start : start + _ROWS_PER_REQUEST])}",
+                    output_fields=["id", "facts"],
+                    **_STRONG,
+                )
+                known.update((entity["id"], row_of(entity["facts"])) for entity in entities)
+        # What was deleted since it was found is no result.
+        return [[ScoredRow(score, known[row_id]) for row_id, score in ranked if row_id in known] for ranked in found]
+
+    def _describe_index(self) -> dict[str, Any]:
+        with _reported(self._place):
+            return dict(self._client.describe_index(self._name, "embedding"))
+
+    def _replace_index(self, kind: str, parameters: dict[str, int]) -> None:
+        with _reported(self._place):
+            self._client.flush(self._name)  # what is not flushed would be asked through a coarser index of the server
+            self._client.release_collection(self._name)
+            self._client.drop_index(self._name, "embedding")
+            self._client.create_index(self._name, _index_params(self._client, kind, parameters))
+            self._client.load_collection(self._name)
+
+
+def _entity(row: GalleryRow, embedding: np.ndarray) -> dict[str, Any]:
+    facts = storable(row)
+    return {
+        "id": facts["id"],
+        "embedding": embedding,
+        "source": facts["source"],
+        "source_hash": facts["source_hash"],
+        "path": facts["path"],
+        "camera": facts["camera"] or "",
+        "person_id": facts["person_id"] or "",
+        "track": facts["track"] or "",
+        "time": _NO_TIME if facts["time"] is None else facts["time"],
+        "facts": facts,
+    }
+
+
+def _index_params(client: MilvusClient, kind: str, parameters: dict[str, int]) -> Any:
+    params = client.prepare_index_params()
+    # Of unit rows the inner product is the cosine; Milvus's COSINE would norm them again and round.
+    params.add_index("embedding", index_type=kind, index_name="embedding", metric_type="IP", params=parameters)
+    return params
+
+
+def _expression(where: Filter | None) -> str:
+    """The filter in Milvus's language."""
+    if where is None or where.is_empty:
+        return ""
+    since, until = where.times()
+    conditions = [f"{column} in {_listed(values)}" for column, values in where.texts().items()]
+    if since is not None or until is not None:
+        conditions.append(f"time >= {_NO_TIME / 10 if since is None else since!r}")
+    if until is not None:
+        conditions.append(f"time < {until!r}")
+    return " and ".join(conditions)
+
+
+def _listed(texts: Any) -> str:
+    # Milvus reads JSON's escapes.
+    return json.dumps(list(texts), ensure_ascii=False)
+
+
+def _connect(place: _Place) -> MilvusClient:
+    return MilvusClient(
+        uri=f"http://{place.address}", user=place.user, password=place.password, timeout=_CONNECT_SECONDS
+    )
+
+
+def _check_place(client: MilvusClient, place: _Place, overwrite: bool) -> None:
+    if not client.has_collection(place.collection):
+        return
+    description = client.describe_collection(place.collection)["description"]
+    try:
+        is_gallery = "format_version" in json.loads(description)
+    except (ValueError, TypeError):
+        is_gallery = False
+    if not is_gallery:
+        raise GalleryError(f"{place} is a collection of something else: give another name")
+    if not overwrite:
+        raise GalleryError(f"{place} holds a gallery already: open it or overwrite it")
+
+
+@contextmanager
+def _reported(place: _Place) -> Iterator[None]:
+    try:
+        yield
+    except MilvusException as error:
+        raise GalleryError(f"{place}: {_reason(error)}") from error
+    except grpc.RpcError as error:
+        raise GalleryError(f"{place}: the server cannot be reached ({type(error).__name__})") from error
+
+
+def _reason(error: MilvusException) -> str:
+    lines = str(error.message).strip().splitlines()
+    return lines[0] if lines else f"the server failed (code {error.code})"
