@@ -70,9 +70,9 @@ def delete(
             typer.echo(f"{gallery.count(where)} images would be removed, the gallery holds {gallery.count()}")
             return
         removed = gallery.delete(where)
-        if removed and gallery.folder is None:
-            gallery.compact()
         typer.echo(f"{removed} images removed, the gallery holds {gallery.count()}")
+        if removed and gallery.folder is None:
+            note("no search finds them any more; `aga gallery compact` asks the server to drop their bytes")
     except (ValueError, OSError) as error:
         fail(error)
 

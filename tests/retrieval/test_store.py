@@ -14,7 +14,10 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_worker import DIM, MODEL, numbered, unit
+from typer.testing import CliRunner
 
+from aga_model.cli.main import app
+from aga_model.retrieval import Gallery
 from aga_model.retrieval.store import Filter, GalleryError, GalleryRow, Manifest
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
@@ -393,6 +396,31 @@ def test_any_sequence_equals_a_dict(backend, request, lance_places):
         assert contents(store) == model
 
     check()
+
+
+def test_a_gallery_and_its_commands_on_either_store(place):
+    location = place[0]
+    shown = location.replace("milvus://", "milvus://somebody:secret@")
+    gallery = Gallery.open(shown)
+    assert str(gallery) == location and (gallery.folder is None) == ("://" in location)
+    rows, embeddings = photographs(20), unit(20)
+    gallery.add(embeddings, rows)
+    hits = gallery.search(unit(1, seed=1), 5, Filter(cameras=["door"]))[0]
+    left = [index for index, row in enumerate(rows) if row.camera == "door"]
+    wanted = brute_force([rows[index] for index in left], embeddings[left], unit(1, seed=1)[0], 5)
+    assert [(hit.rank, hit.row) for hit in hits] == list(enumerate([row for _, row in wanted], start=1))
+    with pytest.raises(GalleryError, match="was made with model some/model") as caught:
+        gallery.require_model("b" * 64, "other")
+    assert "secret" not in str(caught.value)
+
+    def aga(*arguments):
+        result = CliRunner().invoke(app, ["gallery", *arguments])
+        assert result.exit_code == 0 and "secret" not in result.output, result.output
+        return result.stdout
+
+    assert "20 images, 16 of them with a time" in aga("info", shown)
+    assert "7 images removed, the gallery holds 13" in aga("delete", shown, "--camera", "door")
+    assert {row.camera for row in gallery.rows()} == {None, rows[2].camera}
 
 
 # --- several processes ---
