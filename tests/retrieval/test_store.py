@@ -441,9 +441,10 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(place):
     workers = [start("write", location, first) for first in firsts]
     acknowledged = []
     try:
-        for worker, first in zip(workers, firsts):
+        for worker in workers:
             worker.stdin.write("go\n")
             worker.stdin.flush()
+        for worker, first in zip(workers, firsts):  # the others go on writing
             assert worker.stdout.readline(), worker.stderr.read()
             time.sleep(rng.uniform(0, 0.4))
             worker.kill()
@@ -570,6 +571,23 @@ def test_what_a_killed_writer_left_goes_with_the_next_deletion(folder):
     left.write_bytes(unit(1, seed=5).tobytes())
     assert reopened(folder).delete(Filter(paths=[photograph(17).path])) == 1
     assert not left.exists() and reopened(folder).count() == 49
+
+
+def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch):
+    from aga_model.retrieval import lance_store
+
+    store, other, real, calls = reopened(folder), reopened(folder), lance_store._batches, []
+
+    def late(table, condition, columns):
+        batches = real(table, condition, columns)
+        calls.append(len(calls))
+        if len(calls) <= 2:
+            other.add(unit(1, seed=len(calls)), [photograph(100 + len(calls))])
+            other.compact()
+        return batches
+
+    monkeypatch.setattr(lance_store, "_batches", late)
+    assert len(store.search(unit(1), 100)[0]) == 52 and len(calls) > 3
 
 
 def test_many_small_additions_are_merged(folder, monkeypatch):
