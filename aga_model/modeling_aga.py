@@ -705,7 +705,9 @@ class AgaForPreTraining(AgaFusionModel):
         )
         matches = torch.ones(batch, dtype=torch.bool, device=own.device)
         labels = torch.cat([torch.stack([matches, ~matches], dim=1).flatten(), ~matches])
-        own_weights = torch.ones_like(matches, dtype=torch.float32) if weights is None else self._own(weights, batch)
+        own_weights = self._own(weights, batch)
+        if own_weights is None:
+            own_weights = torch.ones_like(matches, dtype=torch.float32)
         # A wrong pair is no match; a mismatch stays one.
         counted = torch.cat([torch.stack([own_weights, found_text.float()], dim=1).flatten(), found_image.float()])
         loss = itm_loss(torch.cat([with_own_image, with_negative_image]), labels, counted)

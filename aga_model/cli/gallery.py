@@ -10,6 +10,7 @@ import typer
 from ..retrieval import Filter, Gallery
 from .index import shown_index
 from .messages import fail, note, shown
+from .times import read_time
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery: what it holds, deletion, its files.")
 Location = Annotated[
@@ -17,7 +18,6 @@ Location = Annotated[
 ]
 _AGE = re.compile(r"(\d+)([dhw])")
 _AGE_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-_ONE_DAY = timedelta(days=1)
 
 
 @gallery_app.command()
@@ -98,23 +98,6 @@ def build_index(location: Location) -> None:
         typer.echo(shown_index(Gallery.open(location).build_index()))
     except (ValueError, OSError) as error:
         fail(error)
-
-
-def read_time(text: str, option: str, end_of_day: bool = False) -> datetime:
-    """
-    A date or a date with time in ISO 8601, local without a time zone.
-
-    Args:
-        end_of_day: a date alone means its end, not its beginning.
-
-    Raises:
-        ValueError: it is neither; names the option.
-    """
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"{option} {text}: give a date like 2026-01-31 or a time like 2026-01-31T18:30") from error
-    return time + _ONE_DAY if end_of_day and len(text) <= len("2026-01-31") else time
 
 
 def _oldest(text: str, now: datetime) -> datetime:

@@ -4,6 +4,7 @@ import glob
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,13 +23,22 @@ from ..retrieval import (
     GalleryError,
     IndexReport,
     PersonEncoder,
+    SceneReport,
+    SceneSettings,
     Skipped,
+    UnreadableVideoError,
     VectorIndexReport,
     find_images,
     index_images,
+    index_scenes,
+    is_video,
+    load_detector,
 )
 from ..retrieval.facts import FactsOf, ImageFacts, TimeSource, facts_reader
+from ..retrieval.ingestion import MIN_HEIGHT
+from ..retrieval.video import EVERY
 from .messages import RENDERED_NOTE, fail, note, shown
+from .times import read_time
 
 SKIPPED_FILE = "skipped.json"
 _LISTED = 20
@@ -73,34 +83,73 @@ def index(
             "--split", help="IMAGES is a data set: take only this split, e.g. test, with persons and cameras."
         ),
     ] = None,
+    every: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", help="Videos: time between the frames that are looked at.")
+    ] = EVERY,
+    scenes: Annotated[
+        bool, typer.Option("--scenes", help="The photographs show whole scenes: find the people in them first.")
+    ] = False,
+    detector: Annotated[
+        str,
+        typer.Option("--detector", help="Finds people in videos and scenes: hog, or an object-detection model."),
+    ] = "hog",
+    min_height: Annotated[
+        int, typer.Option("--min-height", min=1, help="Leave out detected people that are lower, in pixels.")
+    ] = MIN_HEIGHT,
+    recut: Annotated[
+        bool, typer.Option("--recut", help="Do not save the crops of videos and scenes; cut them out when shown.")
+    ] = False,
+    started: Annotated[
+        str | None, typer.Option("--started", help="When the videos began, e.g. 2026-01-31T18:30.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery instead of adding to it.")
     ] = False,
 ) -> None:
     """
-    Encode person images into a gallery for `aga search`.
+    Encode person images, or the people in videos and scenes, into a gallery for `aga search`.
 
     A gallery of the same model is added to: files that it holds unchanged are not encoded again, changed files are. A
     run that is stopped goes on where it was when it is started again.
     """
     try:
+        if not every > 0:
+            raise ValueError(f"--every is {every}: give a number of seconds above 0")
+        videos: list[Path] = []
         if split is None:
             facts_of = facts_reader(camera, camera_from, person_from, time_from)
-            found, skipped = _find(images, out)
+            found, videos, skipped = _find(images, out)
         else:
             if not (camera is camera_from is person_from is None and time_from is TimeSource.NONE):
                 raise ValueError("--split takes cameras and persons from the data set: leave out the other options")
             found, facts_of = _find_split(images, split)
             skipped = []
-        _index(found, skipped, facts_of, model, out, batch_size, device, overwrite)
+        settings = SceneSettings(
+            every,
+            min_height=min_height,
+            started=None if started is None else read_time(started, "--started").timestamp(),
+        )
+        people = _Scenes([*videos, *(found if scenes else [])], detector, settings, recut)
+        _index([] if scenes else found, people, skipped, facts_of, model, out, batch_size, device, overwrite)
     except torch.OutOfMemoryError:
         fail(f"a batch of {batch_size} images does not fit into the GPU's memory: give a smaller --batch-size")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(error)
+
+
+@dataclass(frozen=True)
+class _Scenes:
+    """Videos and photographs that people are to be found in, and how."""
+
+    paths: list[Path]
+    detector: str
+    settings: SceneSettings
+    recut: bool
 
 
 def _index(
     images: Sequence[Path],
+    scenes: _Scenes,
     skipped: Sequence[Skipped],
     facts_of: FactsOf,
     model: str,
@@ -111,6 +160,7 @@ def _index(
 ) -> None:
     gallery = None if overwrite or not Gallery.exists(out) else Gallery.open(out)
     transformers_logging.disable_progress_bar()
+    found = load_detector(scenes.detector, device) if scenes.paths else None
     encoder = PersonEncoder.from_pretrained(model, device)
     if encoder.rendered_only:
         note(RENDERED_NOTE)
@@ -120,37 +170,59 @@ def _index(
         gallery.require_model(encoder.model_hash, encoder.name)
         note(f"adding to the gallery {gallery}, which holds {gallery.count()} images")
     track = partial(tqdm, desc="indexing", unit="image", dynamic_ncols=True)
+    report, people = IndexReport(), SceneReport()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # files that matter are reported as skipped
-        report = index_images(images, encoder, gallery, batch_size, track, facts_of)
-    skipped = sorted([*skipped, *report.skipped], key=lambda item: item.path)
+        if images:
+            report = index_images(images, encoder, gallery, batch_size, track, facts_of)
+        if found is not None:
+            settings = replace(scenes.settings, crops=None if scenes.recut else gallery.crops)
+            people = index_scenes(scenes.paths, found, encoder, gallery, settings, batch_size, _frames_bar, facts_of)
+    skipped = sorted([*skipped, *report.skipped, *people.skipped], key=lambda item: item.path)
     removed = _remove(gallery, {str(item.path) for item in skipped})
     if gallery.folder is not None:
         write_json(
             gallery.folder / SKIPPED_FILE, [{"path": str(item.path), "reason": item.reason} for item in skipped]
         )
-    _print_summary(gallery, report, skipped, removed)
+    _print_summary(gallery, report, people, skipped, removed)
     if (built := _build_index(gallery)) is not None:
         typer.echo(shown_index(built))
 
 
-def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Skipped]]:
-    """Image files and skipped files with absolute paths, each once; the gallery itself may lie among the images."""
+def _is_video(path: Path) -> bool:
+    try:
+        return is_video(path)
+    except UnreadableVideoError:  # it is reported as a file that cannot be read
+        return False
+
+
+def _frames_bar(total: int | None) -> tqdm:
+    return tqdm(total=total, desc="finding people", unit="frame", dynamic_ncols=True)
+
+
+def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Path], list[Skipped]]:
+    """
+    Image files, videos and skipped files with absolute paths, each once; the gallery itself may lie among the images.
+    """
     gallery = Path(os.path.abspath(out))
     found: dict[Path, None] = {}
     skipped: dict[Path, Skipped] = {}
+    videos: dict[Path, None] = {}
     for path in _expanded(images):
         if path.is_file():
-            found[path] = None
+            (videos if _is_video(path) else found)[path] = None
         else:
             within, left_out = find_images(path)
             found |= dict.fromkeys(image for image in within if not image.is_relative_to(gallery))
-            skipped |= {item.path: item for item in left_out if not item.path.is_relative_to(gallery)}
-    if not found:
+            others = [item for item in left_out if not item.path.is_relative_to(gallery)]
+            within_videos = dict.fromkeys(item.path for item in others if _is_video(item.path))
+            videos |= within_videos
+            skipped |= {item.path: item for item in others if item.path not in within_videos}
+    if not found and not videos:
         first = next(iter(skipped.values()), None)
         reason = f"; the first, {first.path}: {first.reason}" if first is not None else ""
-        raise GalleryError(f"no image in {', '.join(images)} ({len(skipped)} other files{reason})")
-    return list(found), list(skipped.values())
+        raise GalleryError(f"no image and no video in {', '.join(images)} ({len(skipped)} other files{reason})")
+    return list(found), list(videos), list(skipped.values())
 
 
 def _expanded(images: Iterable[str]) -> list[Path]:
@@ -208,13 +280,19 @@ def shown_index(report: VectorIndexReport) -> str:
     )
 
 
-def _print_summary(gallery: Gallery, report: IndexReport, skipped: Sequence[Skipped], removed: int) -> None:
-    copies = f"{report.copies} copies of other files, " if report.copies else ""
-    typer.echo(
-        f"{report.encoded} images indexed ({report.added} new, {report.replaced} changed), {report.unchanged} "
-        f"unchanged, {copies}{len(skipped)} files skipped; {report.seconds:.1f} s, "
-        f"{report.images_per_second:.1f} images/s"
-    )
+def _print_summary(
+    gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped], removed: int
+) -> None:
+    if people.seconds:
+        again = f", {people.unchanged} photographs unchanged" if people.unchanged else ""
+        typer.echo(f"{people.people} people found in {people.frames} frames{again}; {people.seconds:.1f} s")
+    if report.seconds or not people.seconds:
+        copies = f"{report.copies} copies of other files, " if report.copies else ""
+        typer.echo(
+            f"{report.encoded} images indexed ({report.added} new, {report.replaced} changed), {report.unchanged} "
+            f"unchanged, {copies}{len(skipped)} files skipped; {report.seconds:.1f} s, "
+            f"{report.images_per_second:.1f} images/s"
+        )
     for item in skipped[:_LISTED]:
         typer.echo(f"  skipped {shown(item.path)}: {shown(item.reason)}")
     if len(skipped) > _LISTED:

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,8 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from ..retrieval import (
+    Answer,
+    Explainer,
     Filter,
     Gallery,
     Hit,
@@ -21,18 +25,48 @@ from ..retrieval import (
     PersonEncoder,
     Reranker,
     TextTruncatedWarning,
+    collapse,
+    read_hit,
+    read_image,
     rerank_hits,
+    save_explanation_picture,
     save_result_picture,
+    write_csv,
+    write_page,
 )
-from .gallery import read_time
+from ..retrieval.results import hit_values
 from .messages import RENDERED_NOTE, fail, note, shown
+from .times import read_time
 
 _LISTED = 5
 
 
+class OnePer(StrEnum):
+    """What results are collapsed by."""
+
+    PERSON = "person"
+    TRACK = "track"
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """How the results of a query are made."""
+
+    top_k: int
+    rerank: int | None
+    where: Filter
+    one_per: OnePer | None
+
+
 def search(
     gallery: Annotated[str, typer.Argument(help="What `aga index` made: a folder or milvus://host:port/collection.")],
-    query: Annotated[str, typer.Argument(help="What the person looks like, in a sentence.")],
+    query: Annotated[str | None, typer.Argument(help="What the person looks like, in a sentence.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="Find images like this one, instead of a sentence.")
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", help="A text file of sentences, one a line, instead of one sentence.")
+    ] = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Number of results.")] = 10,
     rerank: Annotated[
         int | None,
@@ -50,8 +84,15 @@ def search(
     person: Annotated[
         list[str] | None, typer.Option("--person", help="Only images of this person id; repeatable.")
     ] = None,
+    one_per: Annotated[
+        OnePer | None, typer.Option("--one-per", help="Only the best image of each person, or of each video track.")
+    ] = None,
     save: Annotated[
-        Path | None, typer.Option("--save", help="Write a picture of the results, e.g. result.png.")
+        Path | None,
+        typer.Option("--save", help="Write the results: a picture (result.png), a page (.html), a table (.csv)."),
+    ] = None,
+    explain: Annotated[
+        Path | None, typer.Option("--explain", help="Draw what each word says about the first result, e.g. why.png.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
@@ -65,46 +106,118 @@ def search(
             None if until is None else read_time(until, "--until", end_of_day=True),
             person or None,
         )
-        _search(gallery, query, top_k, rerank, where, save, as_json, model, device)
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        sentences = _sentences(query, image, queries)
+        if image is not None and (rerank is not None or explain is not None):
+            raise ValueError("--rerank and --explain read a sentence: leave them out with --image")
+        opened = Gallery.open(gallery)
+        encoder = _load_encoder(opened, model, device)
+        answers = _answers(opened, encoder, sentences, image, _Ranking(top_k, rerank, where, one_per))
+        if save is not None:
+            _save(answers, save)
+        if explain is not None:
+            _explain(encoder, answers[0], explain)
+        _print(opened, answers, top_k, rerank, as_json, queries is not None)
+    except (ValueError, OSError, ModuleNotFoundError, torch.OutOfMemoryError) as error:
         fail(error)
 
 
-def _search(
-    location: str,
-    query: str,
-    top_k: int,
-    rerank: int | None,
-    where: Filter,
-    save: Path | None,
-    as_json: bool,
-    model: str | None,
-    device: str | None,
-) -> None:
-    if not query.strip():
-        raise ValueError("the query is empty: describe the person in a sentence")
-    gallery = Gallery.open(location)
-    encoder = _load_encoder(gallery, model, device)
+def _sentences(query: str | None, image: Path | None, queries: Path | None) -> list[str]:
+    """The sentences to search for; none with an image."""
+    if sum(given is not None for given in (query, image, queries)) != 1:
+        raise ValueError("give a sentence, or --image, or --queries: one of them")
+    if image is not None:
+        return []
+    if query is not None:
+        if not query.strip():
+            raise ValueError("the query is empty: describe the person in a sentence")
+        return [query]
+    lines = Path(queries or "").read_text(encoding="utf-8").splitlines()
+    if not (sentences := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"{queries} holds no sentence: write one a line")
+    return sentences
+
+
+def _answers(
+    gallery: Gallery, encoder: PersonEncoder, sentences: list[str], image: Path | None, ranking: _Ranking
+) -> list[Answer]:
     notes = [RENDERED_NOTE] if encoder.rendered_only else []
-    reranker = None if rerank is None else Reranker.from_encoder(encoder)
-    hits = gallery.search(_encode(encoder, query, notes), max(top_k, rerank or 0), where)[0]
-    held = "the gallery holds" if where.is_empty else "the filter leaves"
+    reranker = None if ranking.rerank is None else Reranker.from_encoder(encoder)
+    if image is not None:
+        return [_answer(gallery, None, encoder.encode_images([read_image(image)]), str(image), ranking, notes)]
+    return [
+        _answer(gallery, reranker, _encode(encoder, sentence, own := list(notes)), sentence, ranking, own)
+        for sentence in sentences
+    ]
+
+
+def _answer(
+    gallery: Gallery,
+    reranker: Reranker | None,
+    embedding: np.ndarray,
+    query: str,
+    ranking: _Ranking,
+    notes: list[str],
+) -> Answer:
+    hits = _first(gallery, embedding, ranking)
+    held = "the gallery holds" if ranking.where.is_empty else "the filter leaves"
     if reranker is not None:
-        if len(hits) < (rerank or 0):
-            notes.append(f"--rerank is {rerank}, but {held} {len(hits)} images: all of them are re-ranked")
-        hits = _rerank(reranker, query, hits, rerank or 0, notes)
-    if len(hits) < top_k:
-        notes.append(f"--top-k is {top_k}, but {held} {len(hits)} images: all of them are listed")
-    hits = hits[:top_k]
-    if save is not None:
-        save_result_picture(query, hits, save)
-        notes.append(f"picture written to {save}")
-    for line in notes:
-        note(line)
-    if as_json:
-        _print_json(gallery, query, top_k, rerank, hits, notes)
+        if len(hits) < (ranking.rerank or 0):
+            notes.append(f"--rerank is {ranking.rerank}, but {held} {len(hits)} images: all of them are re-ranked")
+        hits = _rerank(reranker, query, hits, ranking.rerank or 0, notes)
+    if ranking.one_per is not None:
+        hits, held = collapse(hits, ranking.one_per), f"{held}, one of each {ranking.one_per},"
+    if len(hits) < ranking.top_k:
+        notes.append(f"--top-k is {ranking.top_k}, but {held} {len(hits)} images: all of them are listed")
+    return Answer(query, hits[: ranking.top_k], notes)
+
+
+def _first(gallery: Gallery, embedding: np.ndarray, ranking: _Ranking) -> list[Hit]:
+    """As many images by similarity as the ranking needs: with `one_per` until there are enough different ones."""
+    wanted = max(ranking.top_k, ranking.rerank or 0)
+    while True:
+        hits = gallery.search(embedding, wanted, ranking.where)[0]
+        if ranking.one_per is None or len(hits) < wanted:
+            return hits
+        if len(collapse(hits, ranking.one_per)) >= ranking.top_k:
+            return hits
+        wanted *= 4
+
+
+def _save(answers: list[Answer], path: Path) -> None:
+    """Write the results in the form that the suffix names."""
+    suffix = path.suffix.lower()
+    if suffix == ".html":
+        write_page(answers, path, "Search results")
+    elif suffix == ".csv":
+        write_csv(answers, path)
+    elif len(answers) == 1:
+        save_result_picture(answers[0].query, answers[0].hits, path)
     else:
-        _print_table(hits, rerank)
+        raise ValueError(f"--save {path}: a picture shows one query; give a name that ends in .html or .csv")
+    answers[0].notes.append(
+        f"{'table' if suffix == '.csv' else 'page' if suffix == '.html' else 'picture'} written to {path}"
+    )
+
+
+def _explain(encoder: PersonEncoder, answer: Answer, path: Path) -> None:
+    if not answer.hits:
+        raise ValueError("--explain: there is no result to explain")
+    image = read_hit(answer.hits[0])
+    save_explanation_picture(Explainer.from_encoder(encoder).explain(image, answer.query), image, path)
+    answer.notes.append(f"what each word says about the first result of {answer.query!r}: {path}")
+
+
+def _print(gallery: Gallery, answers: list[Answer], top_k: int, rerank: int | None, as_json: bool, many: bool) -> None:
+    if as_json:
+        values = [_json_answer(gallery, answer, top_k, rerank) for answer in answers]
+        typer.echo(json.dumps(values if many else values[0], indent=2))
+    for answer in answers:
+        if not as_json and many:
+            typer.echo(shown(answer.query))
+        if not as_json:
+            _print_table(answer.hits, rerank)
+    for line in dict.fromkeys(line for answer in answers for line in answer.notes):
+        note(line)
 
 
 def _load_encoder(gallery: Gallery, model: str | None, device: str | None) -> PersonEncoder:
@@ -138,26 +251,24 @@ def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes:
     return first + hits[number:]
 
 
-def _print_json(
-    gallery: Gallery, query: str, top_k: int, rerank: int | None, hits: list[Hit], notes: list[str]
-) -> None:
+def _json_answer(gallery: Gallery, answer: Answer, top_k: int, rerank: int | None) -> dict[str, Any]:
     result = {
-        "query": query,
+        "query": answer.query,
         "top_k": top_k,
         "gallery": str(gallery),
         "gallery_count": gallery.count(),
         "model": gallery.model_name,
-        "hits": [_json_hit(hit, rerank is not None) for hit in hits],
-        "notes": notes,
+        "hits": [_json_hit(hit, rerank is not None) for hit in answer.hits],
+        "notes": answer.notes,
     }
     if rerank is not None:
         result["rerank"] = rerank
-    typer.echo(json.dumps(result, indent=2))
+    return result
 
 
 def _json_hit(hit: Hit, reranked: bool) -> dict[str, Any]:
-    match = {"itm_score": hit.itm_score} if reranked else {}
-    return {"rank": hit.rank, "score": hit.score, **match, **hit.row.to_dict()}
+    """With `itm_score`, also of images that could not be re-ranked, if there was a re-ranking."""
+    return ({"itm_score": None} if reranked else {}) | hit_values(hit)
 
 
 def _print_table(hits: list[Hit], rerank: int | None) -> None:

@@ -10,16 +10,20 @@ from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .gallery import Gallery, Hit
+from .hit_images import read_hit
 from .indexing import IndexReport, index_images
 from .ingestion import PersonCrop, crops_of_image, crops_of_video, cut_again, save_crop
 from .picture import save_result_picture
 from .reranking import Reranker, rerank_hits
+from .results import Answer, collapse, write_csv, write_page
+from .scenes import SceneReport, SceneSettings, index_scenes
 from .store import EXACT_ROWS, Filter, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
 from .tracking import PersonTracker
 from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
 
 __all__ = [
     "EXACT_ROWS",
+    "Answer",
     "Detection",
     "Explainer",
     "Explanation",
@@ -36,6 +40,8 @@ __all__ = [
     "PersonEncoder",
     "PersonTracker",
     "Reranker",
+    "SceneReport",
+    "SceneSettings",
     "Skipped",
     "TextTruncatedWarning",
     "TransformersDetector",
@@ -45,19 +51,24 @@ __all__ = [
     "VectorIndexReport",
     "VideoDamagedWarning",
     "VideoFrame",
+    "collapse",
     "crops_of_image",
     "crops_of_video",
     "cut_again",
     "explanation_image",
     "find_images",
     "index_images",
+    "index_scenes",
     "is_video",
     "load_detector",
     "read_frame",
+    "read_hit",
     "read_image",
     "rerank_hits",
     "sample_frames",
     "save_crop",
     "save_explanation_picture",
     "save_result_picture",
+    "write_csv",
+    "write_page",
 ]

@@ -5,6 +5,7 @@ It lies in a folder (LanceDB, see `lance_store`) or on a server (Milvus, see `mi
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .store import (
+    CROPS,
     Filter,
     GalleryError,
     GalleryRow,
@@ -81,7 +83,7 @@ class Gallery:
     ) -> "Gallery":
         """
         A new, empty gallery. Nothing is written before the first `add`; a gallery that is overwritten stays until
-        then.
+        then, but for its saved crops, which are removed at once.
 
         Args:
             location: folder, or `milvus://[user:password@]host:port/collection`.
@@ -94,7 +96,10 @@ class Gallery:
         """
         location = os.fspath(location)
         _store_type(location).check_place(location, overwrite)
-        return cls(location, Manifest(model_name, model_hash, dim), None)
+        gallery = cls(location, Manifest(model_name, model_hash, dim), None)
+        if overwrite and gallery.crops is not None:
+            shutil.rmtree(gallery.crops, ignore_errors=True)
+        return gallery
 
     @classmethod
     def open(cls, location: str | os.PathLike) -> "Gallery":
@@ -133,6 +138,11 @@ class Gallery:
     def folder(self) -> Path | None:
         """Where it lies; None on a server."""
         return None if "://" in self.location else Path(self.location)
+
+    @property
+    def crops(self) -> Path | None:
+        """Folder for crops of videos and photographs, which goes with the gallery; None for a server's gallery."""
+        return None if self.folder is None else self.folder.absolute() / CROPS
 
     def require_model(self, model_hash: str, model_name: str) -> None:
         """Raise GalleryError unless the gallery was made with this model: other embeddings cannot be compared."""
@@ -212,7 +222,18 @@ class Gallery:
         """
         if where.is_empty:
             raise ValueError("a filter without a condition would delete every image: say which")
-        return 0 if self._opened is None else self._opened.delete(where)
+        if self._opened is None:
+            return 0
+        self._delete_crops(where)
+        return self._opened.delete(where)
+
+    def _delete_crops(self, where: Filter) -> None:
+        """Remove saved crops; before their rows, so that a deletion that was interrupted can be done again."""
+        if self.crops is None or not self.crops.is_dir():
+            return
+        for path in {row.path for row in self.rows(where) if row.path != row.source}:
+            if Path(path).is_relative_to(self.crops):
+                Path(path).unlink(missing_ok=True)
 
     def count(self, where: Filter | None = None) -> int:
         """Number of images."""

@@ -59,6 +59,7 @@ def crops_of_video(
     margin: float = MARGIN,
     min_height: int = MIN_HEIGHT,
     start_frame: int = 0,
+    source_hash: str | None = None,
 ) -> Iterator[PersonCrop]:
     """
     The people in a video, frame after frame; within a frame the surest first. The same file gives the same crops.
@@ -73,6 +74,7 @@ def crops_of_video(
         margin: what is added to the detector's box on each side, in parts of its width and height.
         min_height: pixels; lower boxes are left out.
         start_frame: leave out the frames before this number.
+        source_hash: of [`hash_video`], where it is known already.
 
     Warns:
         VideoDamagedWarning: at the end, where a part of the video could not be decoded.
@@ -83,7 +85,7 @@ def crops_of_video(
     """
     _check_margin(margin)
     source = Path(os.path.abspath(path))
-    source_hash = _hash_video(source)
+    source_hash = source_hash or hash_video(source)
     tracker = PersonTracker()
     with closing(sample_frames(source, every, start_frame)) as frames:
         while batch := list(islice(frames, _FRAMES_PER_CALL)):
@@ -155,9 +157,10 @@ def _check_margin(margin: float) -> None:
         raise ValueError(f"margin of crops is {margin}: give a part of the box's size, such as {MARGIN}")
 
 
-def _hash_video(path: Path) -> str:
+def hash_video(path: str | os.PathLike) -> str:
+    """SHA-256 of a video file in hexadecimal; UnreadableVideoError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableVideoError(path, (error.strerror or str(error)).lower()) from error

@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from lancedb.index import IvfFlat, IvfRq
 
 from .store import (
+    CROPS,
     EXACT_ROWS,
     BestRows,
     Filter,
@@ -445,7 +446,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not os.access(folder, os.W_OK):
         raise GalleryError(f"gallery {folder} cannot be written")
     has_gallery = (folder / MANIFEST).exists()
-    foreign = sorted(name for name in os.listdir(folder) if not _OWN_FILES.fullmatch(name))
+    foreign = sorted(name for name in os.listdir(folder) if name != CROPS and not _OWN_FILES.fullmatch(name))
     if foreign and not has_gallery:
         raise GalleryError(f"{folder} holds other files ({foreign[0]}): give a new or empty folder for the gallery")
     if has_gallery and not overwrite:

@@ -4,13 +4,13 @@ import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from aga_model.data.image_files import UnreadableImageError, read_image
+from aga_model.data.image_files import UnreadableImageError
 
 from .gallery import Hit
+from .hit_images import read_hit
 
 COLUMNS = 5
 TILE_WIDTH, TILE_HEIGHT = 160, 320  # pixels of the place for an image
@@ -84,7 +84,7 @@ def _draw_hit(picture: Image.Image, hit: Hit, left: int, top: int, frame: tuple[
         (left, top, left + TILE_WIDTH - 1, top + TILE_HEIGHT - 1), fill="white", outline=frame, width=_FRAME
     )
     room = TILE_WIDTH - 2 * _FRAME, TILE_HEIGHT - 2 * _FRAME
-    image = _load(hit.path, room)
+    image = _load(hit, room)
     picture.paste(image, (left + (TILE_WIDTH - image.width) // 2, top + (TILE_HEIGHT - image.height) // 2))
     below = top + TILE_HEIGHT + 2
     font = _font(_TEXT_SIZE)
@@ -94,12 +94,12 @@ def _draw_hit(picture: Image.Image, hit: Hit, left: int, top: int, frame: tuple[
     draw.text((left, below + _LINE_HEIGHT), name, fill=_INK, font=font)
 
 
-def _load(path: Path, room: tuple[int, int]) -> Image.Image:
+def _load(hit: Hit, room: tuple[int, int]) -> Image.Image:
     """The image scaled into `room` (width, height) without distortion, or a grey box of that size."""
     try:
-        image = read_image(path)
+        image = read_hit(hit)
     except UnreadableImageError as error:
-        return _grey_box("missing" if not path.exists() else "unreadable", error.reason, room)
+        return _grey_box("missing" if not hit.path.exists() else "unreadable", error.reason, room)
     scale = min(room[0] / image.width, room[1] / image.height)
     return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BICUBIC

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from aga_model.data.image_files import Skipped, UnreadableImageError, read_image
+from aga_model.data.image_files import Skipped, UnreadableImageError
 from aga_model.modeling_aga import AgaForImageTextRetrieval
 
 from .encoder import ModelLoadError, PersonEncoder, read_model, require_weights
 from .gallery import Hit
+from .hit_images import read_hit
 
 MEMORY_MIB = 1024.0
 SIMILARITY_WEIGHT = 1.0
@@ -451,7 +452,7 @@ def rerank_hits(reranker: Reranker, query: str, hits: Sequence[Hit]) -> tuple[li
         batch, pixels = [], []
         for hit in hits[start : start + reranker.batch_size]:
             try:
-                image = read_image(hit.path)
+                image = read_hit(hit)
             except UnreadableImageError as error:
                 behind.append(hit)
                 skipped.append(Skipped(error.path, error.reason))

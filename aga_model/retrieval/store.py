@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 FORMAT_VERSION = 2
+CROPS = "crops"  # folder for saved crops within that of a gallery
 EXACT_ROWS = 50_000  # up to here a search compares with every row, which takes tenths of a second
 RECALL_AT = 10
 _RECALL_QUERIES = 64

@@ -160,6 +160,22 @@ def read_frame(path: str | os.PathLike, number: int, offset: float | None = None
     return image
 
 
+def expected_frames(path: str | os.PathLike, every: float = EVERY) -> int | None:
+    """
+    About how many frames [`sample_frames`] gives, by what the file says of itself; None where it does not tell.
+
+    Raises:
+        UnreadableVideoError: as [`sample_frames`].
+    """
+    cv2 = import_opencv()
+    capture = _open(cv2, Path(path))
+    frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    if not (frames > 0 and 0 < rate < math.inf):
+        return None
+    return min(int(frames), math.ceil(frames / rate / every))
+
+
 def import_opencv() -> ModuleType:
     """
     The module `cv2`.
