@@ -5,10 +5,11 @@ One collection is one gallery; its description holds the manifest. The columns t
 their own, and the whole row is in the JSON field `facts`. Fields that can be null came with Milvus 2.5, therefore ""
 stands for no camera, person or track, and -1e300 for no time.
 
-Every read asks for Strong consistency: it sees what any process has written before. Two things are weaker than in a
+Every read asks for Strong consistency: it sees what any process has written before. Three things are weaker than in a
 folder. A changed file's new row and the removal of its old one are two requests; a process that ends between them
-leaves both, until the file is added again. And the server decides when the bytes of deleted rows leave its disk:
-`compact` asks it to rewrite its segments, and it drops the old ones after its own time (`dataCoord.gc.dropTolerance`).
+leaves both, until the file is added again. A row that is added again may be missing to others for the moment in which
+the server replaces it. And the server decides when the bytes of deleted rows leave its disk: `compact` asks it to
+rewrite its segments, and it drops the old ones after its own time (`dataCoord.gc.dropTolerance`).
 
 Up to `EXACT_ROWS` rows the index is FLAT, which is exact. Above, `build_index` makes an HNSW index, with which a
 search is approximate unless a filter leaves few rows; rows that are added later are found through the server's interim
@@ -186,25 +187,24 @@ class MilvusStore:
         if wanted > _MOST_RESULTS or (not (exact or where is None) and self.count(where) <= _SCANNED_ROWS):
             return self._search_by_scan(queries, top_k, where)
         with _reported(self._place):
-            parameters = {"metric_type": "IP", "params": {} if exact else {"ef": max(_LEAST_EF, 2 * wanted)}}
+            # Asked for fields with vectors, the server would fail when a row of the result is replaced meanwhile.
             found = self._client.search(
                 self._name,
                 [query.tolist() for query in queries],
                 limit=wanted,
                 filter=_expression(where),
-                search_params=parameters,
-                output_fields=["embedding", "facts"],
+                search_params={"metric_type": "IP", "params": {} if exact else {"ef": max(_LEAST_EF, 2 * wanted)}},
                 **_STRONG,
             )
+        known = self._entities({hit["id"] for hits in found for hit in hits}, ["id", "embedding", "facts"])
         results = []
         for query, hits in zip(queries, found):
-            best = BestRows(query[None], len(hits))
-            if hits:
-                embeddings = np.array([hit["entity"]["embedding"] for hit in hits], np.float32)
-                best.update([hit["id"] for hit in hits], embeddings)
-            rows = {hit["id"]: hit["entity"]["facts"] for hit in hits}
-            ranked = [ScoredRow(score, row_of(rows[row_id])) for row_id, score in best.found()[0]]
-            if exact and len(hits) == wanted and BestRows.tied(ranked[top_k - 1].score, ranked[-1].score):
+            ids = [hit["id"] for hit in hits if hit["id"] in known]  # without those that were deleted since
+            best = BestRows(query[None], len(ids))
+            if ids:
+                best.update(ids, np.array([known[row_id]["embedding"] for row_id in ids], np.float32))
+            ranked = [ScoredRow(score, row_of(known[row_id]["facts"])) for row_id, score in best.found()[0]]
+            if ranked and exact and len(hits) == wanted and BestRows.tied(ranked[:top_k][-1].score, ranked[-1].score):
                 # Rows that the server left out may score the same and have a smaller id.
                 ranked = self._search_by_scan(query[None], top_k, where)[0]
             results.append(ranked[:top_k])
@@ -295,19 +295,21 @@ class MilvusStore:
         for ids, embeddings in self.embeddings(where):
             best.update(ids, embeddings)
         found = best.found()
-        wanted = sorted({row_id for ranked in found for row_id, _ in ranked})
-        known: dict[str, GalleryRow] = {}
-        with _reported(self._place):
-            for start in range(0, len(wanted), _ROWS_PER_REQUEST):
-                entities = self._client.query(
-                    self._name,
-                    filter=f"id in {_listed(wanted[start : start + _ROWS_PER_REQUEST])}",
-                    output_fields=["id", "facts"],
-                    **_STRONG,
-                )
-                known.update((entity["id"], row_of(entity["facts"])) for entity in entities)
+        entities = self._entities({row_id for ranked in found for row_id, _ in ranked}, ["id", "facts"])
+        known = {row_id: row_of(entity["facts"]) for row_id, entity in entities.items()}
         # What was deleted since it was found is no result.
         return [[ScoredRow(score, known[row_id]) for row_id, score in ranked if row_id in known] for ranked in found]
+
+    def _entities(self, ids: set[str], fields: list[str]) -> dict[str, dict[str, Any]]:
+        """Fields of the rows with these ids, by id; what is gone is left out."""
+        wanted = sorted(ids)
+        found: dict[str, dict[str, Any]] = {}
+        with _reported(self._place):
+            for start in range(0, len(wanted), _ROWS_PER_REQUEST):
+                condition = f"id in {_listed(wanted[start : start + _ROWS_PER_REQUEST])}"
+                entities = self._client.query(self._name, filter=condition, output_fields=fields, **_STRONG)
+                found.update((entity["id"], entity) for entity in entities)
+        return found
 
     def _describe_index(self) -> dict[str, Any]:
         with _reported(self._place):
