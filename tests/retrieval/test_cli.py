@@ -138,7 +138,7 @@ def test_index_errors_leave_nothing(tmp_path, model_folder, image_folder):
     (tmp_path / "texts" / "a.jpg").write_text("text")
     model = ("--model", model_folder, "--out", out)
     assert "does not exist" in fails("index", tmp_path / "missing", *model)
-    assert "no image in" in fails("index", tmp_path / "empty", *model)
+    assert "no image and no video in" in fails("index", tmp_path / "empty", *model)
     assert "not an image" in fails("index", tmp_path / "texts", *model)
     assert "none of the 1 image files could be read" in fails("index", tmp_path / "unreadable", *model)
     assert "does not exist" in fails("index", image_folder, "--model", tmp_path / "no_model", "--out", out)
