@@ -11,7 +11,7 @@ from aga_model.losses import itm_loss
 from aga_model.matching import hard_negatives
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     persons=st.lists(st.integers(0, 3), min_size=1, max_size=9),
     scale=st.sampled_from([0.0, 1.0, 100.0, 1e4]),

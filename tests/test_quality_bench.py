@@ -397,9 +397,7 @@ def test_the_report(finished):
 def test_a_second_call_does_nothing(finished, in_this_process):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.glob("results/cells/*.json")}
     texts = {name: (finished / name).read_bytes() for name in ("quality.md", "results/summary.json")}
-    began = time.monotonic()
     assert quality.main(["--smoke", "--work", str(finished), "--workers", "1"]) == 0
-    assert time.monotonic() - began < 20
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
     assert {name: (finished / name).read_bytes() for name in texts} == texts
 

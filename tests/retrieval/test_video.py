@@ -231,7 +231,7 @@ def test_frames_are_decoded_ahead_but_not_all(videos, monkeypatch):
     monkeypatch.setattr(video._Reader, "image", lambda self: images.append(self.number) or original(self))
     frames = sample_frames(videos["mp4v"], 0.04)
     next(frames)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(images) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
@@ -242,14 +242,14 @@ def test_frames_are_decoded_ahead_but_not_all(videos, monkeypatch):
 
 
 def test_closing_does_not_wait_for_a_far_frame(videos, monkeypatch):
-    """While the thread is on its way to frame 100,000, the caller gives up."""
+    """While the thread is on its way to a far frame, the caller gives up."""
     reader = video._Reader(videos["MJPG"])
-    monkeypatch.setattr(reader._clock, "tick", lambda milliseconds: time.sleep(0.02) or 0.0)
+    monkeypatch.setattr(reader._clock, "tick", lambda milliseconds: time.sleep(0.1) or 0.0)
     frames = video._ahead(reader, 1000.0, 0)
     next(frames)
     started = time.monotonic()
     frames.close()
-    assert time.monotonic() - started < 1  # the other 199 frames would take four seconds
+    assert time.monotonic() - started < 10  # the other 199 frames would take twenty seconds
 
 
 def test_errors_in_the_thread_reach_the_caller(videos, monkeypatch):
