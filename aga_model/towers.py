@@ -50,18 +50,35 @@ def sdpa_with_summary_row(
     attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if summary_index is None:
         return attended, None
+    causal = kwargs.get("is_causal", getattr(module, "is_causal", False))
+    return attended, summary_row(query, key, attention_mask, summary_index, scaling, causal)
+
+
+@torch.no_grad()
+def summary_row(
+    query: Tensor,
+    key: Tensor,
+    attention_mask: Tensor | None,
+    summary_index: Tensor,
+    scaling: float | None,
+    causal: bool,
+) -> Tensor:
+    """
+    The attention of one query per sequence, (batch, heads, seq): a statistic for AGM, never a path for gradients.
+
+    Arguments as [`sdpa_with_summary_row`]; `causal` hides the keys behind the query.
+    """
     batch = torch.arange(len(query), device=query.device)
-    # The row is a statistic for AGM, never a path for gradients.
-    row_query = query.detach()[batch, :, summary_index].unsqueeze(2)
-    scores = (row_query @ key.detach().transpose(-1, -2)).squeeze(2).float()
+    row_query = query[batch, :, summary_index].unsqueeze(2)
+    scores = (row_query @ key.transpose(-1, -2)).squeeze(2).float()
     scores = scores * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     if attention_mask is not None:
         row_mask = attention_mask[torch.arange(len(attention_mask), device=query.device), :, summary_index]
         scores = scores.masked_fill(~row_mask, float("-inf")) if row_mask.dtype == torch.bool else scores + row_mask
-    if kwargs.get("is_causal", getattr(module, "is_causal", False)):
+    if causal:
         visible = torch.arange(key.shape[2], device=key.device)[None] <= summary_index[:, None]
         scores = scores.masked_fill(~visible[:, None], float("-inf"))
-    return attended, scores.softmax(dim=-1).to(query.dtype)
+    return scores.softmax(dim=-1).to(query.dtype)
 
 
 AttentionInterface.register(SUMMARY_ROW_ATTENTION, sdpa_with_summary_row)
