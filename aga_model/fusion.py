@@ -19,6 +19,7 @@ from transformers.models.bert.modeling_bert import (
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
 from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
+from .towers import use_lean_activations
 
 
 def _init_linear(layer: nn.Linear, std: float) -> None:
@@ -109,6 +110,7 @@ class AgaFusionEncoder(PreTrainedModel):
         self.cross_attn = AgaCrossAttention(config)
         self.layers = nn.ModuleList([CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        use_lean_activations(self)
         self.post_init()
 
     @torch.no_grad()
@@ -187,6 +189,7 @@ class AgaMLMHead(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, vocab_size)
+        use_lean_activations(self)
 
     @torch.no_grad()
     def init_weights(self) -> None:

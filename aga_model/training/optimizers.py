@@ -78,7 +78,7 @@ def muon_with_adamw(
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(adamw_groups, lr=adamw_lr, betas=betas, eps=epsilon)
+    adamw = torch.optim.AdamW(adamw_groups, lr=adamw_lr, betas=betas, eps=epsilon, fused=True)
     muon = torch.optim.Muon(
         matrices, lr=muon_lr, weight_decay=weight_decay, momentum=0.95, ns_steps=4, adjust_lr_fn="match_rms_adamw"
     )
@@ -123,4 +123,5 @@ def adamw_with_factors(
         lr=lr,
         betas=betas,
         eps=epsilon,
+        fused=True,
     )

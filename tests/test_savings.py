@@ -1,0 +1,85 @@
+"""What saves time or memory changes no result."""
+
+import pytest
+import torch
+from transformers.activations import QuickGELUActivation
+from transformers.models.clip.modeling_clip import CLIPMLP
+
+from aga_model import AgaConfig
+from aga_model.towers import LeanQuickGELU, use_lean_activations
+from aga_model.training.optimizers import adamw_with_factors, muon_with_adamw
+
+
+def _kept_bytes(module, inputs):
+    """Bytes of activations that wait for the backward pass, and the gradient of the inputs."""
+    kept = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = module(inputs)
+    total = sum(kept.values())
+    outputs.square().sum().backward()
+    return total, outputs.detach(), inputs.grad.clone()
+
+
+def test_the_lean_activation_is_clips():
+    values = torch.linspace(-30, 30, 2001, dtype=torch.float64, requires_grad=True)
+    for module in (QuickGELUActivation(), LeanQuickGELU()):
+        assert torch.autograd.gradcheck(module, values[::100].detach().requires_grad_())
+    torch.testing.assert_close(LeanQuickGELU()(values), QuickGELUActivation()(values), atol=1e-14, rtol=1e-13)
+
+
+def test_the_lean_activation_keeps_a_third_less(make_model):
+    config = make_model().config.vision_config
+    torch.manual_seed(0)
+    mlp = CLIPMLP(config)
+    assert isinstance(mlp.activation_fn, QuickGELUActivation)
+    rows, found = 50, []
+    for _ in range(2):
+        inputs = torch.randn(rows, config.hidden_size, generator=torch.Generator().manual_seed(1))
+        found.append(_kept_bytes(mlp, inputs.requires_grad_()))
+        use_lean_activations(mlp)
+    assert isinstance(mlp.activation_fn, LeanQuickGELU)
+    (usual, outputs, gradient), (lean, lean_outputs, lean_gradient) = found
+    assert usual - lean == rows * config.intermediate_size * 4
+    torch.testing.assert_close(lean_outputs, outputs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(lean_gradient, gradient, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu_pytorch_tanh"])
+def test_every_part_of_the_clip_family_has_the_lean_activation(make_model, activation):
+    sections = make_model().config.to_dict()
+    for section in ("text_config", "vision_config", "cross_modal_config"):
+        sections[section] |= {"hidden_act": activation}
+    model = type(make_model())(AgaConfig(**sections))
+    modules = [type(module) for module in model.modules()]
+    assert QuickGELUActivation not in modules
+    assert (LeanQuickGELU in modules) == (activation == "quick_gelu")
+
+
+def test_the_fused_update_is_adamws(make_model):
+    """One step of each optimiser against the formula, parameter by parameter, with the rates of its group."""
+    for build in (
+        lambda model: adamw_with_factors(model, 1e-3, 0.1, (0.9, 0.98), 1e-8, 5.0, 2.0),
+        lambda model: muon_with_adamw(model, 1e-3, 1e-3, 0.1, (0.9, 0.98), 1e-8),
+    ):
+        model = make_model()
+        optimizer = build(model)
+        torch.manual_seed(4)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        adamw = [group for group in optimizer.param_groups if "betas" in group]
+        assert adamw and all(group["fused"] for group in adamw)
+        before = {id(p): p.detach().clone() for group in adamw for p in group["params"]}
+        optimizer.step()
+        for group in adamw:
+            for parameter in group["params"]:
+                decayed = before[id(parameter)] * (1 - group["lr"] * group["weight_decay"])
+                wanted = decayed - group["lr"] * parameter.grad / (parameter.grad.abs() + group["eps"])
+                torch.testing.assert_close(parameter.detach(), wanted, atol=1e-6, rtol=1e-4)
