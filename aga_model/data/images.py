@@ -8,14 +8,19 @@ from PIL import Image
 
 from .image_files import read_image
 
+# Pillow's own choice for thumbnails: the last reduction, by two or more, is left to the bicubic filter.
+DRAFT_GAP = 2
 
-def read_crop(path: str | Path, height: int, width: int) -> np.ndarray:
+
+def read_crop(path: str | Path, height: int, width: int, draft: bool = False) -> np.ndarray:
     """
     Read an image file completely and resize it as AgaProcessor does (bicubic, no crop).
 
     Args:
         path: image file.
         height, width: pixels.
+        draft: a large JPEG is first decoded at a fraction of its size, at least `DRAFT_GAP` times the wanted one: for
+            training, where augmentation changes far more. Evaluation and search read whole images, so that they agree.
 
     Returns:
         uint8 (height, width, 3).
@@ -23,7 +28,8 @@ def read_crop(path: str | Path, height: int, width: int) -> np.ndarray:
     Raises:
         UnreadableImageError: the file is missing or cannot be decoded; names it.
     """
-    image = read_image(path).resize((width, height), Image.Resampling.BICUBIC)
+    least = (DRAFT_GAP * width, DRAFT_GAP * height) if draft else None
+    image = read_image(path, least).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 

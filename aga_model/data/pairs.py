@@ -46,10 +46,13 @@ class PairDataset(torch.utils.data.Dataset):
         if cache:
             self.crops = self._decode_all(sorted(set(self.paths)))
 
+    def _read(self, path: str) -> np.ndarray:
+        return read_crop(path, self.height, self.width, draft=True)
+
     def _decode_all(self, paths: list[str]) -> dict[str, np.ndarray]:
         """Crops by path, decoded in threads (Pillow releases the interpreter while it decodes)."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            crops = pool.map(lambda path: read_crop(path, self.height, self.width), paths)
+            crops = pool.map(self._read, paths)
             return dict(zip(paths, tqdm(crops, total=len(paths), desc="decoding", unit="image", leave=False)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -62,7 +65,7 @@ class PairDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`crop` uint8 (height, width, 3), `input_ids` list of int, `person_id` int."""
         path = self.paths[index]
-        crop = self.crops[path] if path in self.crops else read_crop(path, self.height, self.width)
+        crop = self.crops[path] if path in self.crops else self._read(path)
         if self.augmentation is not None:
             crop = self.augmentation(crop, np.random.default_rng((self.seed, self.epoch, index)))
         return {"crop": crop, "input_ids": self.token_ids[index], "person_id": int(self.labels[index])}

@@ -1,5 +1,8 @@
 """Evaluate a model on a split of a benchmark: encode its gallery and captions, rank, re-rank, measure."""
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +71,9 @@ class RetrievalEvaluator:
         self.processor = processor
         self.batch_size = batch_size
         self.captions: list[str] = list(rows["caption"])
+        token_ids = processor.tokenizer(self.captions, truncation=True)["input_ids"]
+        # The longest first, so that a batch that does not fit into memory fails at once.
+        self.by_length = sorted(range(len(token_ids)), key=lambda index: -len(token_ids[index]))
         self.query_person_ids = np.asarray(rows["person_id"])
         self.query_image_ids = np.asarray(rows["image_id"])
         _, first = np.unique(self.query_image_ids, return_index=True)
@@ -87,7 +93,8 @@ class RetrievalEvaluator:
         return crop
 
     def _pixels(self, indices: list[int]) -> Tensor:
-        crops = [self._crop(index) for index in indices]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter while it decodes
+            crops = list(pool.map(self._crop, indices))
         return torch.from_numpy(to_pixel_values(crops, self.processor.image_processor))
 
     def _encode_images(self, model, indices: list[int]) -> Tensor:
@@ -98,18 +105,25 @@ class RetrievalEvaluator:
         inputs = self.processor(text=texts, return_tensors="pt").to(model.device)
         return model.get_text_features(**inputs).pooler_output
 
-    def _encode_share(self, encode, model, count: int, label: str) -> Tensor:
-        """Rows 0..count of `encode`, shared out over processes and gathered in order, float32 on the CPU."""
+    def _encode_share(self, encode, model, order: Sequence[int], label: str) -> Tensor:
+        """
+        Rows 0, 1, ... of `encode`, float32 on the CPU.
+
+        Args:
+            encode: a function of the model and a list of rows.
+            order: all rows in the order in which they are encoded; every process takes its share.
+            label: of the progress bar.
+        """
         state = PartialState()
-        mine = list(range(state.process_index, count, state.num_processes))
+        mine = list(order[state.process_index :: state.num_processes])
         starts = range(0, len(mine), self.batch_size)
         progress = tqdm(starts, desc=f"encoding {label}", leave=False, disable=not state.is_main_process)
         parts = [encode(model, mine[start : start + self.batch_size]).float().cpu() for start in progress]
         # One array per process: a tensor's views would each be pickled with the whole of it.
         shares = gather_object([(mine, torch.cat(parts).numpy())] if parts else [])
-        order = np.concatenate([indices for indices, _ in shares])
-        embeds = np.concatenate([rows for _, rows in shares])
-        return torch.from_numpy(embeds[order.argsort()])
+        indices = np.concatenate([rows for rows, _ in shares])
+        embeds = np.concatenate([values for _, values in shares])
+        return torch.from_numpy(embeds[indices.argsort()])
 
     @torch.no_grad()
     def embed(self, model) -> SplitEmbeddings:
@@ -117,8 +131,9 @@ class RetrievalEvaluator:
         training = model.training
         model.eval()
         try:
-            image = self._encode_share(self._encode_images, model, len(self.gallery_paths), "gallery")
-            text = self._encode_share(self._encode_captions, model, len(self.captions), "captions")
+            image = self._encode_share(self._encode_images, model, range(len(self.gallery_paths)), "gallery")
+            # Captions of about the same length share a batch, so that little of it is padding.
+            text = self._encode_share(self._encode_captions, model, self.by_length, "captions")
         finally:
             model.train(training)
         return SplitEmbeddings(

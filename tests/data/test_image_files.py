@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from aga_model.data.image_files import UnreadableImageError, find_images, read_image, read_image_file
+from aga_model.data.images import read_crop
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -261,3 +262,50 @@ def test_folder_that_is_none(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is a file"):
         find_images(tmp_path / "file")
+
+
+def _photograph(height: int, width: int) -> Image.Image:
+    """Colours with a photograph's spectrum, amplitude falling as 1 / frequency, and some hard edges."""
+    generator = np.random.default_rng(3)
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    falling = 1 / np.maximum(np.hypot(rows, columns), 1 / max(height, width))
+    channels = []
+    for _ in range(3):
+        phases = np.exp(2j * np.pi * generator.random(falling.shape))
+        values = np.fft.irfft2(falling * phases, s=(height, width))
+        channels.append(np.clip(128 + 45 * values / values.std(), 0, 255))
+    pixels = np.stack(channels, axis=-1).astype(np.uint8)
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = (200, 30, 40)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(("height", "width", "decoded"), [(1600, 560, 2), (800, 400, 1), (384, 128, 1)])
+def test_a_draft_is_hardly_another_image(tmp_path, height, width, decoded):
+    """A photograph of over 4 times the model's size is decoded at half of its own; the crop agrees to 40 dB."""
+    path = tmp_path / "a.jpg"
+    _photograph(height, width).save(path, quality=90)
+    assert read_image(path, (256, 768)).size == (width // decoded, height // decoded)
+    whole, draft = (read_crop(path, 384, 128, draft=value).astype(float) for value in (False, True))
+    if decoded == 1:
+        assert np.array_equal(whole, draft)
+    else:
+        error = np.sqrt(((whole - draft) ** 2).mean())
+        assert error > 0 and 20 * np.log10(255 / error) > 40
+        assert abs((whole - draft).mean()) < 0.3
+
+
+def test_a_draft_of_an_image_on_its_side_is_large_enough(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    _photograph(320, 1280).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").size == (320, 1280)
+    assert read_image(tmp_path / "a.jpg", (160, 640)).size == (160, 640)
+    assert read_image(tmp_path / "a.jpg", (161, 640)).size == (320, 1280)
+
+
+def test_a_truncated_file_is_no_draft_either(tmp_path):
+    path = tmp_path / "a.jpg"
+    _photograph(640, 320).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        read_image(path, (80, 80))

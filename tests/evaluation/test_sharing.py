@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from aga_model.evaluation import retrieval
 
@@ -20,7 +21,7 @@ def test_a_share_is_as_large_as_its_rows(monkeypatch):
         return share
 
     monkeypatch.setattr(retrieval, "gather_object", gather)
-    got = evaluator._encode_share(lambda model, indices: rows[indices], None, 700, "rows")
+    got = evaluator._encode_share(lambda model, indices: rows[indices], None, range(700), "rows")
     assert torch.equal(got, rows)
     assert sizes[0] < 1.1 * rows.numel() * 4
 
@@ -31,5 +32,33 @@ def test_shares_of_several_processes_come_together_in_order(monkeypatch):
     evaluator = object.__new__(retrieval.RetrievalEvaluator)
     evaluator.batch_size = 2
     monkeypatch.setattr(retrieval, "gather_object", lambda share: shares)
-    got = evaluator._encode_share(lambda model, indices: torch.from_numpy(rows[indices]), None, 7, "rows")
+    got = evaluator._encode_share(lambda model, indices: torch.from_numpy(rows[indices]), None, range(7), "rows")
     assert np.array_equal(got.numpy(), rows)
+
+
+def test_captions_of_one_length_share_a_batch(make_model, processor, monkeypatch):
+    """Encoded in the order of their length they are the same as each alone, in the order of the split."""
+    captions = [" ".join(["a man in red shoes"] * (1 + (7 * index) % 5)) for index in range(20)]
+    rows = Dataset.from_dict(
+        {
+            "image": [{"path": "", "bytes": None}] * 20,
+            "caption": captions,
+            "person_id": list(range(20)),
+            "image_id": list(range(20)),
+        }
+    )
+    evaluator = retrieval.RetrievalEvaluator(rows, processor, batch_size=4)
+    model = make_model().eval().aga
+    seen = []
+    encode = model.get_text_features
+
+    def watch(input_ids, attention_mask):
+        seen.append(attention_mask.float().mean().item())
+        return encode(input_ids, attention_mask)
+
+    with torch.no_grad():
+        wanted = torch.cat([encode(**processor(text=[text], return_tensors="pt")).pooler_output for text in captions])
+        monkeypatch.setattr(model, "get_text_features", watch)
+        got = evaluator._encode_share(evaluator._encode_captions, model, evaluator.by_length, "captions")
+    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
+    assert seen == [1.0] * 5
