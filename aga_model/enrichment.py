@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .masking import masked_positions
+
 
 def sample_rows(probabilities: Tensor) -> Tensor:
     """
@@ -39,23 +41,25 @@ class TextEnrichment:
         Args:
             input_ids: (batch, seq) of the original caption; not modified.
             masked: bool (batch, seq).
-            logits: (masked.sum(), vocabulary) in the row-major order of `masked`.
+            logits: (batch, capacity, vocabulary), of the tokens at [`masked_positions`].
 
         Returns:
             a new (batch, seq) that differs from `input_ids` at masked positions only.
         """
-        logits = logits.detach().float().clone()
-        logits[:, self.forbidden_ids] = float("-inf")
+        if logits.shape[1] == 0:
+            return input_ids.clone()
+        positions, valid = masked_positions(masked, logits.shape[1])
+        logits = logits.detach().to(torch.float32, copy=True)
+        for forbidden in self.forbidden_ids:  # an index list would be copied to the device and waited for
+            logits[..., forbidden] = float("-inf")
         probabilities = logits.softmax(dim=-1)
-        if self.sampling == "argmax" or len(logits) == 0:
+        if self.sampling == "argmax":
             predicted = probabilities.argmax(dim=-1)
         else:
-            predicted = sample_rows(probabilities)
-        confident = probabilities.gather(1, predicted[:, None]).squeeze(1) >= self.min_confidence
-        original = input_ids[masked]
-        enriched = input_ids.clone()
-        enriched[masked] = torch.where(confident, predicted, original)
-        return enriched
+            predicted = sample_rows(probabilities.flatten(0, 1)).view_as(positions)
+        confident = probabilities.gather(2, predicted[..., None]).squeeze(2) >= self.min_confidence
+        written = torch.where(valid & confident, predicted, input_ids.gather(1, positions))
+        return input_ids.scatter(1, positions, written)
 
 
 __all__ = ["TextEnrichment", "sample_rows"]

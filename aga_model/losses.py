@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SDM_EPSILON = 1e-8  # IRRA's smoothing of the target distribution
+IGNORED = -100  # label of a token that is not to be predicted
 
 
 @dataclass(frozen=True)
@@ -449,6 +450,27 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, weigh
     return weighted_mean((image + text) / 2, weights)
 
 
+def mlm_token_losses(
+    logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None, weight: float = 0.0
+) -> Tensor:
+    """
+    Cross-entropy of each masked token, (tokens,) and 0 where the label is `IGNORED`; what [`mlm_loss`] and, with a
+    momentum model's logits, [`distilled_mlm_loss`] take the mean of.
+    """
+    hard = F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, reduction="none")
+    if teacher_logits is None:
+        return hard
+    targets = _wide(teacher_logits.detach()).softmax(dim=1)
+    soft = F.cross_entropy(_wide(logits), targets, reduction="none") * (labels != IGNORED)
+    return (1 - weight) * hard + weight * soft
+
+
+def _token_mean(losses: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over the masked tokens (tokens,) with weights (tokens,); 0 with a gradient path when nothing is masked."""
+    total = losses.sum() if weights is None else (losses * weights.to(losses)).sum()
+    return total / (labels != IGNORED).sum().clamp(min=1)
+
+
 def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     Masked language modelling loss over the masked positions alone.
@@ -457,16 +479,14 @@ def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> T
     largest product of the step when it is applied to every position.
 
     Args:
-        logits: (masked, vocabulary).
-        labels: (masked,) original token ids.
-        weights: (masked,), what each token counts, of mean 1 over all pairs; all alike when None.
+        logits: (tokens, vocabulary).
+        labels: (tokens,) original token ids; `IGNORED` where nothing was masked.
+        weights: (tokens,), what each token counts, of mean 1 over all pairs; all alike when None.
 
     Returns:
         scalar; 0 with a gradient path when nothing is masked.
     """
-    if len(labels) == 0:
-        return logits.float().sum() * 0.0
-    return weighted_mean(F.cross_entropy(logits.float(), labels, reduction="none"), weights)
+    return _token_mean(mlm_token_losses(logits, labels), labels, weights)
 
 
 def distilled_mlm_loss(
@@ -478,21 +498,16 @@ def distilled_mlm_loss(
     Source: ALBEF (NeurIPS 2021), section 3.3.
 
     Args:
-        logits: (masked, vocabulary).
-        labels: (masked,) original token ids.
-        teacher_logits: (masked, vocabulary) of the momentum model.
+        logits: (tokens, vocabulary).
+        labels: (tokens,) original token ids; `IGNORED` where nothing was masked.
+        teacher_logits: (tokens, vocabulary) of the momentum model.
         weight: alpha in [0, 1]; 0 is [`mlm_loss`].
         weights: as [`mlm_loss`].
 
     Returns:
         scalar; 0 with a gradient path when nothing is masked.
     """
-    hard = mlm_loss(logits, labels, weights)
-    if len(labels) == 0:
-        return hard
-    targets = teacher_logits.detach().float().softmax(dim=1)
-    soft = weighted_mean(F.cross_entropy(logits.float(), targets, reduction="none"), weights)
-    return (1 - weight) * hard + weight * soft
+    return _token_mean(mlm_token_losses(logits, labels, teacher_logits, weight), labels, weights)
 
 
 def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
@@ -515,6 +530,7 @@ def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
 
 __all__ = [
     "FOCAL_WEIGHTINGS",
+    "IGNORED",
     "TeacherEmbeddings",
     "bsdm_loss",
     "cmpm_loss",

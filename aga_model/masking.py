@@ -3,6 +3,7 @@ What to mask. Words: AGM (attention-guided mask modelling) and the uniform basel
 Patches: AWM (attention-weighted selective mask) and the random baseline, over one selection.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -89,10 +90,19 @@ def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, m
     return torch.where(ordinary, (chosen * weights).clamp(min=0.0).minimum(bound), 0.0)
 
 
+def _most_masked(ratio: float, words: int) -> int:
+    """The most tokens that [`sample_tokens`] draws where probabilities sum to max(1, ratio * words) at most."""
+    return max(1, math.ceil(ratio * words))
+
+
 class MaskingPolicy(Protocol):
     """What to mask: a probability per token."""
 
     needs_attention: bool
+
+    def capacity(self, words: int) -> int:
+        """The most tokens that are masked in a caption of at most `words` words, known without reading the caption."""
+        ...
 
     def probabilities(self, ordinary: Tensor, attention: Tensor | None) -> Tensor:
         """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
@@ -110,6 +120,10 @@ class AttentionGuidedMasking:
     def __init__(self, ratio: float, max_probability: float):
         self.ratio = ratio
         self.max_probability = max_probability
+
+    def capacity(self, words: int) -> int:
+        """The most tokens that are masked in a caption of at most `words` words."""
+        return _most_masked(self.ratio, words)
 
     def probabilities(self, ordinary: Tensor, attention: Tensor | None) -> Tensor:
         """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
@@ -129,6 +143,10 @@ class RandomMasking:
 
     def __init__(self, ratio: float, max_probability: float):
         self.ratio = ratio  # equal probabilities need no upper bound
+
+    def capacity(self, words: int) -> int:
+        """The most tokens that are masked in a caption of at most `words` words."""
+        return _most_masked(self.ratio, words)
 
     def probabilities(self, ordinary: Tensor, attention: Tensor | None = None) -> Tensor:
         """Masking probability per token, (batch, seq)."""
@@ -166,6 +184,22 @@ def sample_tokens(probabilities: Tensor) -> Tensor:
     teeth_before = torch.cat([(-start).ceil(), teeth[:, :-1]], dim=1)
     drawn = teeth > teeth_before
     return torch.zeros_like(drawn).scatter(1, order, drawn) & (probabilities > 0)
+
+
+def masked_positions(masked: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """
+    Positions of the masked tokens, as many for each caption, so that shapes do not depend on what was drawn.
+
+    Args:
+        masked: bool (batch, seq).
+        capacity: positions per caption; masked tokens beyond it are left out.
+
+    Returns:
+        positions (batch, capacity), those of masked tokens first and ascending, and bool (batch, capacity), False
+        behind them. With fewer than `capacity` tokens both have seq columns.
+    """
+    positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :capacity]
+    return positions, masked.gather(1, positions)
 
 
 def corrupt_tokens(input_ids: Tensor, masked: Tensor, config) -> Tensor:
@@ -271,6 +305,7 @@ __all__ = [
     "best_patches",
     "bounded_probabilities",
     "corrupt_tokens",
+    "masked_positions",
     "ordinary_tokens",
     "patch_attention",
     "sample_tokens",

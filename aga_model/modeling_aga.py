@@ -1,31 +1,33 @@
 """AGA models: a dual encoder for retrieval, its pre-training with a fusion encoder, AGM and TEM, and a re-ranker."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_aga import AgaConfig
-from .distributed import first_row, gather_captions, gather_rows, global_mean
+from .distributed import GlobalBatch, exchange_sizes, global_mean
 from .enrichment import TextEnrichment
-from .fusion import AgaBertFusionEncoder, AgaBertMLMHead, AgaFusionEncoder, AgaMLMHead, token_rows
+from .fusion import AgaBertFusionEncoder, AgaBertMLMHead, AgaFusionEncoder, AgaMLMHead
 from .losses import (
+    IGNORED,
     TeacherEmbeddings,
     bsdm_loss,
     cmpm_loss,
-    distilled_mlm_loss,
     id_loss,
     identity_log_probability,
     itc_loss,
     itm_loss,
     match_log_probability,
-    mlm_loss,
+    mlm_token_losses,
     momentum_itc_loss,
     pair_trust,
     sdm_loss,
@@ -38,13 +40,16 @@ from .masking import (
     aggregate_class_attention,
     best_patches,
     corrupt_tokens,
+    masked_positions,
     ordinary_tokens,
     patch_attention,
     sample_tokens,
     special_token_ids,
 )
 from .matching import hard_negatives
+from .packing import CaptionRows
 from .towers import (
+    SUMMARY_ROW_ATTENTION,
     AgaBertTextModel,
     AgaTextModel,
     AgaVisionModel,
@@ -55,6 +60,8 @@ from .towers import (
 
 # CLIP clips the inverse temperature at 100 to keep training stable.
 MAX_LOGIT_SCALE = math.log(100.0)
+
+Part = TypeVar("Part")
 
 
 @dataclass
@@ -96,7 +103,8 @@ class AgaForPreTrainingOutput(ModelOutput):
         image_embeds, text_embeds (`(batch, projection_dim)`): normalised; texts as the alignment losses saw them.
         masked (`bool (batch, seq)`): tokens that the MLM had to predict.
         mask_probabilities (`(batch, seq)`): the policy's probability per token.
-        mlm_logits (`(masked tokens, vocabulary)`): in the row-major order of `masked`.
+        mlm_logits (`(batch, capacity, vocabulary)`): of the tokens at `masked_positions(masked, capacity)`; not with
+            `pairs_per_chunk`.
         enriched_input_ids (`(batch, seq)`): captions as TEM left them.
         kept_patches (`(batch, kept)`): indices of the patches that the image encoder received, when not all.
     """
@@ -234,7 +242,11 @@ class AgaModel(AgaPreTrainedModel):
 
     @can_return_tuple
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """
         Encode captions.
@@ -242,15 +254,56 @@ class AgaModel(AgaPreTrainedModel):
         Args:
             input_ids: (batch, seq); each caption holds an end-of-text token, as the processor writes it.
             attention_mask: (batch, seq), optional: padding behind the end takes no part either way.
+            packing: of `pack_captions` for these captions, which changes nothing but the time; needs `sdpa`.
 
         Returns:
             `pooler_output` (batch, projection_dim): projected, not normalised; `last_hidden_state` (batch, seq, dim).
         """
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        # Not CLIP's own pooling, which for eos_token_id 2 takes the highest id of the caption.
-        summary = self.text_model.summary_positions(input_ids)
-        outputs.pooler_output = self.text_projection(token_rows(outputs.last_hidden_state, summary))
+        rows = self.caption_rows(input_ids, attention_mask, packing)
+        outputs = self.read_rows(input_ids, rows, **kwargs)
+        outputs.last_hidden_state = rows.by_caption(outputs.last_hidden_state)
         return outputs
+
+    def caption_rows(
+        self, input_ids: Tensor, attention_mask: Tensor | None, packing: dict[str, Tensor] | None
+    ) -> CaptionRows:
+        """
+        The rows in which the text tower reads captions; arguments as [`get_text_features`].
+
+        Raises:
+            ValueError: the text tower's attention implementation cannot read packed captions.
+        """
+        implementation = self.text_model.config._attn_implementation
+        if packing is not None and implementation != SUMMARY_ROW_ATTENTION:
+            raise ValueError(
+                f"attention implementation {implementation!r} cannot keep packed captions apart; use "
+                f"{SUMMARY_ROW_ATTENTION!r} (the default), or leave packing out"
+            )
+        return CaptionRows(attention_mask, tuple(input_ids.shape), packing, input_ids.device)
+
+    def read_rows(self, input_ids: Tensor, rows: CaptionRows, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """
+        [`get_text_features`] of captions (batch, seq) in rows of which some may have been chosen.
+
+        `last_hidden_state` and `attentions` are those of the rows; `pooler_output` (batch, projection_dim) has any
+        values for a caption that is not in them.
+        """
+        inputs = rows.inputs(input_ids, self.text_model.causal)
+        outputs = self.text_model(**inputs, return_dict=True, **kwargs)
+        # Not CLIP's own pooling, which for eos_token_id 2 takes the highest id of the caption.
+        summary = rows.at(outputs.last_hidden_state, self.text_model.summary_positions(input_ids))
+        outputs.pooler_output = self.text_projection(summary)
+        return outputs
+
+    def read_rows_with_attention(
+        self, input_ids: Tensor, rows: CaptionRows
+    ) -> tuple[BaseModelOutputWithPooling, Tensor]:
+        """[`read_rows`] with the class attention (batch, seq) of [`get_text_features_with_attention`]."""
+        summary = rows.summary_index(self.text_model.summary_positions(input_ids))
+        outputs = self.read_rows(input_ids, rows, output_attentions=True, summary_index=summary)
+        attention = rows.attention_by_caption(self.text_model.summary_rows(outputs, summary))
+        ordinary = ordinary_tokens(input_ids, rows.attention_mask, self.config.text_config)
+        return outputs, aggregate_class_attention(attention, ordinary, self.config.objective_config.attention_decay)
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -270,10 +323,13 @@ class AgaModel(AgaPreTrainedModel):
         return outputs
 
     def get_text_features_with_attention(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
     ) -> tuple[BaseModelOutputWithPooling, Tensor]:
         """
-        Encode captions and record which words the summary token attends to.
+        Encode captions and record which words the summary token attends to. Arguments as [`get_text_features`].
 
         Returns:
             the outputs of [`get_text_features`] and the class attention (batch, seq), aggregated over layers, zero at
@@ -282,13 +338,10 @@ class AgaModel(AgaPreTrainedModel):
         Raises:
             ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
         """
-        summary = self.text_model.summary_positions(input_ids)
-        outputs = self.get_text_features(
-            input_ids, attention_mask, output_attentions=True, summary_index=summary, return_dict=True
-        )
-        rows = self.text_model.summary_rows(outputs, summary)
-        ordinary = ordinary_tokens(input_ids, attention_mask, self.config.text_config)
-        return outputs, aggregate_class_attention(rows, ordinary, self.config.objective_config.attention_decay)
+        rows = self.caption_rows(input_ids, attention_mask, packing)
+        outputs, attention = self.read_rows_with_attention(input_ids, rows)
+        outputs.last_hidden_state = rows.by_caption(outputs.last_hidden_state)
+        return outputs, attention
 
     def get_image_features_with_attention(
         self, pixel_values: Tensor, resolution: float = 1.0
@@ -417,6 +470,7 @@ class AgaFusionModel(AgaPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         outputs: BaseModelOutputWithPooling | None = None,
+        packing: dict[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """
         Token states of captions, ready to be fused with an image.
@@ -428,6 +482,7 @@ class AgaFusionModel(AgaPreTrainedModel):
             input_ids: (batch, seq).
             attention_mask: (batch, seq), optional.
             outputs: of [`AgaModel.get_text_features`] for these captions, when they are there.
+            packing: as [`AgaModel.get_text_features`]; captions that are padded to the text length do without.
 
         Returns:
             states (batch, seq or text length, dim) and bool of the same first two sizes, or None when all tokens
@@ -437,7 +492,7 @@ class AgaFusionModel(AgaPreTrainedModel):
         padding_id = getattr(self.config.cross_modal_config, "attended_padding_id", None)
         if padding_id is None:
             if outputs is None:
-                outputs = self.aga.get_text_features(input_ids, attention_mask)
+                outputs = self.aga.get_text_features(input_ids, attention_mask, packing)
             return self.aga.fusion_text_states(outputs), caption_tokens(input_ids, attention_mask, text_config)
         length = input_ids.shape[1]
         inside = torch.arange(length, device=input_ids.device)[None] <= end_positions(input_ids, text_config)[:, None]
@@ -445,7 +500,13 @@ class AgaFusionModel(AgaPreTrainedModel):
         padded[:, :length] = torch.where(inside, input_ids, padding_id)
         return self.aga.fusion_text_states(self.aga.get_text_features(padded)), None
 
-    def fuse(self, input_ids: Tensor, image_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def fuse(
+        self,
+        input_ids: Tensor,
+        image_states: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         """
         Caption states after attending to the image, (texts, seq, dim).
 
@@ -454,8 +515,9 @@ class AgaFusionModel(AgaPreTrainedModel):
             image_states: (images, patches + 1, dim) of [`AgaModel.fusion_image_states`]; caption i attends to image
                 i // (texts / images).
             attention_mask: (texts, seq), optional.
+            packing: as [`caption_states`].
         """
-        states, mask = self.caption_states(input_ids, attention_mask)
+        states, mask = self.caption_states(input_ids, attention_mask, packing=packing)
         return self.fusion(states, image_states, mask)[:, : input_ids.shape[1]]
 
     def match_logits(
@@ -477,6 +539,24 @@ class AgaFusionModel(AgaPreTrainedModel):
 
 
 @dataclass(frozen=True)
+class _Texts:
+    """
+    The captions' first pass through the text tower.
+
+    Args:
+        embeds: (batch, dim), any where TEM's words will take the caption's place.
+        attention: class attention (batch, seq), or None.
+        states: (batch, seq, dim) for the fusion encoder with ITM, else None.
+        mask: bool (batch, seq), tokens that take part, with `states`.
+    """
+
+    embeds: Tensor
+    attention: Tensor | None
+    states: Tensor | None
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
 class _MaskedWords:
     """
     One masking of a batch of captions.
@@ -484,16 +564,65 @@ class _MaskedWords:
     Args:
         probabilities: (batch, seq) of masking each token.
         masked: bool (batch, seq).
-        logits: (masked tokens, vocabulary) in the row-major order of `masked`.
+        logits: (batch, capacity, vocabulary) at `masked_positions`.
         predictions: the logits that TEM reads, of the momentum model where there is one.
-        loss: scalar.
+        losses: (batch,), sum over each caption's masked tokens.
+        counts: (batch,), masked tokens.
     """
 
     probabilities: Tensor
     masked: Tensor
     logits: Tensor
     predictions: Tensor
-    loss: Tensor
+    losses: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """
+    What each pair gives by itself: all that the losses over the global batch, ITM and the outputs need.
+
+    The first size of every tensor is the batch.
+
+    Args:
+        image: (batch, dim), not normalised.
+        text: (batch, dim), of the captions as the alignment losses see them first: enriched by TEM.
+        ids: (batch, seq) of these captions.
+        original: (batch, dim), of the captions as they were, when the losses see these too.
+        image_states, text_states, text_mask: for ITM, (batch, patches + 1, dim), (batch, seq, dim) and (batch, seq).
+        mlm_losses, mlm_counts: (batch,), sum over each caption's masked tokens and their number.
+        probabilities, masked: (batch, seq).
+        logits: (batch, capacity, vocabulary), not kept in chunks.
+        kept_patches: (batch, kept).
+        teacher_image: (batch, dim), the momentum model's, where a loss asks for it.
+        teacher_text, teacher_original: (batch, dim), the momentum model's of both kinds of captions.
+    """
+
+    image: Tensor
+    text: Tensor
+    ids: Tensor
+    original: Tensor | None = None
+    image_states: Tensor | None = None
+    text_states: Tensor | None = None
+    text_mask: Tensor | None = None
+    mlm_losses: Tensor | None = None
+    mlm_counts: Tensor | None = None
+    probabilities: Tensor | None = None
+    masked: Tensor | None = None
+    logits: Tensor | None = None
+    kept_patches: Tensor | None = None
+    teacher_image: Tensor | None = None
+    teacher_text: Tensor | None = None
+    teacher_original: Tensor | None = None
+
+    @classmethod
+    def join(cls, chunks: list["_Pairs"]) -> "_Pairs":
+        """The chunks of a batch as one."""
+        if len(chunks) == 1:
+            return chunks[0]
+        columns = {field.name: [getattr(chunk, field.name) for chunk in chunks] for field in fields(cls)}
+        return cls(**{name: None if parts[0] is None else torch.cat(parts) for name, parts in columns.items()})
 
 
 class AgaForPreTraining(AgaFusionModel):
@@ -538,8 +667,37 @@ class AgaForPreTraining(AgaFusionModel):
             self.mlm_head.requires_grad_(False)
             if objective.weight("itm") == 0:
                 self.fusion.requires_grad_(False)
-        self.training_progress = 0.0  # share of training done in [0, 1]; the trainer keeps it up to date
+        self.pairs_per_chunk = 0
+        self._enrichment_started = False
+        self.training_progress = 0.0
         self.post_init()
+
+    @property
+    def training_progress(self) -> float:
+        """Share of training done in [0, 1], which TEM's start depends on; the trainer keeps it up to date."""
+        return self._training_progress
+
+    @training_progress.setter
+    def training_progress(self, share: float) -> None:
+        self._training_progress = share
+        # A flag of its own, so that a compiled forward pass depends on it alone and not on every step's share.
+        self._enrichment_started = share >= self.config.objective_config.enrichment_start
+
+    def use_chunks(self, pairs: int) -> None:
+        """
+        Bound the memory of training steps: of `pairs` pairs at a time, 0 for the whole batch.
+
+        Towers, masking, MLM and TEM then run on one chunk of the batch after another and keep nothing but their
+        results; the losses between images and captions run over the whole global batch; in the backward pass each
+        chunk is computed again with the same random numbers. The gradients are those of the whole batch at once.
+        Source: GradCache (Gao et al., RepL4NLP 2021).
+
+        Raises:
+            ValueError: a negative number.
+        """
+        if pairs < 0:
+            raise ValueError(f"chunks have a positive number of pairs, or 0 for the whole batch; got {pairs}")
+        self.pairs_per_chunk = pairs
 
     @property
     def temperature(self) -> Tensor:
@@ -552,33 +710,44 @@ class AgaForPreTraining(AgaFusionModel):
         return self.masking.probabilities(ordinary, attention)
 
     def mlm_logits(
-        self, corrupted: Tensor, image_states: Tensor, masked: Tensor, attention_mask: Tensor | None = None
+        self,
+        corrupted: Tensor,
+        image_states: Tensor,
+        positions: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """
-        MLM logits at the masked positions of captions.
+        MLM logits at some positions of captions.
 
         Args:
             corrupted: (batch, seq), captions with the masked tokens replaced, as [`corrupt_tokens`] does.
             image_states: (batch, patches + 1, dim) of [`AgaModel.fusion_image_states`].
-            masked: bool (batch, seq).
+            positions: (batch, count).
             attention_mask: (batch, seq), optional.
+            packing: as [`caption_states`].
 
         Returns:
-            (masked tokens, vocabulary) in the row-major order of `masked`.
+            (batch, count, vocabulary).
         """
-        return self.mlm_head(self.fuse(corrupted, image_states, attention_mask)[masked])
+        fused = self.fuse(corrupted, image_states, attention_mask, packing)
+        return self.mlm_head(fused.gather(1, positions[..., None].expand(-1, -1, fused.shape[-1])))
 
     def predict_masked(self, input_ids: Tensor, image_states: Tensor, masked: Tensor) -> Tensor:
-        """[`mlm_logits`] of captions that are first corrupted by BERT's rule."""
-        return self.mlm_logits(corrupt_tokens(input_ids, masked, self.config.text_config), image_states, masked)
+        """
+        MLM logits of masked tokens, in captions that are first corrupted by BERT's rule.
 
-    def _encode_texts(
-        self, input_ids: Tensor, attention_mask: Tensor | None
-    ) -> tuple[BaseModelOutputWithPooling, Tensor | None]:
-        """The text tower's outputs and, when the masking policy wants it, the class attention (batch, seq)."""
-        if self.config.objective_config.weight("mlm") > 0 and self.masking.needs_attention:
-            return self.aga.get_text_features_with_attention(input_ids, attention_mask)
-        return self.aga.get_text_features(input_ids, attention_mask), None
+        Args:
+            input_ids: (batch, seq).
+            image_states: (batch, patches + 1, dim) of [`AgaModel.fusion_image_states`].
+            masked: bool (batch, seq).
+
+        Returns:
+            (batch, most masked tokens of a caption, vocabulary), at [`masked_positions`].
+        """
+        corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
+        positions, _ = masked_positions(masked, int(masked.sum(dim=1).max()))
+        return self.mlm_logits(corrupted, image_states, positions)
 
     def _itc_loss(
         self,
@@ -595,22 +764,34 @@ class AgaForPreTraining(AgaFusionModel):
         embeddings = TeacherEmbeddings(*teacher_embeds, *(teacher.past() or ()))
         return momentum_itc_loss(images, texts, person_ids, self.temperature, embeddings, teacher.weight, weights)
 
-    def _pair_weights(self, image: Tensor, text: Tensor, person_ids: Tensor | None) -> Tensor | None:
+    def _pair_weights(self, pairs: _Pairs, person_ids: Tensor | None, everyone: GlobalBatch) -> Tensor | None:
         """
         What each pair of the global batch counts, (global batch,) of mean 1; None where all count alike.
 
-        From image and text embeddings (batch, dim) of the original captions.
+        From the embeddings of the images and the original captions.
         """
-        if self.config.objective_config.pair_weighting == "uniform" or not self.training:
+        if not self._weights_pairs():
             return None
-        ids = None if person_ids is None else gather_rows(person_ids)
-        return pair_trust(gather_rows(image.detach()), gather_rows(text.detach()), ids, self.temperature)
+        ids = None if person_ids is None else everyone.gather(person_ids)
+        images, texts = everyone.gather(pairs.image.detach()), everyone.gather(pairs.original.detach())
+        return pair_trust(images, texts, ids, self.temperature)
+
+    def _weights_pairs(self) -> bool:
+        return self.config.objective_config.pair_weighting != "uniform" and self.training
+
+    def _masked_words_loss(self, pairs: _Pairs, everyone: GlobalBatch, weights: Tensor | None) -> Tensor:
+        """MLM over the global batch, mean over the masked tokens; `weights` are of [`_pair_weights`]."""
+        losses, count = pairs.mlm_losses, pairs.mlm_counts.sum()
+        if weights is not None:
+            losses = losses * everyone.own(weights).to(losses)
+        return global_mean(losses.sum() / count.clamp(min=1), count)
 
     def _alignment_losses(
         self,
         image: Tensor,
         text: Tensor,
         person_ids: Tensor | None,
+        everyone: GlobalBatch,
         teacher: MomentumModel | None = None,
         teacher_embeds: tuple[Tensor, Tensor] | None = None,
         weights: Tensor | None = None,
@@ -622,8 +803,8 @@ class AgaForPreTraining(AgaFusionModel):
         [`_pair_weights`].
         """
         objective, temperature = self.config.objective_config, self.temperature
-        images, texts = gather_rows(image), gather_rows(text)
-        ids = None if person_ids is None else gather_rows(person_ids)
+        images, texts = everyone.gather(image), everyone.gather(text)
+        ids = None if person_ids is None else everyone.gather(person_ids)
         losses = {}
         if objective.weight("itc") > 0:
             losses["itc"] = self._itc_loss(images, texts, ids, teacher, teacher_embeds, weights)
@@ -640,38 +821,29 @@ class AgaForPreTraining(AgaFusionModel):
             probability = match_log_probability(images, texts, ids, temperature)
             losses["waf"] = waf_loss(probability, objective.waf_gamma, objective.waf_weighting)
         if objective.needs_identity_head:
-            losses |= self._identity_losses(image, text, person_ids, self._own(weights, len(image)))
+            losses |= self._identity_losses(image, text, person_ids, everyone, weights)
         return losses
 
-    @staticmethod
-    def _own(weights: Tensor | None, batch: int) -> Tensor | None:
-        """This process's rows (batch,) of weights of the global batch."""
-        if weights is None:
-            return None
-        first = first_row(batch, weights.device)
-        return weights[first : first + batch]
-
     def _identity_losses(
-        self, image: Tensor, text: Tensor, person_ids: Tensor, weights: Tensor | None
+        self, image: Tensor, text: Tensor, person_ids: Tensor, everyone: GlobalBatch, weights: Tensor | None
     ) -> dict[str, Tensor]:
         """Losses that read the identity classifier of images and texts (batch, dim), over the global batch."""
         objective, losses = self.config.objective_config, {}
         image_logits, text_logits = self.identity_head(image), self.identity_head(text)
         if objective.weight("id") > 0:
-            losses["id"] = global_mean(id_loss(image_logits, text_logits, person_ids, weights), len(image))
+            own = None if weights is None else everyone.own(weights)
+            losses["id"] = global_mean(id_loss(image_logits, text_logits, person_ids, own), len(image))
         if objective.weight("waf") > 0 and objective.waf_target == "identity":
-            probability = gather_rows(identity_log_probability(image_logits, text_logits, person_ids))
+            probability = everyone.gather(identity_log_probability(image_logits, text_logits, person_ids))
             losses["waf"] = waf_loss(probability, objective.waf_gamma, objective.waf_weighting)
         return losses
 
     def _matching_loss(
         self,
-        vision: BaseModelOutputWithPooling,
-        text: BaseModelOutputWithPooling,
-        image_states: Tensor,
+        pairs: _Pairs,
         input_ids: Tensor,
-        attention_mask: Tensor | None,
         person_ids: Tensor | None,
+        everyone: GlobalBatch,
         weights: Tensor | None,
     ) -> Tensor:
         """
@@ -679,59 +851,57 @@ class AgaForPreTraining(AgaFusionModel):
 
         The negatives come from the batches of all processes.
         """
-        batch, offset = len(input_ids), first_row(len(input_ids), input_ids.device)
-        states, mask = self.caption_states(input_ids, attention_mask, text)
-        if mask is None:
-            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        batch, offset = len(input_ids), everyone.first_row
         summary = self.aga.text_model.summary_positions(input_ids)
-        all_images, all_states = gather_rows(image_states), gather_captions(states)
-        all_masks, all_summaries = gather_captions(mask), gather_rows(summary)
+        all_images, all_states = everyone.gather(pairs.image_states), everyone.gather_captions(pairs.text_states)
+        all_masks, all_summaries = everyone.gather_captions(pairs.text_mask), everyone.gather(summary)
         with torch.no_grad():
-            images = gather_rows(nn.functional.normalize(vision.pooler_output.float(), dim=-1))
-            texts = gather_rows(nn.functional.normalize(text.pooler_output.float(), dim=-1))
-            pairs = torch.arange(len(images), device=images.device)
-            persons = pairs if person_ids is None else gather_rows(person_ids)
+            images = everyone.gather(nn.functional.normalize(pairs.image.float(), dim=-1))
+            texts = everyone.gather(nn.functional.normalize(pairs.original.float(), dim=-1))
+            numbers = torch.arange(len(images), device=images.device)
+            persons = numbers if person_ids is None else everyone.gather(person_ids)
             rows = slice(offset, offset + batch)
             same = persons[rows, None] == persons[None, :]
             logits = texts[rows] @ images.t() / self.temperature
             negative_image, found_image = hard_negatives(logits, same)
             negative_text, found_text = hard_negatives(images[rows] @ texts.t() / self.temperature, same)
-        own = pairs[rows]
-        # Both captions of an image follow each other, so that its keys and values are computed once.
-        first = torch.stack([own, negative_text], dim=1).flatten()
-        with_own_image = self.match_logits(all_states[first], all_masks[first], all_summaries[first], image_states)
-        with_negative_image = self.match_logits(
-            all_states[own], all_masks[own], all_summaries[own], all_images[negative_image]
-        )
+        own = numbers[rows]
+
+        def match(own: Tensor, other: Tensor, own_images: Tensor, other_images: Tensor) -> tuple[Tensor, Tensor]:
+            """Logits of images with their own and another caption, and of captions with another image."""
+            # Both captions of an image follow each other, so that its keys and values are computed once.
+            both = torch.stack([own, other], dim=1).flatten()
+            with_own_image = self.match_logits(all_states[both], all_masks[both], all_summaries[both], own_images)
+            with_negative_image = self.match_logits(
+                all_states[own], all_masks[own], all_summaries[own], all_images[other_images]
+            )
+            return with_own_image, with_negative_image
+
+        logits_of_chunks = self._in_chunks(match, own, negative_text, pairs.image_states, negative_image)
+        first_logits, second_logits = zip(*logits_of_chunks)
         matches = torch.ones(batch, dtype=torch.bool, device=own.device)
         labels = torch.cat([torch.stack([matches, ~matches], dim=1).flatten(), ~matches])
-        own_weights = self._own(weights, batch)
-        if own_weights is None:
-            own_weights = torch.ones_like(matches, dtype=torch.float32)
+        own_weights = torch.ones(batch, device=own.device) if weights is None else everyone.own(weights)
         # A wrong pair is no match; a mismatch stays one.
         counted = torch.cat([torch.stack([own_weights, found_text.float()], dim=1).flatten(), found_image.float()])
-        loss = itm_loss(torch.cat([with_own_image, with_negative_image]), labels, counted)
+        loss = itm_loss(torch.cat([*first_logits, *second_logits]), labels, counted)
         return global_mean(loss, counted.sum())
+
+    def _in_chunks(self, function: Callable[..., Part], *columns: Tensor | None) -> list[Part]:
+        """Results of a function of tensors (batch, ...); by chunks, each is computed again in the backward pass."""
+        size, batch = self.pairs_per_chunk, len(columns[0])
+        if not self.training or size == 0 or size >= batch:
+            return [function(*columns)]
+        starts = range(0, batch, size)
+        chunks = [[None if each is None else each[start : start + size] for each in columns] for start in starts]
+        # The tensors are arguments because checkpoint keeps the random state of the devices that it sees there.
+        return [checkpoint(function, *chunk, use_reentrant=False) for chunk in chunks]
 
     def _enriches_now(self) -> bool:
         objective = self.config.objective_config
         if objective.enrichment == "none" or objective.weight("mlm") == 0 or not self.training:
             return False
-        return objective.enrichment_probability > 0 and self.training_progress >= objective.enrichment_start
-
-    def _enriched_texts(
-        self, input_ids: Tensor, attention_mask: Tensor | None, text: Tensor, words: _MaskedWords
-    ) -> tuple[Tensor, Tensor]:
-        """TEM: captions (batch, seq) of which a share is enriched, and the embeddings (batch, dim) of these."""
-        probability = self.config.objective_config.enrichment_probability
-        chosen = torch.rand(len(input_ids), 1, device=input_ids.device) < probability
-        enriched = torch.where(chosen, self.enrichment.enrich(input_ids, words.masked, words.predictions), input_ids)
-        changed = (enriched != input_ids).any(dim=1).nonzero().squeeze(1)
-        if len(changed) == 0:
-            return enriched, text
-        mask = None if attention_mask is None else attention_mask[changed]
-        embeds = self.aga.get_text_features(enriched[changed], mask).pooler_output
-        return enriched, text.index_copy(0, changed, embeds.to(text.dtype))
+        return objective.enrichment_probability > 0 and self._enrichment_started
 
     def _check_inputs(self, person_ids: Tensor | None, teacher: MomentumModel | None) -> None:
         objective = self.config.objective_config
@@ -753,6 +923,7 @@ class AgaForPreTraining(AgaFusionModel):
         attention_mask: Tensor | None = None,
         person_ids: Tensor | None = None,
         teacher: MomentumModel | None = None,
+        packing: dict[str, Tensor] | None = None,
     ) -> AgaForPreTrainingOutput:
         """
         Compute the losses that the objective names, over the global batch.
@@ -763,53 +934,37 @@ class AgaForPreTraining(AgaFusionModel):
             attention_mask: (batch, seq), 0 at padding.
             person_ids: (batch,) integers; without them only the diagonal pairs are positives of ITC and ITM.
             teacher: the momentum model, whose queue takes up the batch; needed in training when the objective has one.
+            packing: as [`AgaModel.get_text_features`]; of the whole batch, so not together with [`use_chunks`].
 
         Raises:
-            ValueError: a loss needs `person_ids`, or the objective a `teacher`, and they are missing.
+            ValueError: a loss needs `person_ids`, or the objective a `teacher`, and they are missing; `packing` in
+                chunks.
         """
         objective = self.config.objective_config
         self._check_inputs(person_ids, teacher)
+        if packing is not None and self.pairs_per_chunk:
+            raise ValueError("packed captions cannot be read in chunks: leave packing out, or use_chunks(0)")
         if self.training:
             with torch.no_grad():
                 self.aga.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        teacher_vision, kept = self._select_patches(pixel_values, teacher)
-        guide = teacher if objective.teacher_guides else None
-        vision = self.aga.get_image_features(pixel_values, kept_patches=kept)
-        image = vision.pooler_output
-        text_outputs, attention = self._encode_texts(input_ids, attention_mask)
-        text = text_outputs.pooler_output
-        weights = self._pair_weights(image, text, person_ids)
+
+        def encode(ids: Tensor, pixels: Tensor, mask: Tensor | None) -> _Pairs:
+            return self._encode_pairs(ids, pixels, mask, teacher, packing)
+
+        pairs = _Pairs.join(self._in_chunks(encode, input_ids, pixel_values, attention_mask))
+        # Captions that are padded to the text length are longer than their ids.
+        length = input_ids.shape[1] if pairs.text_states is None else pairs.text_states.shape[1]
+        everyone = exchange_sizes(len(input_ids), length, input_ids.device)
+        weights = self._pair_weights(pairs, person_ids, everyone)
         losses: dict[str, Tensor] = {}
-        image_states = None
-        if objective.weight("mlm") > 0 or objective.weight("itm") > 0:
-            image_states = self.aga.fusion_image_states(vision)
-        words = None
-        views = [(input_ids, text)]
-        if objective.weight("mlm") > 0:
-            words = self._masked_words(
-                input_ids, attention_mask, attention, image_states, guide, teacher_vision, weights
-            )
-            losses["mlm"] = words.loss
-            # Decided by settings alone, so that all processes take part in the same collectives.
-            if self._enriches_now():
-                enriched = self._enriched_texts(input_ids, attention_mask, text, words)
-                views = [enriched, *views] if objective.enrichment == "add" else [enriched]
+        if pairs.mlm_losses is not None:
+            losses["mlm"] = self._masked_words_loss(pairs, everyone, weights)
         if objective.weight("itm") > 0:
-            losses["itm"] = self._matching_loss(
-                vision, text_outputs, image_states, input_ids, attention_mask, person_ids, weights
-            )
-        targets = [self._teacher_embeds(guide, teacher_vision, ids, attention_mask) for ids, _ in views]
-        alignment = [
-            self._alignment_losses(image, embeds, person_ids, guide, target, weights)
-            for (_, embeds), target in zip(views, targets)
-        ]
-        losses |= {name: sum(view[name] for view in alignment) / len(alignment) for name in alignment[0]}
-        if teacher is not None and targets[-1] is not None and objective.queue_size > 0 and self.training:
-            teacher.remember(*targets[-1], gather_rows(person_ids))
-        enriched_ids, enriched_text = views[0]
-        loss = sum((objective.weight(name) * value for name, value in losses.items()), start=image.sum() * 0.0)
-        image_embeds = nn.functional.normalize(image, dim=-1)
-        text_embeds = nn.functional.normalize(enriched_text, dim=-1)
+            losses["itm"] = self._matching_loss(pairs, input_ids, person_ids, everyone, weights)
+        losses |= self._view_losses(pairs, person_ids, everyone, teacher, weights)
+        loss = sum((objective.weight(name) * value for name, value in losses.items()), start=pairs.image.sum() * 0.0)
+        image_embeds = nn.functional.normalize(pairs.image, dim=-1)
+        text_embeds = nn.functional.normalize(pairs.text, dim=-1)
         return AgaForPreTrainingOutput(
             loss=loss,
             itc_loss=losses.get("itc"),
@@ -824,12 +979,142 @@ class AgaForPreTraining(AgaFusionModel):
             logits_per_image=image_embeds @ text_embeds.t() / self.temperature,
             image_embeds=image_embeds,
             text_embeds=text_embeds,
-            masked=None if words is None else words.masked,
-            mask_probabilities=None if words is None else words.probabilities,
-            mlm_logits=None if words is None else words.logits,
-            enriched_input_ids=enriched_ids,
-            kept_patches=kept,
+            masked=pairs.masked,
+            mask_probabilities=pairs.probabilities,
+            mlm_logits=pairs.logits,
+            enriched_input_ids=pairs.ids,
+            kept_patches=pairs.kept_patches,
         )
+
+    def _view_losses(
+        self,
+        pairs: _Pairs,
+        person_ids: Tensor | None,
+        everyone: GlobalBatch,
+        teacher: MomentumModel | None,
+        weights: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The losses between images and captions, mean over the enriched and the original view where both count."""
+        objective = self.config.objective_config
+        views = [(pairs.text, pairs.teacher_text)]
+        if objective.enrichment == "add" and self._enriches_now():
+            views.append((pairs.original, pairs.teacher_original))
+        guide = teacher if objective.teacher_guides else None
+        found = []
+        targets = None
+        for text, teacher_text in views:
+            if teacher_text is not None:
+                targets = everyone.gather(pairs.teacher_image), everyone.gather(teacher_text)
+            found.append(self._alignment_losses(pairs.image, text, person_ids, everyone, guide, targets, weights))
+        if teacher is not None and targets is not None and objective.queue_size > 0 and self.training:
+            teacher.remember(*targets, everyone.gather(person_ids))
+        return {name: sum(view[name] for view in found) / len(found) for name in found[0]}
+
+    def _encode_pairs(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None,
+        teacher: MomentumModel | None,
+        packing: dict[str, Tensor] | None,
+    ) -> _Pairs:
+        """All that concerns each pair by itself; arguments as [`forward`]."""
+        objective = self.config.objective_config
+        guide = teacher if objective.teacher_guides else None
+        teacher_vision, kept = self._select_patches(pixel_values, teacher)
+        vision = self.aga.get_image_features(pixel_values, kept_patches=kept)
+        rows = self.aga.caption_rows(input_ids, attention_mask, packing)
+        matches = objective.weight("itm") > 0
+        # Decided by settings alone, so that all processes take part in the same collectives.
+        enriches = self._enriches_now()
+        order = torch.rand(rows.count, device=input_ids.device).argsort() if enriches else None
+        needs_original = matches or self._weights_pairs() or (enriches and objective.enrichment == "add")
+        # Where an enriched caption takes the original's place for good, no gradient reaches the original's pass.
+        replaces = enriches and not needs_original
+        texts = self._encode_texts(input_ids, rows, order if replaces else None)
+        found: dict[str, Tensor | None] = {"image": vision.pooler_output, "text": texts.embeds, "ids": input_ids}
+        image_states = None
+        if objective.weight("mlm") > 0 or matches:
+            image_states = self.aga.fusion_image_states(vision)
+        if matches:
+            found |= {"image_states": image_states, "text_states": texts.states, "text_mask": texts.mask}
+        if objective.weight("mlm") > 0:
+            words = self._masked_words(
+                input_ids, attention_mask, texts.attention, image_states, guide, teacher_vision, packing
+            )
+            found |= {"mlm_losses": words.losses, "mlm_counts": words.counts}
+            found |= {"probabilities": words.probabilities, "masked": words.masked}
+            found["logits"] = None if self.pairs_per_chunk else words.logits
+            if enriches:
+                found["ids"], found["text"] = self._enriched_texts(input_ids, texts.embeds, rows, order, words)
+        if needs_original:
+            found["original"] = texts.embeds
+        if guide is not None and objective.weight("itc") > 0:
+            found |= self._teacher_embeds(guide, teacher_vision, found["ids"], input_ids, attention_mask, packing)
+        return _Pairs(kept_patches=kept, **found)
+
+    def _enriched_rows(self, rows: CaptionRows) -> tuple[int, float]:
+        """How many rows of captions are enriched in any case, and the probability that one more is."""
+        share = self.config.objective_config.enrichment_probability * rows.count
+        return math.floor(share), share - math.floor(share)
+
+    def _encode_texts(self, input_ids: Tensor, rows: CaptionRows, order: Tensor | None) -> _Texts:
+        """
+        The captions' first pass.
+
+        Args:
+            input_ids: (batch, seq).
+            rows: of these captions.
+            order: (rows,) random, when those of the first rows will be replaced by enriched ones.
+        """
+        attends = self.config.objective_config.weight("mlm") > 0 and self.masking.needs_attention
+        if order is None:
+            outputs, attention = self._read(input_ids, rows, attends)
+            states, mask = None, None
+            if self.config.objective_config.weight("itm") > 0:
+                outputs.last_hidden_state = rows.by_caption(outputs.last_hidden_state)
+                states, mask = self.caption_states(input_ids, rows.attention_mask, outputs)
+                mask = torch.ones_like(states[..., 0], dtype=torch.bool) if mask is None else mask
+            return _Texts(outputs.pooler_output, attention, states, mask)
+        replaced, _ = self._enriched_rows(rows)
+        embeds, attention = None, None
+        if replaced < rows.count:
+            kept = rows.choose(order[replaced:])
+            outputs, attention = self._read(input_ids, kept, attends)
+            embeds = outputs.pooler_output
+        if replaced > 0 and (attends or embeds is None):
+            with torch.no_grad():
+                outputs, others = self._read(input_ids, rows.choose(order[:replaced]), attends)
+            if embeds is None:
+                embeds, attention = outputs.pooler_output, others
+            elif attends:
+                attention = torch.where(kept.present()[:, None], attention, others)
+        return _Texts(embeds, attention, None, None)
+
+    def _read(
+        self, input_ids: Tensor, rows: CaptionRows, attends: bool
+    ) -> tuple[BaseModelOutputWithPooling, Tensor | None]:
+        """The text tower's outputs and, when AGM wants it, the class attention (batch, seq)."""
+        if attends:
+            return self.aga.read_rows_with_attention(input_ids, rows)
+        return self.aga.read_rows(input_ids, rows), None
+
+    def _enriched_texts(
+        self, input_ids: Tensor, text: Tensor, rows: CaptionRows, order: Tensor, words: _MaskedWords
+    ) -> tuple[Tensor, Tensor]:
+        """
+        TEM: captions (batch, seq) of which those in a share of the rows are enriched, and embeddings (batch, dim).
+
+        How many rows are read does not depend on the draw, so that shapes are the same in every step; of the last one
+        the words may go unused.
+        """
+        whole, rest = self._enriched_rows(rows)
+        chosen = rows.choose(order[: whole + (1 if rest > 0 else 0)])
+        enriched = self.enrichment.enrich(input_ids, words.masked, words.predictions)
+        embeds = self.aga.read_rows(enriched, chosen).pooler_output
+        number, one_more = chosen.numbers(), torch.rand((), device=text.device) < rest
+        counts = ((number >= 0) & ((number < whole) | one_more))[:, None]
+        return torch.where(counts, enriched, input_ids), torch.where(counts, embeds, text)
 
     @torch.no_grad()
     def _select_patches(
@@ -861,38 +1146,47 @@ class AgaForPreTraining(AgaFusionModel):
         image_states: Tensor,
         teacher: MomentumModel | None,
         teacher_vision: BaseModelOutputWithPooling | None,
-        weights: Tensor | None,
+        packing: dict[str, Tensor] | None,
     ) -> _MaskedWords:
         """Mask a batch of captions and predict what was masked."""
         probabilities = self.mask_probabilities(input_ids, attention_mask, attention)
         masked = sample_tokens(probabilities)
         corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
-        logits = self.mlm_logits(corrupted, image_states, masked, attention_mask)
-        labels, predictions = input_ids[masked], logits
-        own_weights = self._own(weights, len(input_ids))
-        token_weights = None if own_weights is None else own_weights[:, None].expand_as(masked)[masked]
+        # All tokens but the end of text may be words; as many positions in every step as its longest caption may need.
+        positions, valid = masked_positions(masked, self.masking.capacity(input_ids.shape[1] - 1))
+        logits = self.mlm_logits(corrupted, image_states, positions, attention_mask, packing)
+        labels = torch.where(valid, input_ids.gather(1, positions), IGNORED).flatten()
+        predictions = logits
         if teacher is None:
-            loss = mlm_loss(logits, labels, token_weights)
+            losses = mlm_token_losses(logits.flatten(0, 1), labels)
         else:
             with torch.no_grad():
                 states = teacher.model.aga.fusion_image_states(teacher_vision)
-                predictions = teacher.model.mlm_logits(corrupted, states, masked, attention_mask)
-            loss = distilled_mlm_loss(logits, labels, predictions, teacher.weight, token_weights)
-        return _MaskedWords(probabilities, masked, logits, predictions, global_mean(loss, len(labels)))
+                predictions = teacher.model.mlm_logits(corrupted, states, positions, attention_mask, packing)
+            losses = mlm_token_losses(logits.flatten(0, 1), labels, predictions.flatten(0, 1), teacher.weight)
+        return _MaskedWords(
+            probabilities, masked, logits, predictions, losses.view_as(positions).sum(dim=1), valid.sum(dim=1)
+        )
 
     @torch.no_grad()
     def _teacher_embeds(
         self,
-        teacher: MomentumModel | None,
-        vision: BaseModelOutputWithPooling | None,
+        teacher: MomentumModel,
+        vision: BaseModelOutputWithPooling,
         ids: Tensor,
+        original_ids: Tensor,
         attention_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """The momentum model's image and text embeddings of the global batch, (global batch, dim), where ITC asks."""
-        if teacher is None or self.config.objective_config.weight("itc") == 0:
-            return None
-        text = teacher.model.aga.get_text_features(ids, attention_mask)
-        return gather_rows(vision.pooler_output.float()), gather_rows(text.pooler_output.float())
+        packing: dict[str, Tensor] | None,
+    ) -> dict[str, Tensor]:
+        """The momentum model's embeddings (batch, dim) of images, captions, and original captions where they count."""
+        encode = teacher.model.aga.get_text_features
+        found = {
+            "teacher_image": vision.pooler_output.float(),
+            "teacher_text": encode(ids, attention_mask, packing).pooler_output.float(),
+        }
+        if self.config.objective_config.enrichment == "add" and self._enriches_now():
+            found["teacher_original"] = encode(original_ids, attention_mask, packing).pooler_output.float()
+        return found
 
 
 @dataclass

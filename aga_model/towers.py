@@ -19,7 +19,7 @@ from transformers.models.clip.modeling_clip import (
     CLIPVisionModel,
 )
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import capture_outputs, maybe_install_capturing_hooks
 
 from .configuration_aga import AgaBertTextConfig, AgaTextConfig, AgaVisionConfig
 
@@ -42,10 +42,11 @@ def sdpa_with_summary_row(
     Args:
         query, key, value: (batch, heads, seq, head_dim).
         attention_mask: (batch, 1, seq, seq), bool or additive, or None.
-        summary_index: (batch,) position of the query whose row is wanted. None skips it.
+        summary_index: (batch,) position of the query whose row is wanted, or (queries, 2) sequence and position of any
+            number of them. None skips it.
 
     Returns:
-        (batch, seq, heads, head_dim) and (batch, heads, seq) or None.
+        (batch, seq, heads, head_dim) and (batch or queries, heads, seq) or None.
     """
     kwargs.pop("output_attentions", None)
     attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -65,19 +66,23 @@ def summary_row(
     causal: bool,
 ) -> Tensor:
     """
-    The attention of one query per sequence, (batch, heads, seq): a statistic for AGM, never a path for gradients.
+    The attention of single queries, (batch or queries, heads, seq): a statistic for AGM, never a path for gradients.
 
     Arguments as [`sdpa_with_summary_row`]; `causal` hides the keys behind the query.
     """
-    batch = torch.arange(len(query), device=query.device)
-    row_query = query[batch, :, summary_index].unsqueeze(2)
+    if summary_index.dim() == 1:
+        sequences, positions = torch.arange(len(query), device=query.device), summary_index
+    else:
+        sequences, positions = summary_index.unbind(dim=1)
+        key = key[sequences]
+    row_query = query[sequences, :, positions].unsqueeze(2)
     scores = (row_query @ key.transpose(-1, -2)).squeeze(2).float()
     scores = scores * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     if attention_mask is not None:
-        row_mask = attention_mask[torch.arange(len(attention_mask), device=query.device), :, summary_index]
+        row_mask = attention_mask.expand(len(query), -1, -1, -1)[sequences, :, positions]
         scores = scores.masked_fill(~row_mask, float("-inf")) if row_mask.dtype == torch.bool else scores + row_mask
     if causal:
-        visible = torch.arange(key.shape[2], device=key.device)[None] <= summary_index[:, None]
+        visible = torch.arange(key.shape[2], device=key.device)[None] <= positions[:, None]
         scores = scores.masked_fill(~visible[:, None], float("-inf"))
     return scores.softmax(dim=-1).to(query.dtype)
 
@@ -110,6 +115,8 @@ class SummaryRowMixin:
 
     def use_summary_row(self) -> None:
         """Put it in the place of plain SDPA; after every change of the attention implementation."""
+        # Otherwise on first use, which torch.compile cannot trace.
+        maybe_install_capturing_hooks(self)  # type: ignore[arg-type]
         config: Any = self.config  # type: ignore[attr-defined]
         if config._attn_implementation == "sdpa":
             config._attn_implementation = SUMMARY_ROW_ATTENTION
@@ -125,13 +132,15 @@ class SummaryRowMixin:
 
         Args:
             outputs: of a forward pass with `output_attentions=True, summary_index=summary`.
-            summary: (batch,) position of the summary token.
+            summary: (batch,) position of the summary token, or (captions, 2) its row and position.
 
         Raises:
             ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
         """
         config: Any = self.config  # type: ignore[attr-defined]
-        rows = [row if row.dim() == 3 else row[torch.arange(len(row)), :, summary] for row in outputs.attentions]
+        sequences = torch.arange(len(summary), device=summary.device) if summary.dim() == 1 else summary[:, 0]
+        positions = summary if summary.dim() == 1 else summary[:, 1]
+        rows = [row if row.dim() == 3 else row[sequences, :, positions] for row in outputs.attentions]
         if len(rows) != config.num_hidden_layers:
             raise ValueError(
                 f"attention implementation {config._attn_implementation!r} returns no attention rows, which AGM and "
@@ -279,6 +288,7 @@ class AgaTextModel(SummaryRowMixin, CLIPTextModel):
 
     config: AgaTextConfig
     config_class = AgaTextConfig
+    causal = True
 
     def __init__(self, config: AgaTextConfig):
         super().__init__(config)
@@ -295,6 +305,7 @@ class AgaBertTextModel(SummaryRowMixin, BertModel):
 
     config: AgaBertTextConfig
     config_class = AgaBertTextConfig
+    causal = False
 
     def __init__(self, config: AgaBertTextConfig):
         super().__init__(config, add_pooling_layer=False)
@@ -307,9 +318,14 @@ class AgaBertTextModel(SummaryRowMixin, BertModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """As in transformers; padding behind the end of a caption takes no part, also without `attention_mask`."""
-        inside = caption_tokens(input_ids, attention_mask, self.config)
-        return super().forward(input_ids=input_ids, attention_mask=inside.long(), **kwargs)
+        """
+        As in transformers; padding behind the end of a caption takes no part, also without `attention_mask`.
+
+        A mask (batch, 1, seq, seq) is taken as it is.
+        """
+        if attention_mask is None or attention_mask.dim() == 2:
+            attention_mask = caption_tokens(input_ids, attention_mask, self.config).long()
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
 
 __all__ = [

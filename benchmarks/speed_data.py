@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from aga_model import AgaConfig
 from aga_model.data.augmentation import Augmentation
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.masking import RandomMasking, corrupt_tokens, ordinary_tokens, sample_tokens
+from aga_model.packing import pack_captions
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "aga-small-rendered"
 # Captions of CUHK-PEDES have 24 words on average; how they spread, and tokens per word, are this bench's assumption.
@@ -49,7 +51,7 @@ def pad_captions(ids: Tensor, attention_mask: Tensor, length: int, padding: int)
     return torch.nn.functional.pad(ids, missing, value=padding), torch.nn.functional.pad(attention_mask, missing)
 
 
-def make_batch(config: AgaConfig, size: int, padded: bool, seed: int) -> dict[str, Tensor]:
+def make_batch(config: AgaConfig, size: int, padded: bool, packed: bool, seed: int) -> dict[str, Any]:
     """
     Pairs of images of noise and captions of random words, two of each person.
 
@@ -57,6 +59,7 @@ def make_batch(config: AgaConfig, size: int, padded: bool, seed: int) -> dict[st
         config: gives sizes and special tokens.
         size: pairs.
         padded: captions are padded to the text length, else to the longest of the batch.
+        packed: with `packing`, how the captions share rows of the text tower.
         seed: of everything; the images, the words and their masks are the same either way.
 
     Returns:
@@ -75,7 +78,9 @@ def make_batch(config: AgaConfig, size: int, padded: bool, seed: int) -> dict[st
         corrupted, _ = pad_captions(corrupted, mask, text.caption_length, text.pad_token_id)
         ids, mask = pad_captions(ids, mask, text.caption_length, text.pad_token_id)
     height, width = config.vision_config.image_height_width
+    packing = {"packing": pack_captions(mask.sum(dim=1).tolist(), text.caption_length)} if packed else {}
     return {
+        **packing,
         "pixel_values": torch.randn(size, 3, height, width, generator=generator),
         "input_ids": ids,
         "attention_mask": mask,
@@ -121,7 +126,7 @@ def data_throughput(kind: str, workers: int, size: tuple[int, int], batch: int, 
         }
         dataset = PairDataset(rows, processor, IRRA_AUGMENTATION)  # type: ignore[arg-type]
         loader = DataLoader(
-            dataset, batch, num_workers=workers, collate_fn=PairCollator(processor), drop_last=True,
+            dataset, batch, num_workers=workers, collate_fn=PairCollator(processor, packed=True), drop_last=True,
             pin_memory=torch.cuda.is_available(), prefetch_factor=2 if workers else None,
         )  # fmt: skip
         batches = iter(loader)

@@ -23,6 +23,7 @@ from aga_model.masking import (
     AttentionGuidedMasking,
     aggregate_class_attention,
     corrupt_tokens,
+    masked_positions,
     ordinary_tokens,
     sample_tokens,
     special_token_ids,
@@ -277,6 +278,7 @@ class ReferenceModel(nn.Module):
         self.mlm_head = MLMHead(config.cross_modal_config, config.text_config.vocab_size)
         self.classifier = nn.Linear(config.projection_dim, self.objective.num_identities)
         self.scale = torch.tensor(config.logit_scale_init_value).exp().item()
+        self.policy = AttentionGuidedMasking(self.objective.mask_ratio, self.objective.mask_max_probability)
         self.enrichment = TextEnrichment("sample", 0.0, special_token_ids(config.text_config))
 
     @torch.no_grad()
@@ -298,6 +300,8 @@ class ReferenceModel(nn.Module):
                 seq), the masks that IRRA's data loader draws; AGM draws its own.
             recipe: how it is computed.
         """
+        device = batch["input_ids"].device
+        order = torch.rand(len(batch["input_ids"]), device=device).argsort() if recipe.enrichment != "none" else None
         images = self.vision(batch["pixel_values"])
         ids, inside = batch["input_ids"], batch["attention_mask"].bool()
         texts, masked, corrupted = self._masks(batch, recipe)
@@ -305,8 +309,8 @@ class ReferenceModel(nn.Module):
         labels = torch.where(masked, ids, -100) if recipe.head_everywhere else ids[masked]
         losses = {"mlm": F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100)}
         text, image = self._summary(texts, ids).float(), images[:, 0].float()
-        if recipe.enrichment != "none":
-            text = self._enriched(batch, text, images, masked, corrupted, logits, recipe)
+        if order is not None:
+            text = self._enriched(batch, text, images, masked, corrupted, logits, order, recipe)
         persons = batch["person_ids"]
         losses["sdm"] = sdm(image, text, persons, self.scale)
         image_logits, text_logits = self.classifier(image).float(), self.classifier(text).float()
@@ -327,8 +331,7 @@ class ReferenceModel(nn.Module):
         states, rows = self.text.with_class_attention(ids, self._ends(ids), recipe.class_attention)
         ordinary = ordinary_tokens(ids, batch["attention_mask"], self.text_config)
         attention = aggregate_class_attention(rows, ordinary, self.objective.attention_decay)
-        policy = AttentionGuidedMasking(self.objective.mask_ratio, self.objective.mask_max_probability)
-        masked = sample_tokens(policy.probabilities(ordinary, attention))
+        masked = sample_tokens(self.policy.probabilities(ordinary, attention))
         return states, masked, corrupt_tokens(ids, masked, self.text_config)
 
     def _mlm_logits(self, corrupted: Tensor, images: Tensor, inside: Tensor, masked: Tensor, recipe: Recipe) -> Tensor:
@@ -343,15 +346,17 @@ class ReferenceModel(nn.Module):
         masked: Tensor,
         corrupted: Tensor,
         logits: Tensor,
+        order: Tensor,
         recipe: Recipe,
     ) -> Tensor:
-        """TEM: embeddings (batch, dim) of which a share is that of enriched captions."""
+        """TEM: embeddings (batch, dim), those of a share of the captions, the first of an order, after enrichment."""
         ids = batch["input_ids"]
         if recipe.enrichment == "own_pass":
             with torch.no_grad():
                 logits = self._mlm_logits(corrupted, images, batch["attention_mask"].bool(), masked, recipe)
-        predictions = logits[masked] if recipe.head_everywhere else logits
-        chosen = torch.rand(len(ids), device=ids.device) < self.objective.enrichment_probability
+        chosen = order[: round(len(ids) * self.objective.enrichment_probability)]
+        positions, _ = masked_positions(masked, self.policy.capacity(ids.shape[1] - 1))
+        predictions = logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[-1]))
         enriched = self.enrichment.enrich(ids, masked, predictions)[chosen]
         text = text.clone()
         text[chosen] = self._summary(self.text(enriched), enriched).to(text.dtype)

@@ -35,12 +35,16 @@ class Way:
         against: the way that it is compared with.
         recipe: of the reference; None for this package.
         objective: of `AgaConfig` beside IRRA's.
+        packed: captions share rows of this package's text tower.
+        chunks: parts of the batch that go through this package's model one after the other.
     """
 
     label: str
     against: str
     recipe: Recipe | None = None
     objective: dict[str, Any] = field(default_factory=dict)
+    packed: bool = True
+    chunks: int = 1
 
     @property
     def comparable(self) -> bool:
@@ -66,6 +70,8 @@ STEPS = {
     "irra": Way("this package: IRRA's step", "reference", None, RANDOM),
     "agm": Way("this package: AGM", "reference", None, AGM),
     "aga": Way("this package: AGM + TEM", "reference", None, AGA),
+    "aga_padded": Way("  captions padded, not packed", "reference", None, AGA, packed=False),
+    "aga_chunked": Way("  in 4 chunks", "reference", None, AGA, packed=False, chunks=4),
 }
 TOWERS = {"towers": Way("this package: both towers alone", "towers", None, RANDOM)}
 ENCODINGS = {
@@ -91,6 +97,13 @@ def model_config(size: str, objective: dict[str, Any]) -> AgaConfig:
         }
     # exp(3.912) is 50, IRRA's temperature of 0.02.
     return AgaConfig(**{**sections, "objective_config": settings, "logit_scale_init_value": 3.912023})
+
+
+def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
+    """A batch of tensors, and of such batches, on a device."""
+    return {
+        key: on_device(value, device) if isinstance(value, dict) else value.to(device) for key, value in batch.items()
+    }
 
 
 class _Run:
@@ -134,19 +147,22 @@ class Step(_Run):
         else:
             fused = True if recipe.fused_optimizer else None
             self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-5, weight_decay=4e-5, fused=fused)
+        if self.way.chunks > 1:
+            package.use_chunks(max(1, options.batch // self.way.chunks))
 
     def compile(self) -> None:
         """Compile this package's model; the field's runs as it is."""
         if self.way.recipe is None:
             self.model.compile()
 
-    def batch(self, number: int) -> dict[str, Tensor]:
-        """Batch of a step, the same for all ways; captions as the way wants them padded."""
-        padded = self.way.recipe is not None and self.way.recipe.padded
-        batch = make_batch(self.config, self.options.batch, padded, seed=self.options.seed + number)
-        return {key: value.to(self.device) for key, value in batch.items()}
+    def batch(self, number: int) -> dict[str, Any]:
+        """Batch of a step, the same for all ways; captions as the way wants them laid out."""
+        recipe = self.way.recipe
+        padded, packed = recipe is not None and recipe.padded, recipe is None and self.way.packed
+        batch = make_batch(self.config, self.options.batch, padded, packed, seed=self.options.seed + number)
+        return on_device(batch, self.device)
 
-    def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Each loss of `LOSSES` by name."""
         with self.autocast():
             if self.way.recipe is not None:
@@ -155,7 +171,7 @@ class Step(_Run):
             output = self.model(**arguments)
             return {name: output[f"{name}_loss"] for name in LOSSES}
 
-    def losses_of_given_masks(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def losses_of_given_masks(self, batch: dict[str, Any]) -> dict[str, float]:
         """The losses where the batch says which words are masked and how, for a comparison between ways."""
         drawing = modeling_aga.sample_tokens, modeling_aga.corrupt_tokens
         modeling_aga.sample_tokens = lambda probabilities: batch["masked"]
@@ -166,7 +182,7 @@ class Step(_Run):
         finally:
             modeling_aga.sample_tokens, modeling_aga.corrupt_tokens = drawing
 
-    def run(self, batch: dict[str, Tensor]) -> None:
+    def run(self, batch: dict[str, Any]) -> None:
         losses = self.losses(batch)
         sum(losses.values()).backward()  # type: ignore[union-attr]
         with record_function("speed: optimiser"):
@@ -199,7 +215,7 @@ def package_parts(model: AgaForPreTraining) -> list[tuple[Any, str, str]]:
         (model, "forward", "loss"),
         (model.aga, "get_image_features", "vision"),
         (model.aga, "fusion_image_states", "vision"),
-        (model.aga, "get_text_features", "text"),
+        (model.aga, "read_rows", "text"),
         (model.aga, "fusion_text_states", "text"),
         (towers, "summary_row", "class attention"),
         (modeling_aga, "aggregate_class_attention", "class attention"),
@@ -224,14 +240,16 @@ class Towers(_Run):
     def compile(self) -> None:
         self.image, self.text = torch.compile(self.image), torch.compile(self.text)
 
-    def batch(self, number: int) -> dict[str, Tensor]:
-        batch = make_batch(self.config, self.options.batch, padded=False, seed=self.options.seed + number)
-        return {key: batch[key].to(self.device) for key in ("pixel_values", "input_ids", "attention_mask")}
+    def batch(self, number: int) -> dict[str, Any]:
+        seed = self.options.seed + number
+        return on_device(
+            make_batch(self.config, self.options.batch, padded=False, packed=True, seed=seed), self.device
+        )
 
-    def run(self, batch: dict[str, Tensor]) -> None:
+    def run(self, batch: dict[str, Any]) -> None:
         with self.autocast():
             image = self.image(batch["pixel_values"]).pooler_output
-            text = self.text(batch["input_ids"], batch["attention_mask"]).pooler_output
+            text = self.text(batch["input_ids"], batch["attention_mask"], batch["packing"]).pooler_output
             value = (image.float() * text.float()).sum()
         value.backward()
         self.model.zero_grad(set_to_none=True)

@@ -12,11 +12,19 @@ def _logits(*probabilities):
     return torch.tensor(probabilities).log()
 
 
+def _by_caption(logits, masked=MASKED):
+    """Logits (masked tokens, vocabulary) in row-major order as (batch, most masked tokens, vocabulary)."""
+    counts = masked.sum(1).tolist()
+    parts = logits.split(counts)
+    filler = torch.full((max(counts), logits.shape[1]), 3.0)
+    return torch.stack([torch.cat([part, filler[len(part) :]]) for part in parts])
+
+
 def test_argmax_writes_the_most_likely_ordinary_token():
     logits = torch.full((3, 10), -5.0)
     logits[0, 4] = logits[1, 3] = logits[2, 0] = 2.0
     logits[:, 8] = 9.0  # a special token is the favourite and must not be written
-    enriched = TextEnrichment("argmax", 0.0, [8, 9]).enrich(IDS, MASKED, logits)
+    enriched = TextEnrichment("argmax", 0.0, [8, 9]).enrich(IDS, MASKED, _by_caption(logits))
     assert enriched.tolist() == [[9, 4, 6, 3, 8], [9, 1, 0, 8, 8]]
     assert IDS[0, 1] == 5  # the caption itself is untouched
 
@@ -25,7 +33,7 @@ def test_low_confidence_leaves_the_original():
     rows = [[0.05] * 10 for _ in range(3)]
     rows[0][4], rows[1][3] = 0.55, 0.3
     rows = [[p / sum(row) for p in row] for row in rows]
-    enriched = TextEnrichment("argmax", 0.5, []).enrich(IDS, MASKED, _logits(*rows))
+    enriched = TextEnrichment("argmax", 0.5, []).enrich(IDS, MASKED, _by_caption(_logits(*rows)))
     assert enriched.tolist() == [[9, 4, 6, 7, 8], [9, 1, 2, 8, 8]]
 
 
@@ -33,7 +41,7 @@ def test_sampling_follows_the_distribution():
     ids = IDS[:1].repeat(4000, 1)
     masked = torch.zeros_like(ids, dtype=torch.bool)
     masked[:, 1] = True
-    logits = _logits([0.7, 0.2, 0.1, 0.0]).repeat(4000, 1)
+    logits = _logits([0.7, 0.2, 0.1, 0.0]).repeat(4000, 1, 1)
     torch.manual_seed(0)
     written = TextEnrichment("sample", 0.0, []).enrich(ids, masked, logits)[:, 1]
     shares = torch.bincount(written, minlength=4) / 4000
@@ -41,5 +49,7 @@ def test_sampling_follows_the_distribution():
 
 
 def test_nothing_masked():
-    enriched = TextEnrichment("sample", 0.0, [0]).enrich(IDS, torch.zeros_like(MASKED), torch.zeros(0, 10))
-    assert torch.equal(enriched, IDS)
+    for capacity in (0, 2):
+        logits = torch.zeros(2, capacity, 10)
+        enriched = TextEnrichment("sample", 0.0, [0]).enrich(IDS, torch.zeros_like(MASKED), logits)
+        assert torch.equal(enriched, IDS)

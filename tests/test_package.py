@@ -23,6 +23,7 @@ MODEL_ROOM = {
     "enrichment",
     "losses",
     "distributed",
+    "packing",
 }
 MAY_IMPORT = {
     "data": set(),

@@ -33,7 +33,7 @@ def test_the_reference_is_this_package_in_plain_torch(size, monkeypatch):
     """Same weights, same masks: the same losses, with every caption padded to the text length and without."""
     model, reference = _pair(size, RANDOM)
     for padded in (True, False):
-        batch = make_batch(model.config, 6, padded, seed=1)
+        batch = make_batch(model.config, 6, padded, packed=False, seed=1)
         monkeypatch.setattr(modeling_aga, "sample_tokens", lambda probabilities, batch=batch: batch["masked"])
         monkeypatch.setattr(
             modeling_aga, "corrupt_tokens", lambda ids, masked, config, batch=batch: batch["corrupted"]
@@ -52,7 +52,7 @@ def test_the_reference_is_this_package_in_plain_torch(size, monkeypatch):
 def test_agm_and_tem_of_the_reference_are_this_package_s(enrichment):
     """From the same seed all draw the same masks and words, whatever attention is read from."""
     model, reference = _pair("tiny", AGM if enrichment == "none" else AGA)
-    batch = make_batch(model.config, 6, padded=False, seed=2)
+    batch = make_batch(model.config, 6, padded=False, packed=False, seed=2)
     torch.manual_seed(5)
     output = model(**{name: batch[name] for name in ARGUMENTS})
     for attention in ("maps", "row"):
@@ -64,7 +64,7 @@ def test_agm_and_tem_of_the_reference_are_this_package_s(enrichment):
 
 def test_gradients_of_the_reference_are_this_package_s(monkeypatch):
     model, reference = _pair("tiny", RANDOM)
-    batch = make_batch(model.config, 4, padded=True, seed=3)
+    batch = make_batch(model.config, 4, padded=True, packed=False, seed=3)
     monkeypatch.setattr(modeling_aga, "sample_tokens", lambda probabilities: batch["masked"])
     monkeypatch.setattr(modeling_aga, "corrupt_tokens", lambda ids, masked, config: batch["corrupted"])
     model(**{name: batch[name] for name in ARGUMENTS}).loss.backward()

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 from tqdm.auto import tqdm
+
+from aga_model.packing import pack_captions
 
 from .augmentation import Augmentation
 from .images import read_crop, to_pixel_values
@@ -77,14 +78,21 @@ class PairCollator:
 
     Args:
         processor: AgaProcessor.
+        packed: also say how the captions lie side by side in rows (`aga_model.packing`), which spares the text tower
+            the padding.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor, packed: bool = False):
         self.image_processor = processor.image_processor
         self.pad_token_id = processor.tokenizer.pad_token_id
+        self.text_length = processor.tokenizer.model_max_length
+        self.packed = packed
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """`pixel_values` (batch, 3, height, width), `input_ids` and `attention_mask` (batch, seq), `person_ids`."""
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """
+        `pixel_values` (batch, 3, height, width), `input_ids` and `attention_mask` (batch, seq), `person_ids` (batch,),
+        and `packing`, if asked for.
+        """
         lengths = [len(sample["input_ids"]) for sample in samples]
         input_ids = torch.full((len(samples), max(lengths)), self.pad_token_id)
         attention_mask = torch.zeros_like(input_ids)
@@ -92,9 +100,11 @@ class PairCollator:
             input_ids[row, :length] = torch.tensor(sample["input_ids"])
             attention_mask[row, :length] = 1
         pixels = to_pixel_values([sample["crop"] for sample in samples], self.image_processor)
+        packing = {"packing": pack_captions(lengths, self.text_length)} if self.packed else {}
         return {
             "pixel_values": torch.from_numpy(pixels),
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "person_ids": torch.tensor([sample["person_id"] for sample in samples]),
+            **packing,
         }

@@ -53,6 +53,18 @@ def test_collator_pads_to_the_longest_of_the_batch(rows, processor):
     assert batch["pixel_values"].shape == (3, 3, 32, 16) and batch["pixel_values"].is_contiguous()
 
 
+def test_collator_says_how_captions_share_rows(rows, processor):
+    dataset = PairDataset(rows, processor, None)
+    samples = [dataset[i] for i in range(8)]
+    batch = PairCollator(processor, packed=True)(samples)
+    packing, ids = batch.pop("packing"), batch["input_ids"]
+    assert batch.keys() == PairCollator(processor)(samples).keys()
+    taken = ids.flatten()[packing["tokens"]].flatten()
+    for row, sample in enumerate(samples):
+        slots = packing["slots"][row][: len(sample["input_ids"])]
+        assert taken[slots].tolist() == sample["input_ids"]
+
+
 def test_augmentation_keeps_shape_and_input():
     crop = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
     before = crop.copy()

@@ -202,7 +202,7 @@ def write_by_table(model, processor, table: dict[str, str]) -> None:
     ids_table = {token(processor, old): token(processor, new) for old, new in table.items()}
 
     def enrich(ids, masked, logits):
-        assert len(logits) == masked.sum()
+        assert logits.shape[:2] == (len(ids), masked.sum(dim=1).max())
         return torch.tensor(
             [[ids_table[i] if m else i for i, m in zip(*row)] for row in zip(ids.tolist(), masked.tolist())]
         )
