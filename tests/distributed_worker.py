@@ -42,6 +42,7 @@ def build(family: str) -> AgaForPreTraining:
             "waf_weighting": "trusted",
             "pair_weighting": "trusted",
             "enrichment_probability": 1.0,
+            "mask_ratio": 0.3,
             "momentum": 0.9,
             "queue_size": 8,
         },
@@ -77,12 +78,13 @@ def fix_randomness(model: AgaForPreTraining) -> None:
     model.enrichment.sampling = "argmax"
 
 
-def main(rank: int, world: int, port: str, output: str, split: str, family: str) -> None:
+def main(rank: int, world: int, port: str, output: str, split: str, family: str, chunk: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     model = build(family)
     teacher = build_teacher(model)
     fix_randomness(model)
+    model.use_chunks(int(chunk))
     torch.manual_seed(1)
     ids = torch.randint(0, 110, (BATCH, SEQ))
     text_config = model.config.text_config

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each have the gradient of one process with the whole batch."""
+"""Processes and chunks that share a batch have the gradient of one process with the whole batch at once."""
 
 import socket
 import subprocess
@@ -18,12 +18,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run(world: int, output: Path, split: str, family: str) -> dict[str, torch.Tensor]:
+def _run(world: int, output: Path, split: str, family: str, chunk: int) -> dict[str, torch.Tensor]:
     """Launch `world` processes of the worker on one batch and return rank 0's gradients and loss."""
     port = _free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(world), str(port), str(output), split, family],
+            [sys.executable, str(WORKER), str(rank), str(world), str(port), str(output), split, family, str(chunk)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(world)
@@ -34,12 +34,29 @@ def _run(world: int, output: Path, split: str, family: str) -> dict[str, torch.T
     return load_file(output)
 
 
-@pytest.mark.parametrize(("split", "family"), [("even", "clip"), ("uneven", "clip"), ("uneven", "bert")])
-def test_two_processes_equal_one(tmp_path, split, family):
-    one = _run(1, tmp_path / "one.safetensors", split, family)
-    two = _run(2, tmp_path / "two.safetensors", split, family)
-    assert one.keys() == two.keys()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Gradients of one process with the whole batch at once, by family."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {family: _run(1, folder / f"{family}.safetensors", "even", family, 0) for family in ("clip", "bert")}
+
+
+@pytest.mark.parametrize(
+    ("world", "split", "family", "chunk"),
+    [
+        (2, "even", "clip", 0),
+        (2, "uneven", "clip", 0),
+        (2, "uneven", "bert", 0),
+        (1, "even", "clip", 5),
+        (1, "even", "bert", 5),
+        (2, "uneven", "clip", 3),
+    ],
+)
+def test_a_shared_batch_equals_the_whole(tmp_path, whole, world, split, family, chunk):
+    one = whole[family]
+    shared = _run(world, tmp_path / "shared.safetensors", split, family, chunk)
+    assert one.keys() == shared.keys()
     for name, value in one.items():
         torch.testing.assert_close(
-            two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            shared[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )

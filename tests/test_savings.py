@@ -63,6 +63,23 @@ def test_every_part_of_the_clip_family_has_the_lean_activation(make_model, activ
     assert (LeanQuickGELU in modules) == (activation == "quick_gelu")
 
 
+def test_losses_are_float32_under_autocast(make_model, batch):
+    """Of all losses; half precision changes them by little, and gradients stay float32."""
+    losses = dict(itc=1.0, sdm=0.1, bsdm=0.1, cmpm=0.2, tal=0.3, waf=0.4, itm=0.7, mlm=1.0, id=0.5)
+    model = make_model(loss_weights=losses, num_identities=3, enrichment="none", mask_strategy="random").train()
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(model(**batch))
+    for name in losses:
+        full, half = (output[f"{name}_loss"] for output in found)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, full, atol=0.05, rtol=0.05)
+    found[1].loss.backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+
+
 def test_the_fused_update_is_adamws(make_model):
     """One step of each optimiser against the formula, parameter by parameter, with the rates of its group."""
     for build in (

@@ -111,6 +111,21 @@ class AgaTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "keep True: the training time is counted through resumed runs"}
     )
     report_to: str = field(default="tensorboard", metadata={"help": "where to log"})
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "replace losses that are no number in logs, which waits for the GPU in every step"},
+    )
+    accelerator_config: dict | str | None = field(
+        default_factory=lambda: {"non_blocking": torch.cuda.is_available()},
+        metadata={"help": "of Accelerate; by default batches are copied to a GPU without waiting for it"},
+    )
+    contrastive_chunk: int = field(
+        default=0,
+        metadata={
+            "help": "pairs that go through the model at a time, for batches that do not fit into memory; losses run "
+            "over the whole global batch with the same gradients, for one more forward pass (docs/training.md). 0: all"
+        },
+    )
     muon_learning_rate: float = field(
         default=0.0,
         metadata={"help": "above 0: Muon for the blocks' matrices at this rate, AdamW at learning_rate for the rest"},

@@ -28,6 +28,7 @@ from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 from aga_model.processing_aga import AgaProcessor
+from aga_model.towers import SUMMARY_ROW_ATTENTION
 from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
@@ -52,9 +53,12 @@ _FREE_ARGUMENTS = {
     "report_to",
     "disable_tqdm",
     "dataloader_num_workers",
+    "dataloader_prefetch_factor",
     "dataloader_pin_memory",
     "resume_from_checkpoint",
     "local_rank",
+    "logging_nan_inf_filter",
+    "non_blocking",
     "run_name",
     "hub_token",
     "push_to_hub",
@@ -198,6 +202,15 @@ def _check_devices(args: AgaTrainingArguments) -> None:
             f"{args.n_gpu} GPUs are visible to a single process; start with `accelerate launch --num_processes "
             f"{args.n_gpu} train_hf.py ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
         )
+
+
+def _check_chunks(args: AgaTrainingArguments) -> None:
+    if args.contrastive_chunk < 0:
+        raise ValueError(
+            f"contrastive_chunk is {args.contrastive_chunk}; give a number of pairs, or 0 for all at once"
+        )
+    if args.contrastive_chunk and args.torch_compile:
+        raise ValueError("contrastive_chunk computes chunks again in the backward pass: leave torch_compile off")
 
 
 def _check_optimizer(args: AgaTrainingArguments) -> None:
@@ -347,6 +360,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     set_seed(args.seed)
     _check_config(dict(model_args.model_config or {}))
     _check_optimizer(args)
+    _check_chunks(args)
     _check_devices(args)
     check_noise(*_noise_settings(data_args, args.seed))
     first_start = not (Path(args.output_dir) / RUN_FILE).is_file()
@@ -363,6 +377,12 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
 
 
+def _packs_captions(run: PreparedRun) -> bool:
+    """Whether captions share rows of the text tower: its attention can keep them apart, and batches are read whole."""
+    keeps_apart = run.model.aga.text_model.config._attn_implementation == SUMMARY_ROW_ATTENTION
+    return keeps_apart and not run.args.contrastive_chunk
+
+
 def fit(run: PreparedRun) -> AgaTrainer:
     """
     Run a training to its end, from its last complete checkpoint when there is one; no test data are read.
@@ -372,12 +392,13 @@ def fit(run: PreparedRun) -> AgaTrainer:
     """
     args, splits, processor = run.args, run.splits, run.processor
     cache, batch_size = run.data_args.cache_images, args.per_device_eval_batch_size
+    run.model.use_chunks(args.contrastive_chunk)
     trainer = AgaTrainer(
         model=run.model,
         args=args,
         train_dataset=PairDataset(splits["train"], processor, run.data_args.augmentation(), args.seed, cache),
         eval_dataset=splits["val"],
-        data_collator=PairCollator(processor),
+        data_collator=PairCollator(processor, _packs_captions(run)),
         processing_class=processor,
         evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, cache),
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from aga_model.data.formats import FORMATS
 from aga_model.data.rendered import render_dataset
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.optimizers import adamw_with_factors
-from aga_model.training.run import last_complete_checkpoint, main
+from aga_model.training.run import _check_chunks, last_complete_checkpoint, main
 
 REPOSITORY = Path(__file__).parents[2]
 ENTRY = REPOSITORY / "train_hf.py"
@@ -233,6 +234,38 @@ def test_two_processes_under_accelerate(run_file, tmp_path):
     assert _metrics(folder)["n_identities"] == 3
 
 
+def test_a_run_in_chunks(unbroken, run_file, tmp_path):
+    """Large batches in chunks are an ordinary run; the first losses are those of the whole batch up to the draws."""
+    assert main([str(run_file), "--output_dir", str(tmp_path / "run"), "--contrastive_chunk", "3"]) == 0
+    first, second = (
+        next(
+            entry
+            for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]
+            if "sdm_loss" in entry
+        )
+        for folder in (tmp_path / "run", unbroken)
+    )
+    for name in ("itc_loss", "sdm_loss", "mlm_loss", "id_loss"):
+        assert first[name] == pytest.approx(second[name], rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_compiled_run(run_file, tmp_path):
+    """In a process of its own: Accelerate takes the backend from the environment."""
+    folder = tmp_path / "compiled"
+    command = [sys.executable, str(ENTRY), str(run_file), "--output_dir", str(folder), "--max_steps", "4"]
+    command += ["--torch_compile_backend", "eager"]
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=500)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert _metrics(folder)["n_identities"] == 3
+    assert not any(name.startswith("_orig_mod") for name in load_file(folder / "model" / "model.safetensors"))
+
+
+def test_chunks_are_not_compiled():
+    with pytest.raises(ValueError, match="leave torch_compile off"):
+        _check_chunks(SimpleNamespace(contrastive_chunk=4, torch_compile=True))
+
+
 def test_a_run_can_start_from_a_checkpoint(unbroken, data, tmp_path):
     """Weights come from it, the objective from the run file, the identity head anew for other persons."""
     start = unbroken / "model"
@@ -298,6 +331,7 @@ def test_learning_rates_follow_irras_factors(make_model):
     [
         (["--data_root", "/no/such/folder"], "no annotation file"),
         (["--new_module_lr_factor", "5"], "are for AdamW alone: leave them at 1"),
+        (["--contrastive_chunk", "-1"], "give a number of pairs, or 0"),
         (["--dataset", "cuhk"], "unknown dataset 'cuhk'; known: cuhk-pedes"),
         (["--model_config.objective_config.mask_ratio", "1.5"], "mask_ratio"),
         (["--model_config.objective_config.maskratio", "0.2"], "mask_ratio"),
