@@ -19,6 +19,7 @@ from transformers.models.bert.modeling_bert import (
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
 from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
+from .packing import pack_states, same_caption, unpack_states
 from .towers import use_lean_activations
 
 
@@ -132,7 +133,12 @@ class AgaFusionEncoder(PreTrainedModel):
             _init_linear(mlp.fc2, residual_std)
 
     def forward(
-        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None = None, **kwargs
+        self,
+        text_states: Tensor,
+        image_states: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
+        **kwargs,
     ) -> Tensor:
         """
         Args:
@@ -140,14 +146,20 @@ class AgaFusionEncoder(PreTrainedModel):
             image_states: (images, patches + 1, dim), projected patch states with the class token first; caption i
                 attends to image i // (texts / images).
             attention_mask: (texts, seq), 0 or False where a token takes no part; None when all do.
+            packing: of `pack_captions` for these captions, whose padding then costs the blocks nothing; read with
+                `sdpa` alone, the results are the same.
 
         Returns:
             (texts, seq, dim).
         """
         states, mask = self._cross(text_states, image_states, attention_mask, **kwargs)
+        packed = packing is not None and self.config._attn_implementation == "sdpa"
+        if packed:
+            states, mask = pack_states(states, packing), same_caption(packing["captions"])
         for layer in self.layers:
             states = layer(states, mask, is_causal=False, **kwargs)
-        return self.final_layer_norm(states)
+        states = self.final_layer_norm(states)
+        return unpack_states(states, packing) if packed else states
 
     def summary_states(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor

@@ -518,7 +518,10 @@ class AgaFusionModel(AgaPreTrainedModel):
             packing: as [`caption_states`].
         """
         states, mask = self.caption_states(input_ids, attention_mask, packing=packing)
-        return self.fusion(states, image_states, mask)[:, : input_ids.shape[1]]
+        # Attended padding leaves nothing to spare; BERT's layers attend to the image of each caption in turn.
+        spares = packing is not None and mask is not None and not self.aga.is_bert
+        shared: dict[str, Any] = {"packing": packing} if spares else {}
+        return self.fusion(states, image_states, mask, **shared)[:, : input_ids.shape[1]]
 
     def match_logits(
         self, text_states: Tensor, text_mask: Tensor | None, summary: Tensor, image_states: Tensor

@@ -62,6 +62,21 @@ def pack_captions(lengths: Sequence[int], longest_row: int) -> dict[str, Tensor]
     return {"tokens": tokens, "captions": captions, "positions": positions, "slots": slots}
 
 
+def same_caption(captions: Tensor) -> Tensor:
+    """Which slots of a row belong to one caption, bool (rows, 1, width, width), of a packing's `captions`."""
+    return (captions[:, :, None] == captions[:, None, :])[:, None]
+
+
+def pack_states(states: Tensor, packing: dict[str, Tensor]) -> Tensor:
+    """States of captions (batch, seq, dim) side by side, (rows, width, dim)."""
+    return states.flatten(0, 1)[packing["tokens"]]
+
+
+def unpack_states(states: Tensor, packing: dict[str, Tensor]) -> Tensor:
+    """States (rows, width, dim) by caption, (batch, seq, dim), zero at padding."""
+    return torch.nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))[packing["slots"]]
+
+
 class CaptionRows:
     """
     The rows in which the text tower reads a batch of captions: one caption each, or several by a packing.
@@ -110,12 +125,12 @@ class CaptionRows:
             self.packing[name] if self.chosen is None else self.packing[name][self.chosen]
             for name in ("tokens", "captions", "positions")
         )
-        visible = captions[:, :, None] == captions[:, None, :]
+        visible = same_caption(captions)
         if causal:
             visible = visible & torch.ones(self.width, self.width, dtype=torch.bool, device=self.device).tril()
         return {
             "input_ids": input_ids.flatten()[tokens],
-            "attention_mask": visible[:, None],
+            "attention_mask": visible,
             "position_ids": positions,
         }
 
@@ -140,9 +155,7 @@ class CaptionRows:
 
     def by_caption(self, states: Tensor) -> Tensor:
         """States (rows, width, dim) of all rows as (batch, seq, dim), zero at padding with a packing."""
-        if self.packing is None:
-            return states
-        return torch.nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))[self.packing["slots"]]
+        return states if self.packing is None else unpack_states(states, self.packing)
 
     def attention_by_caption(self, weights: Tensor) -> Tensor:
         """Summary tokens' attention (layers, batch, heads, width) as (layers, batch, heads, seq), zero at padding."""
@@ -166,4 +179,4 @@ class CaptionRows:
         return positions + self.packing["slots"][:, :1] % self.width
 
 
-__all__ = ["CaptionRows", "pack_captions"]
+__all__ = ["CaptionRows", "pack_captions", "pack_states", "same_caption", "unpack_states"]
