@@ -33,6 +33,7 @@ from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
 from .card import write_model_card
+from .sharding import check_sharding, is_sharded_run
 from .trainer import AgaTrainer
 
 logger = logging.getLogger(__name__)
@@ -371,6 +372,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
         decisions["noise"] = noise.summary()
         logger.info("noise in the training captions: %s", decisions["noise"])
     model, processor = _build_model(model_args, splits["train"])
+    if is_sharded_run(args):
+        check_sharding(model, args)
     start = {"start": model_args.model_name_or_path}
     description = start | _describe_run(model, data_args, args, splits) | decisions
     checkpoint = _prepare_run_folder(Path(args.output_dir), description, noise)
@@ -427,12 +430,12 @@ def train(run: PreparedRun) -> dict[str, Any]:
     """
     args, processor = run.args, run.processor
     trainer = fit(run)
-    best: Any = trainer.accelerator.unwrap_model(trainer.model)
     evaluator = RetrievalEvaluator(run.splits["test"], processor, args.per_device_eval_batch_size)
-    metrics: dict[str, Any] = evaluator.evaluate(best.aga) | training_figures(trainer)
+    metrics: dict[str, Any] = trainer.measure(evaluator) | training_figures(trainer)
+    weights = trainer.whole_state()
     if trainer.is_world_process_zero():
         folder = Path(args.output_dir)
-        best.save_pretrained(folder / "model")
+        trainer.whole_model(weights).save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")
         write_json(folder / METRICS_FILE, metrics)
         trainer.save_state()

@@ -18,6 +18,7 @@ from aga_model.modeling_aga import AgaForPreTraining
 from .arguments import AgaTrainingArguments
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
+from .sharding import leave_temperature_whole, plain_copy, whole_parameters
 
 COMPONENTS = tuple(f"{name}_loss" for name in LOSS_NAMES)
 
@@ -93,6 +94,8 @@ class AgaTrainer(Trainer):
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_steps = 0
         self.teacher: MomentumTeacher | None = None
+        if self.is_fsdp_enabled:
+            leave_temperature_whole(self.accelerator, cast(AgaForPreTraining, self.model))
         self.add_callback(ProgressCallback())
         trained = cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model))
         if trained.config.objective_config.momentum is not None:
@@ -149,6 +152,22 @@ class AgaTrainer(Trainer):
         if self.teacher is not None and checkpoint is not None:
             self.teacher.load(checkpoint)
 
+    def whole_state(self) -> dict[str, torch.Tensor]:
+        """All weights; under FSDP all processes must ask, and the first one gets them."""
+        return self.accelerator.get_state_dict(self.model)
+
+    def whole_model(self, weights: dict[str, torch.Tensor]) -> AgaForPreTraining:
+        """The model to be saved, with [`whole_state`]'s weights."""
+        unwrapped = cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model))
+        return plain_copy(unwrapped, weights) if self.is_fsdp_enabled else unwrapped
+
+    def _save(self, output_dir=None, state_dict=None):
+        trained = self.model
+        if self.is_fsdp_enabled and self.args.should_save:
+            self.model = self.whole_model(state_dict)
+        super()._save(output_dir, state_dict)
+        self.model = trained
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.teacher is not None:
             inputs = {**inputs, "teacher": self.teacher}
@@ -167,12 +186,18 @@ class AgaTrainer(Trainer):
             self._component_sums, self._component_steps = {}, 0
         super().log(logs, start_time)
 
+    def measure(self, evaluator: RetrievalEvaluator) -> dict[str, float]:
+        """Retrieval metrics of the model as it is."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        with whole_parameters(model):
+            return evaluator.evaluate(model.aga)
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Retrieval metrics of the validation split, each name with `metric_key_prefix`."""
         if self.evaluator is None:
             return {}
-        model: Any = self.accelerator.unwrap_model(self.model)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.evaluator.evaluate(model.aga).items()}
+        found = self.measure(self.evaluator)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
