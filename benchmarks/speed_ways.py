@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel, modeling_aga, towers
+from aga_model.training.compiling import mark_lengths
 from aga_model.training.optimizers import adamw_with_factors
 
 IDENTITIES = 11_003  # of CUHK-PEDES's training split
@@ -100,10 +101,12 @@ def model_config(size: str, objective: dict[str, Any]) -> AgaConfig:
 
 
 def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
-    """A batch of tensors, and of such batches, on a device."""
-    return {
+    """A batch of tensors, and of such batches, on a device, ready to be compiled for."""
+    moved = {
         key: on_device(value, device) if isinstance(value, dict) else value.to(device) for key, value in batch.items()
     }
+    mark_lengths(moved)
+    return moved
 
 
 class _Run:

@@ -16,6 +16,7 @@ from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
+from .compiling import mark_lengths
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
 from .sharding import leave_temperature_whole, plain_copy, whole_parameters
@@ -169,6 +170,8 @@ class AgaTrainer(Trainer):
         self.model = trained
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.args.torch_compile:
+            mark_lengths(inputs)
         if self.teacher is not None:
             inputs = {**inputs, "teacher": self.teacher}
         outputs = model(**inputs)
