@@ -1,12 +1,24 @@
 """What a process shares of its embeddings is no larger than they are, and comes together in order."""
 
+import json
+import os
 import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
+from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import retrieval
+
+REPOSITORY = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("sharing_worker.py")
 
 
 def test_a_share_is_as_large_as_its_rows(monkeypatch):
@@ -62,3 +74,43 @@ def test_captions_of_one_length_share_a_batch(make_model, processor, monkeypatch
         got = evaluator._encode_share(evaluator._encode_captions, model, evaluator.by_length, "captions")
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
     assert seen == [1.0] * 5
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(make_model, processor, tmp_path):
+    """Really launched: embeddings in the order of the split, and the same metrics."""
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    render_dataset(tmp_path / "data", 12, 1, val_identities=1, test_identities=1, height=64, width=32, processes=1)
+    found = []
+    for world in (1, 2):
+        out = tmp_path / str(world)
+        out.mkdir()
+        port, processes = str(_free_port()), []
+        for rank in range(world):
+            own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+            own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "PYTHONPATH": REPOSITORY}
+            environment = os.environ | {key: str(value) for key, value in own.items()}
+            arguments = [tmp_path / "model", tmp_path / "data", out]
+            command = [sys.executable, str(WORKER), *map(str, arguments)]
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            )
+        for process in processes:
+            text, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, text[-3000:]
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert metrics.pop("processes") == world
+        found.append((load_file(out / "found.safetensors"), metrics))
+    (one, metrics), (two, shared_metrics) = found
+    assert shared_metrics == metrics
+    for name, rows in one.items():
+        # Captions are padded to other lengths in other batches, which rounds differently.
+        torch.testing.assert_close(two[name], rows, atol=1e-6, rtol=1e-5)
