@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from aga_model.data.files import write_json
 from aga_model.data.noise import NoiseRecord
-from aga_model.data.pairs import PairCollator, PairDataset
+from aga_model.data.pairs import PairDataset
 from aga_model.data.rendered import attribute_words
 from aga_model.evaluation.attention_picture import draw_word_attention
 from aga_model.evaluation.diagnostics import masked_attribute_share
@@ -30,7 +30,7 @@ from aga_model.evaluation.metrics import ranking_metrics
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.retrieval.reranking import Reranker
 from aga_model.training.arguments import parse_run_arguments
-from aga_model.training.run import NOISE_FILE, PreparedRun, fit, prepare, training_figures
+from aga_model.training.run import NOISE_FILE, PreparedRun, fit, pair_collator, prepare, training_figures
 from aga_model.training.trainer import AgaTrainer
 from aga_model.version import __version__
 
@@ -289,7 +289,7 @@ def seconds_per_step(job: TimingJob) -> dict[str, float]:
                     model=run.model,
                     args=run.args,
                     train_dataset=data,
-                    data_collator=PairCollator(run.processor),
+                    data_collator=pair_collator(run),
                     processing_class=run.processor,
                     callbacks=[clock],
                 ).train()

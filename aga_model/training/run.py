@@ -380,10 +380,10 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
 
 
-def _packs_captions(run: PreparedRun) -> bool:
-    """Whether captions share rows of the text tower: its attention can keep them apart, and batches are read whole."""
+def pair_collator(run: PreparedRun) -> PairCollator:
+    """Captions share rows of the text tower where its attention can keep them apart and batches are read whole."""
     keeps_apart = run.model.aga.text_model.config._attn_implementation == SUMMARY_ROW_ATTENTION
-    return keeps_apart and not run.args.contrastive_chunk
+    return PairCollator(run.processor, packed=keeps_apart and not run.args.contrastive_chunk)
 
 
 def fit(run: PreparedRun) -> AgaTrainer:
@@ -401,7 +401,7 @@ def fit(run: PreparedRun) -> AgaTrainer:
         args=args,
         train_dataset=PairDataset(splits["train"], processor, run.data_args.augmentation(), args.seed, cache),
         eval_dataset=splits["val"],
-        data_collator=PairCollator(processor, _packs_captions(run)),
+        data_collator=pair_collator(run),
         processing_class=processor,
         evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, cache),
     )
