@@ -46,8 +46,7 @@ def pack_captions(lengths: Sequence[int], longest_row: int) -> dict[str, Tensor]
     longest = max(lengths)
     fits = [(width, _fit(lengths, width)) for width in range(longest, longest_row + 1)]
     width, rows = min(fits, key=lambda fit: (fit[0] * len(fit[1]), fit[0]))
-    places = torch.zeros(3, len(rows), width, dtype=torch.long)
-    tokens, captions, positions = places
+    tokens, captions, positions = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
     captions.fill_(-1)
     slots = torch.full((len(lengths), longest), len(rows) * width)
     for row, members in enumerate(rows):
