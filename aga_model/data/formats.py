@@ -45,6 +45,8 @@ class BenchmarkFormat:
         identities: persons in all splits together.
         key_advice: annotation -> what to know when a key is missing in it.
         count_advice: what to know when the counts differ.
+        licence: on which terms its authors give it away, for the card of a model that learnt from it.
+        source: address of its authors.
     """
 
     title: str
@@ -59,6 +61,8 @@ class BenchmarkFormat:
     identities: int | None = None
     key_advice: dict[str, str] = field(default_factory=dict)
     count_advice: str = ""
+    licence: str = ""
+    source: str = ""
 
 
 def _first_folder(file_path: str) -> str | None:
@@ -93,6 +97,8 @@ FORMATS = {
             f"{CUHK_ANNOTATION}, which the dataset's authors offer in the README of "
             "https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description"
         },
+        licence="on request from its authors, from a university address, for academic use only",
+        source="https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description",
     ),
     "icfg-pedes": BenchmarkFormat(
         title="ICFG-PEDES",
@@ -101,6 +107,8 @@ FORMATS = {
         camera_of=_camera_of_msmt17_name,
         published={"train": SplitSize(3102, 34674, 34674), "test": SplitSize(1000, 19848, 19848)},
         identities=4102,
+        licence="on request from its authors; the images are from MSMT17, whose release agreement applies too",
+        source="https://github.com/zifyloo/SSAN",
     ),
     "rstp-reid": BenchmarkFormat(
         title="RSTPReid",
@@ -116,6 +124,8 @@ FORMATS = {
         identities=4101,
         count_advice="a first release had 3,901/100/100 identities in train/val/test and was replaced: download it "
         "again if yours has",
+        licence="offered for download by its authors without a licence text; the images are from MSMT17",
+        source="https://github.com/NjtechCVLab/RSTPReid-Dataset",
     ),
     "ufine6926": BenchmarkFormat(
         title="UFine6926",
@@ -124,10 +134,13 @@ FORMATS = {
         camera_of=_no_camera,
         published={"train": SplitSize(None, 18577, 37154), "test": SplitSize(None, 7629, 15258)},
         identities=6926,
+        licence="on request from its authors, with a signed licence agreement",
+        source="https://github.com/Zplusdragon/UFineBench",
     ),
     OWN: BenchmarkFormat(
         title="own images",
         annotations=("metadata.jsonl", "metadata.csv"),
+        licence="images of people, which need a legal basis",
         image_folders=(".",),
         path_key="file_name",
         person_key="person_id",

@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from aga_model.data.images import read_crop, to_pixel_values
 from aga_model.retrieval.reranking import Reranker
 
-from .metrics import chance_rank1, ranking_metrics
+from .metrics import chance_rank1, query_values
 from .ranking import Ranking, rank_gallery, rerank
+from .significance import Interval, bootstrap_intervals
 
 
 @dataclass
@@ -177,10 +178,26 @@ class RetrievalEvaluator:
             `rank1`, `rank5`, `rank10`, `mAP`, `mINP` and `chance_rank1` in percent, `n_identities`, `n_gallery`,
             `n_queries`.
         """
+        return self._measure(model)[0]
+
+    def evaluate_with_intervals(self, model) -> tuple[dict[str, float], dict[str, Interval]]:
+        """
+        As [`evaluate`], and the 95% interval of each metric from [`bootstrap_intervals`].
+
+        Returns:
+            the metrics, and the intervals of `rank1` to `mINP`; none of these where the split shows one person only.
+        """
+        metrics, values = self._measure(model)
+        several = metrics["n_identities"] > 1
+        return metrics, bootstrap_intervals(values, self.query_person_ids) if several else {}
+
+    def _measure(self, model) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Metrics of the split and what each query adds to them."""
         split = self.embed(model)
-        metrics = ranking_metrics(split.rank_images(device=model.device))
+        values = query_values(split.rank_images(device=model.device))
+        metrics = {name: float(row.mean()) for name, row in values.items()}
         metrics["chance_rank1"] = chance_rank1(split.query_person_ids, split.gallery_person_ids)
         metrics["n_identities"] = len(np.unique(split.gallery_person_ids))
         metrics["n_gallery"] = len(split.gallery_paths)
         metrics["n_queries"] = len(split.captions)
-        return metrics
+        return metrics, values

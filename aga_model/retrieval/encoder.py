@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import metadata_load, snapshot_download
+from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from aga_model.data import RENDERED_TAG
+from aga_model.data.cards import says_rendered
 
 _READ_SIZE = 1024**2  # bytes
 
@@ -93,15 +93,7 @@ class PersonEncoder:
     @cached_property
     def rendered_only(self) -> bool:
         """Whether the model card says that the model has seen rendered drawings only."""
-        card = self.folder / "README.md" if self.folder else None
-        if card is None or not card.is_file():
-            return False
-        try:
-            metadata = metadata_load(card) or {}
-        except Exception:  # a card that somebody wrote by hand must not stop a search
-            return False
-        tags = metadata.get("tags") if isinstance(metadata, dict) else None
-        return isinstance(tags, list) and RENDERED_TAG in tags
+        return says_rendered(self.folder / "README.md" if self.folder else None)
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """RGB images to the model's input (batch, 3, height, width) on the CPU. May be called from several threads."""
