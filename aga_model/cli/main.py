@@ -7,11 +7,12 @@ from .convert import convert
 from .evaluate import evaluate
 from .gallery import gallery_app
 from .index import index
+from .push import push
 from .render import render
 from .report import report
 from .search import search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
-for command in (render, check_data, evaluate, index, search, report, convert):
+for command in (render, check_data, evaluate, index, search, report, convert, push):
     app.command()(command)
 app.add_typer(gallery_app, name="gallery")

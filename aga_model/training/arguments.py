@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import HfApi
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from aga_model.data.augmentation import Augmentation
+
+from .hub import find_token
 
 MODEL_CONFIG = "model_config"
 
@@ -126,6 +130,13 @@ class AgaTrainingArguments(TrainingArguments):
             "over the whole global batch with the same gradients, for one more forward pass (docs/training.md). 0: all"
         },
     )
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "publish the finished model, as `aga push` does (docs/release.md)"}
+    )
+    hub_strategy: str = field(default="end", metadata={"help": "keep end: the finished model is pushed, once"})
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "create the repository so that others cannot read it"}
+    )
     muon_learning_rate: float = field(
         default=0.0,
         metadata={"help": "above 0: Muon for the blocks' matrices at this rate, AdamW at learning_rate for the rest"},
@@ -136,6 +147,28 @@ class AgaTrainingArguments(TrainingArguments):
     bias_lr_factor: float = field(
         default=1.0, metadata={"help": "on the learning rate of the towers' biases (IRRA: 2)"}
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"hub_strategy {HubStrategy(self.hub_strategy).value}: only end is possible. A checkpoint holds "
+                "pickles and has neither test metrics nor a model card; what is pushed is the best model, measured"
+            )
+
+    @property
+    def hub_repository(self) -> str:
+        """Repository of `push_to_hub`: `hub_model_id`, or the name of the run's folder under the token's owner."""
+        return self.hub_model_id or Path(self.output_dir).resolve().name
+
+    def hub_api(self) -> HfApi:
+        """
+        The Hub with `hub_token` or this machine's token.
+
+        Raises:
+            ReleaseError: there is no token.
+        """
+        return HfApi(token=find_token(self.hub_token), library_name="aga_model")
 
 
 def _argument_classes() -> Any:

@@ -20,6 +20,7 @@ from transformers import AutoProcessor, set_seed
 
 from aga_model.configuration_aga import AgaConfig, AgaObjectiveConfig
 from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
+from aga_model.data.cards import find_card, says_rendered
 from aga_model.data.check import find_unreadable
 from aga_model.data.files import write_json
 from aga_model.data.noise import NoiseRecord, add_noise, check_noise
@@ -33,6 +34,8 @@ from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
 from .card import write_model_card
+from .hub import open_repository
+from .release import MODEL_FOLDER, ReleaseError
 from .sharding import check_sharding, is_sharded_run
 from .trainer import AgaTrainer
 
@@ -63,6 +66,11 @@ _FREE_ARGUMENTS = {
     "run_name",
     "hub_token",
     "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "hub_always_push",
 }
 
 
@@ -222,6 +230,12 @@ def _check_optimizer(args: AgaTrainingArguments) -> None:
         )
 
 
+def _check_hub(args: AgaTrainingArguments) -> None:
+    """Create or find the repository before any training, so that a run does not end at a token that may not write."""
+    if args.push_to_hub and PartialState().is_main_process:
+        open_repository(args.hub_api(), args.hub_repository, bool(args.hub_private_repo), args.hub_revision)
+
+
 def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaForPreTraining, AgaProcessor]:
     """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
     sections: dict[str, Any] = dict(model_args.model_config or {})
@@ -356,7 +370,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     Writes `output_dir/run.json` (exact settings) and, where noise was asked for, `noise.json` (all of it).
 
     Raises:
-        OSError, ValueError, StrictDataclassError: bad data or settings; names them.
+        OSError, ValueError, StrictDataclassError: bad data or settings, or a repository on the Hub that takes no push;
+            names them.
     """
     set_seed(args.seed)
     _check_config(dict(model_args.model_config or {}))
@@ -374,8 +389,10 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     model, processor = _build_model(model_args, splits["train"])
     if is_sharded_run(args):
         check_sharding(model, args)
-    start = {"start": model_args.model_name_or_path}
+    name = model_args.model_name_or_path
+    start = {"start": name, "start_rendered": name is None or says_rendered(find_card(name))}
     description = start | _describe_run(model, data_args, args, splits) | decisions
+    _check_hub(args)
     checkpoint = _prepare_run_folder(Path(args.output_dir), description, noise)
     return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
 
@@ -423,35 +440,58 @@ def train(run: PreparedRun) -> dict[str, Any]:
     """
     [`fit`], then measure the best model on the test split.
 
-    Writes `metrics.json`, `model/` (model, processor, model card) and TensorBoard logs into `output_dir`.
+    Writes `metrics.json`, `model/` (model, processor, model card) and TensorBoard logs into `output_dir`, and pushes
+    `model/` to the Hub where the arguments say so.
 
     Returns:
         the content of metrics.json.
+
+    Raises:
+        ReleaseError: the push failed; everything else is done and written.
     """
     args, processor = run.args, run.processor
     trainer = fit(run)
     evaluator = RetrievalEvaluator(run.splits["test"], processor, args.per_device_eval_batch_size)
-    metrics: dict[str, Any] = trainer.measure(evaluator) | training_figures(trainer)
+    measured, intervals = trainer.measure_with_intervals(evaluator)
+    metrics: dict[str, Any] = measured | training_figures(trainer)
+    metrics["intervals"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
     weights = trainer.whole_state()
     if trainer.is_world_process_zero():
         folder = Path(args.output_dir)
-        trainer.whole_model(weights).save_pretrained(folder / "model")
-        processor.save_pretrained(folder / "model")
+        trainer.whole_model(weights).save_pretrained(folder / MODEL_FOLDER)
+        processor.save_pretrained(folder / MODEL_FOLDER)
         write_json(folder / METRICS_FILE, metrics)
         trainer.save_state()
-        write_model_card(folder / "model", run.description, metrics, trainer.state.global_step)
+        write_model_card(folder / MODEL_FOLDER, run.description, metrics, trainer.state.global_step)
     trainer.accelerator.wait_for_everyone()
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return metrics
 
 
+def _push_command(args: AgaTrainingArguments) -> str:
+    """What does the push of a run again."""
+    command = f"aga push {Path(args.output_dir) / MODEL_FOLDER} --repo {args.hub_repository}"
+    command += f" --revision {args.hub_revision}" if args.hub_revision else ""
+    return command + ("" if args.hub_private_repo else " --public")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Entry of train_hf.py; returns the exit status, 2 for bad input with one line that names it."""
+    """
+    Entry of train_hf.py; returns the exit status: 2 for bad input, 1 for a finished run that could not be pushed to
+    the Hub, each with one line that names it.
+    """
     try:
         run = prepare(*parse_run_arguments(argv))
     except (OSError, ValueError, StrictDataclassError) as error:
         print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    metrics = train(run)
+    try:
+        metrics = train(run)
+    except ReleaseError as error:
+        print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"the run is finished; `{_push_command(run.args)}` pushes its model", file=sys.stderr)
+        return 1
     if PartialState().is_main_process:
         print(json.dumps(metrics, indent=2))
     return 0

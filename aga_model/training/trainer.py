@@ -1,10 +1,12 @@
 """AgaTrainer: transformers' Trainer that validates by retrieval and logs every loss by name."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -12,14 +14,19 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from aga_model.configuration_aga import LOSS_NAMES
+from aga_model.evaluation import Interval
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
+from .hub import open_repository, push_release
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
+from .release import MODEL_FOLDER, read_release
 from .sharding import leave_temperature_whole, plain_copy, whole_parameters
+
+logger = logging.getLogger(__name__)
 
 COMPONENTS = tuple(f"{name}_loss" for name in LOSS_NAMES)
 
@@ -169,6 +176,46 @@ class AgaTrainer(Trainer):
         super()._save(output_dir, state_dict)
         self.model = trained
 
+    def push_to_hub(  # type: ignore[override] # transformers too returns None in the other processes
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | None:
+        """
+        Publish `output_dir/model`, which [`train`] wrote, as `aga push` does: the best model with processor, code and
+        card in one commit, without checkpoints, optimiser states and logs.
+
+        Args:
+            commit_message: as [`push_release`].
+            token, revision, private: in place of `hub_token`, `hub_revision`, `hub_private_repo`.
+            blocking, kwargs: must be left out: a push ends before this does, and the card is written already.
+
+        Returns:
+            the commit; None in all processes but the first.
+
+        Raises:
+            ReleaseError: there is no finished model, or the Hub does not take it; says what to do.
+        """
+        if not blocking or kwargs:
+            raise ValueError(
+                f"push_to_hub takes neither blocking=False nor {', '.join(kwargs) or 'further arguments'}"
+            )
+        if not self.is_world_process_zero():
+            return None
+        args = cast(AgaTrainingArguments, self.args)
+        api = HfApi(token=token, library_name="aga_model") if token else args.hub_api()
+        release = read_release(Path(str(args.output_dir)) / MODEL_FOLDER, secrets=[str(api.token)])
+        private = bool(args.hub_private_repo) if private is None else private
+        repository = open_repository(api, args.hub_repository, private, revision or args.hub_revision)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        commit = push_release(release, api, repository, commit_message)
+        logger.info("pushed to %s: %s", repository.name, commit.commit_url)
+        return commit
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.args.torch_compile:
             mark_lengths(inputs)
@@ -194,6 +241,12 @@ class AgaTrainer(Trainer):
         model: Any = self.accelerator.unwrap_model(self.model)
         with whole_parameters(model):
             return evaluator.evaluate(model.aga)
+
+    def measure_with_intervals(self, evaluator: RetrievalEvaluator) -> tuple[dict[str, float], dict[str, Interval]]:
+        """As [`measure`], with the interval of each metric."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        with whole_parameters(model):
+            return evaluator.evaluate_with_intervals(model.aga)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Retrieval metrics of the validation split, each name with `metric_key_prefix`."""

@@ -1,0 +1,347 @@
+"""
+What a published model is: the files of a saved folder that go to the Hub, checked before any of them leaves.
+
+A release holds weights in safetensors, configuration, processor, code and card, and nothing else: no pickle (whoever
+loads one runs what it says), no checkpoint of the trainer, no data.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import StrictDataclassError
+
+from aga_model import modeling_aga
+from aga_model.configuration_aga import AgaConfig
+from aga_model.processing_aga import AgaProcessor
+
+CARD_FILE = "README.md"
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "processor_config.json"
+MODEL_FOLDER = "model"  # of a run
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+# The classes that load from one repository. transformers has no Auto class for image-text matching: the last entry
+# names the class for get_class_from_dynamic_module.
+MODEL_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForPreTraining", "AgaForImageTextRetrieval")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+_OPTIONAL_FILES = (*_TOKENIZER_FILES, "preprocessor_config.json", "LICENSE", "NOTICE")
+_VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
+# A path of somebody's machine: it tells the user's name or where the data lie.
+_LOCAL_PATH = re.compile(
+    r"(?<![\w./:~-])/(?:home|root|Users|mnt|media|data|scratch|tmp|workspace)/[\w.@-][^\s\"'`)<>]*"
+)
+_WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\+[^\s\"'`)<>]+")
+# The name by which a card's example loads the model: the first one, in whichever Auto class.
+_LOADED_NAME = re.compile(r"""\.from_pretrained\(\s*(["'])(?P<name>[^"']+)\1""")
+
+
+class ReleaseError(ValueError):
+    """A folder that is not fit to be published, or a repository that does not take it; says what to do."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """
+    A folder that is fit to be published.
+
+    Args:
+        folder: it.
+        files: names of what is published, in the order of the names.
+        card: text of the model card.
+        left_out: name in the folder -> why it stays here.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    card: str
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+    def card_for(self, repo: str) -> str:
+        """The card with examples that load from `repo` instead of where the model lies here."""
+        return rename_in_examples(self.card, repo)
+
+
+def read_release(folder: str | Path, secrets: Iterable[str] = ()) -> Release:
+    """
+    Check everything that a repository needs, on this machine alone.
+
+    The weights are loaded: all of them must be there and finite.
+
+    Args:
+        folder: of a saved model with its processor, code and card: `model/` of a run.
+        secrets: texts that no file may hold, such as the token of the upload.
+
+    Raises:
+        ReleaseError: names the first file that is missing or wrong.
+    """
+    folder = Path(folder)
+    _require_model_folder(folder)
+    config = _read_json(folder / CONFIG_FILE)
+    _require_model_type(folder / CONFIG_FILE, config)
+    weights = _weight_files(folder)
+    code = _code_files(folder, config)
+    card = _read_card(folder / CARD_FILE)
+    optional = [name for name in _OPTIONAL_FILES if (folder / name).is_file()]
+    files = tuple(sorted({CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, *weights, *code, *optional}))
+    release = Release(folder, files, card, _left_out(folder, files))
+    _require_nothing_private(release, secrets)
+    _require_loadable(folder, config)
+    return release
+
+
+def rename_in_examples(card: str, name: str) -> str:
+    """A card whose code loads the model as `name`, wherever it named the model as in its first `from_pretrained`."""
+    found = _LOADED_NAME.search(card)
+    if found is None:
+        return card
+    old = re.escape(found["name"])
+    return re.sub(rf"""(["']){old}\1""", lambda match: f"{match[1]}{name}{match[1]}", card)
+
+
+def _require_model_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ReleaseError(f"{folder} is no folder: give that of a saved model, such as runs/NAME/{MODEL_FOLDER}")
+    if (folder / CONFIG_FILE).is_file():
+        return
+    inner = folder / MODEL_FOLDER
+    if (inner / CONFIG_FILE).is_file():
+        raise ReleaseError(f"{folder} is the folder of a run: give the model in it, {inner}")
+    raise ReleaseError(f"{folder} holds no {CONFIG_FILE}: give the folder that a training or save_pretrained wrote")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ReleaseError(f"{path} is missing: save model and processor into one folder with save_pretrained")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReleaseError(f"{path} is no JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ReleaseError(f"{path}: expected keys and values")
+    return values
+
+
+def _require_model_type(path: Path, values: dict[str, Any]) -> None:
+    if values.get("model_type") != AgaConfig.model_type:
+        raise ReleaseError(
+            f"{path}: model_type is {values.get('model_type')!r}, expected {AgaConfig.model_type!r}; `aga convert` "
+            "turns models of other methods into ones of this package"
+        )
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The weights in safetensors, with their index where they are in several files."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    if not (folder / WEIGHTS_INDEX_FILE).is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        advice = f"; {', '.join(pickles)} is no safetensors file" if pickles else ""
+        raise ReleaseError(f"{folder} holds no {WEIGHTS_FILE}{advice}: write one with save_pretrained")
+    shards = _read_json(folder / WEIGHTS_INDEX_FILE).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ReleaseError(f"{folder / WEIGHTS_INDEX_FILE} names no file: save the model again")
+    names = sorted({str(name) for name in shards.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise ReleaseError(f"{folder / WEIGHTS_INDEX_FILE} names {name}, which is no safetensors file beside it")
+    return [WEIGHTS_INDEX_FILE, *names]
+
+
+def _code_files(folder: Path, config: dict[str, Any]) -> list[str]:
+    """The modules that the auto maps name, and those that they import."""
+    modules: dict[str, set[str]] = {}
+    for path, values, keys in (
+        (folder / CONFIG_FILE, config, MODEL_CLASSES),
+        (folder / PROCESSOR_FILE, _read_json(folder / PROCESSOR_FILE), ("AutoProcessor",)),
+    ):
+        for key in keys:
+            module, class_name = _auto_map_entry(path, values, key)
+            modules.setdefault(module, set()).add(class_name)
+    files: set[str] = set()
+    for module, class_names in modules.items():
+        tree = _parse(folder / f"{module}.py", CONFIG_FILE)
+        missing = class_names - {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        if missing:
+            raise ReleaseError(
+                f"{folder / module}.py defines no class {', '.join(sorted(missing))}, which {CONFIG_FILE} names: save "
+                "the model again"
+            )
+        _collect_imports(folder, module, tree, files)
+    return sorted(files)
+
+
+def _auto_map_entry(path: Path, values: dict[str, Any], key: str) -> tuple[str, str]:
+    """Module and class of an entry such as `modeling_aga.AgaModel`."""
+    auto_map = values.get("auto_map")
+    entry = auto_map.get(key) if isinstance(auto_map, dict) else None
+    again = "load the model with this version and save it again with save_pretrained"
+    if isinstance(entry, str) and "--" in entry:
+        raise ReleaseError(f"{path}: auto_map takes {key} from another repository ({entry}): {again}")
+    if not isinstance(entry, str) or entry.count(".") != 1:
+        raise ReleaseError(f"{path}: auto_map names no class for {key}: {again}")
+    module, _, class_name = entry.partition(".")
+    return module, class_name
+
+
+def _parse(path: Path, named_by: str) -> ast.Module:
+    if not path.is_file():
+        raise ReleaseError(f"{path} is missing, which {named_by} needs: save the model again with save_pretrained")
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ReleaseError(f"{path} is no Python ({error}): save the model again") from error
+
+
+def _collect_imports(folder: Path, module: str, tree: ast.Module, files: set[str]) -> None:
+    """Add a module and what it imports from beside it to `files`."""
+    name = f"{module}.py"
+    if name in files:
+        return
+    files.add(name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            _collect_imports(folder, node.module, _parse(folder / f"{node.module}.py", name), files)
+
+
+def _read_card(path: Path) -> str:
+    """Text of a card whose metadata the Hub reads."""
+    if not path.is_file():
+        raise ReleaseError(
+            f"{path} is missing: a training writes the model card; for another model fill in model_card.md by hand"
+        )
+    text = path.read_text(encoding="utf-8")
+    try:
+        metadata = ModelCard(text).data
+    except Exception as error:  # no YAML, no mapping, or a model-index that cannot be read
+        raise ReleaseError(
+            f"{path}: the metadata between the lines --- cannot be read: {_first_line(error)}"
+        ) from error
+    for key, kinds, example in (
+        ("license", (str,), "apache-2.0"),
+        ("library_name", (str,), "transformers"),
+        ("tags", (list,), "[text-based-person-search]"),
+    ):
+        value = metadata.get(key)
+        if not isinstance(value, kinds) or not value:
+            raise ReleaseError(f"{path}: the metadata between the lines --- need `{key}: {example}`, found {value!r}")
+    if metadata.get("library_name") != "transformers":
+        raise ReleaseError(f"{path}: library_name is {metadata.get('library_name')!r}, expected transformers")
+    return text
+
+
+def _left_out(folder: Path, files: Iterable[str]) -> dict[str, str]:
+    left = sorted(
+        path for path in folder.iterdir() if path.name not in set(files) and not path.name.startswith((".", "__"))
+    )
+    return {f"{path.name}/" if path.is_dir() else path.name: _reason(path) for path in left}
+
+
+def _reason(path: Path) -> str:
+    if path.is_dir():
+        return "a checkpoint of the trainer" if path.name.startswith("checkpoint-") else "a folder"
+    if path.suffix in _PICKLES:
+        return "a pickle, which runs code when it is loaded; only safetensors is published"
+    return "no part of a model"
+
+
+def _require_nothing_private(release: Release, secrets: Iterable[str]) -> None:
+    """No token in any text file; no path of this machine in card and settings, but for names that are rewritten."""
+    needles = [secret for secret in secrets if secret]
+    for name in release.files:
+        if name.endswith(".safetensors"):
+            continue
+        text = release.card_for("user/name") if name == CARD_FILE else _read_text(release.folder / name)
+        for number, line in enumerate(text.splitlines(), start=1):
+            if _TOKEN.search(line) or any(secret in line for secret in needles):
+                raise ReleaseError(
+                    f"{release.folder / name}: line {number} holds a Hugging Face token: remove it, and revoke the "
+                    "token if others could have read it"
+                )
+            if name.endswith(".py") or name in _VOCABULARIES:
+                continue
+            found = _LOCAL_PATH.search(line) or _WINDOWS_PATH.search(line)
+            if found:
+                raise ReleaseError(
+                    f"{release.folder / name}: line {number} names a path of a machine ({found[0]}): remove it before "
+                    "others read it"
+                )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ReleaseError(f"{path} is no UTF-8 text ({error})") from error
+
+
+def _require_loadable(folder: Path, values: dict[str, Any]) -> None:
+    try:
+        config = AgaConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise ReleaseError(f"{folder / CONFIG_FILE}: {_first_line(error)}") from error
+    names = values.get("architectures") or ["AgaModel"]
+    model_class = getattr(modeling_aga, str(names[0]), None)
+    if model_class is None or not hasattr(model_class, "from_pretrained"):
+        raise ReleaseError(
+            f"{folder / CONFIG_FILE}: architectures names {names[0]}, which is no class of this package"
+        )
+    _require_weights(folder, model_class)
+    _require_processor(folder, config)
+
+
+def _require_weights(folder: Path, model_class: Any) -> None:
+    try:
+        model, info = model_class.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # damaged files and wrong shapes each fail with a type of their own
+        raise ReleaseError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ReleaseError(
+            f"{folder}: {len(missing)} weights are missing, such as {', '.join(missing[:3])}; loading would fill them "
+            "with random numbers"
+        )
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ReleaseError(f"{folder}: the weight {name} is not finite: the model is unusable")
+
+
+def _require_processor(folder: Path, config: AgaConfig) -> None:
+    try:
+        processor = AgaProcessor.from_pretrained(folder)
+        AgaProcessor.for_config(config, processor.tokenizer)
+        size = processor.image_processor.size
+        have = (size["height"], size["width"])
+    except Exception as error:
+        raise ReleaseError(f"{folder}: the processor does not fit the model: {_first_line(error)}") from error
+    if have != tuple(config.vision_config.image_height_width):
+        height, width = config.vision_config.image_height_width
+        raise ReleaseError(
+            f"{folder / PROCESSOR_FILE}: makes images of {have[0]}x{have[1]} pixels, the model takes {height}x{width}"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
