@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from ..retrieval import Filter, Gallery
+from ..retrieval.times import read_time
 from .index import shown_index
 from .messages import fail, note, shown
-from .times import read_time
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery: what it holds, deletion, its files.")
 Location = Annotated[

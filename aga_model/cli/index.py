@@ -36,9 +36,9 @@ from ..retrieval import (
 )
 from ..retrieval.facts import FactsOf, ImageFacts, TimeSource, facts_reader
 from ..retrieval.ingestion import MIN_HEIGHT
+from ..retrieval.times import read_time
 from ..retrieval.video import EVERY
 from .messages import RENDERED_NOTE, fail, note, shown
-from .times import read_time
 
 SKIPPED_FILE = "skipped.json"
 _LISTED = 20

@@ -1,13 +1,10 @@
 """`aga search`: rank a gallery for a sentence."""
 
 import json
-import warnings
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -23,22 +20,20 @@ from ..retrieval import (
     Hit,
     ModelLoadError,
     PersonEncoder,
+    Ranking,
     Reranker,
-    TextTruncatedWarning,
-    collapse,
+    answer_image,
+    answer_sentence,
     read_hit,
     read_image,
-    rerank_hits,
     save_explanation_picture,
     save_result_picture,
     write_csv,
     write_page,
 )
 from ..retrieval.results import hit_values
+from ..retrieval.times import read_time
 from .messages import RENDERED_NOTE, fail, note, shown
-from .times import read_time
-
-_LISTED = 5
 
 
 class OnePer(StrEnum):
@@ -46,16 +41,6 @@ class OnePer(StrEnum):
 
     PERSON = "person"
     TRACK = "track"
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """How the results of a query are made."""
-
-    top_k: int
-    rerank: int | None
-    where: Filter
-    one_per: OnePer | None
 
 
 def search(
@@ -110,8 +95,8 @@ def search(
         if image is not None and (rerank is not None or explain is not None):
             raise ValueError("--rerank and --explain read a sentence: leave them out with --image")
         opened = Gallery.open(gallery)
-        encoder = _load_encoder(opened, model, device)
-        answers = _answers(opened, encoder, sentences, image, _Ranking(top_k, rerank, where, one_per))
+        encoder = load_encoder(opened, model, device)
+        answers = _answers(opened, encoder, sentences, image, Ranking(top_k, rerank, where, one_per))
         if save is not None:
             _save(answers, save)
         if explain is not None:
@@ -138,49 +123,16 @@ def _sentences(query: str | None, image: Path | None, queries: Path | None) -> l
 
 
 def _answers(
-    gallery: Gallery, encoder: PersonEncoder, sentences: list[str], image: Path | None, ranking: _Ranking
+    gallery: Gallery, encoder: PersonEncoder, sentences: list[str], image: Path | None, ranking: Ranking
 ) -> list[Answer]:
-    notes = [RENDERED_NOTE] if encoder.rendered_only else []
-    reranker = None if ranking.rerank is None else Reranker.from_encoder(encoder)
     if image is not None:
-        return [_answer(gallery, None, encoder.encode_images([read_image(image)]), str(image), ranking, notes)]
-    return [
-        _answer(gallery, reranker, _encode(encoder, sentence, own := list(notes)), sentence, ranking, own)
-        for sentence in sentences
-    ]
-
-
-def _answer(
-    gallery: Gallery,
-    reranker: Reranker | None,
-    embedding: np.ndarray,
-    query: str,
-    ranking: _Ranking,
-    notes: list[str],
-) -> Answer:
-    hits = _first(gallery, embedding, ranking)
-    held = "the gallery holds" if ranking.where.is_empty else "the filter leaves"
-    if reranker is not None:
-        if len(hits) < (ranking.rerank or 0):
-            notes.append(f"--rerank is {ranking.rerank}, but {held} {len(hits)} images: all of them are re-ranked")
-        hits = _rerank(reranker, query, hits, ranking.rerank or 0, notes)
-    if ranking.one_per is not None:
-        hits, held = collapse(hits, ranking.one_per), f"{held}, one of each {ranking.one_per},"
-    if len(hits) < ranking.top_k:
-        notes.append(f"--top-k is {ranking.top_k}, but {held} {len(hits)} images: all of them are listed")
-    return Answer(query, hits[: ranking.top_k], notes)
-
-
-def _first(gallery: Gallery, embedding: np.ndarray, ranking: _Ranking) -> list[Hit]:
-    """As many images by similarity as the ranking needs: with `one_per` until there are enough different ones."""
-    wanted = max(ranking.top_k, ranking.rerank or 0)
-    while True:
-        hits = gallery.search(embedding, wanted, ranking.where)[0]
-        if ranking.one_per is None or len(hits) < wanted:
-            return hits
-        if len(collapse(hits, ranking.one_per)) >= ranking.top_k:
-            return hits
-        wanted *= 4
+        answers = [answer_image(gallery, encoder, read_image(image), str(image), ranking)]
+    else:
+        reranker = None if ranking.rerank is None else Reranker.from_encoder(encoder)
+        answers = [answer_sentence(gallery, encoder, sentence, ranking, reranker) for sentence in sentences]
+    for answer in answers if encoder.rendered_only else ():
+        answer.notes.insert(0, RENDERED_NOTE)
+    return answers
 
 
 def _save(answers: list[Answer], path: Path) -> None:
@@ -220,7 +172,14 @@ def _print(gallery: Gallery, answers: list[Answer], top_k: int, rerank: int | No
         note(line)
 
 
-def _load_encoder(gallery: Gallery, model: str | None, device: str | None) -> PersonEncoder:
+def load_encoder(gallery: Gallery, model: str | None, device: str | None) -> PersonEncoder:
+    """
+    The encoder of a gallery: the model that it names, or `model`.
+
+    Raises:
+        GalleryError: the gallery was made with another model.
+        ModelLoadError: the model cannot be loaded, or not on the device.
+    """
     transformers_logging.disable_progress_bar()
     try:
         encoder = PersonEncoder.from_pretrained(model or gallery.model_name, device)
@@ -230,25 +189,6 @@ def _load_encoder(gallery: Gallery, model: str | None, device: str | None) -> Pe
         raise
     gallery.require_model(encoder.model_hash, encoder.name)
     return encoder
-
-
-def _encode(encoder: PersonEncoder, query: str, notes: list[str]) -> np.ndarray:
-    """Embed the query (1, dim); a warning about its length becomes a note."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        embedding = encoder.encode_texts([query])
-    notes.extend(str(warning.message) for warning in caught if issubclass(warning.category, TextTruncatedWarning))
-    return embedding
-
-
-def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
-    """The first `number` hits in the re-ranked order, the rest as it was behind them."""
-    first, skipped = rerank_hits(reranker, query, hits[:number])
-    for item in skipped[:_LISTED]:
-        notes.append(f"behind the re-ranked images, since it cannot be read: {item.path}: {item.reason}")
-    if len(skipped) > _LISTED:
-        notes.append(f"and {len(skipped) - _LISTED} more images that cannot be read")
-    return first + hits[number:]
 
 
 def _json_answer(gallery: Gallery, answer: Answer, top_k: int, rerank: int | None) -> dict[str, Any]:

@@ -135,13 +135,23 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         raise UnreadableImageError(path, _os_reason(error)) from error
 
 
-def decode_image(data: bytes, path: str | os.PathLike, least_size: tuple[int, int] | None = None) -> Image.Image:
-    """Decode the bytes of an image file; `path` is only named in errors. See `read_image`."""
+def decode_image(
+    data: bytes,
+    path: str | os.PathLike,
+    least_size: tuple[int, int] | None = None,
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """
+    Decode the bytes of an image file; `path` is only named in errors. See `read_image`.
+
+    Args:
+        max_pixels: a limit below PIL's own, for images of strangers. It is read off the header, before decoding.
+    """
     if not data:
         raise UnreadableImageError(path, "empty file")
     try:
         with _complete_images_only(), Image.open(io.BytesIO(data), formats=_available_formats()) as image:
-            _check_size(image, path)
+            _check_size(image, path, max_pixels)
             if least_size is not None:
                 image.draft(None, least_size[::-1] if _lies_on_its_side(image) else least_size)
             image.load()
@@ -223,13 +233,15 @@ def _complete_images_only() -> Iterator[None]:
                 ImageFile.LOAD_TRUNCATED_IMAGES = _complete_before
 
 
-def _check_size(image: Image.Image, path: str | os.PathLike) -> None:
+def _check_size(image: Image.Image, path: str | os.PathLike, max_pixels: int | None) -> None:
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise UnreadableImageError(path, f"smaller than {MIN_SIDE} px ({width}x{height})")
     # PIL itself only warns between its limit and twice its limit.
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise UnreadableImageError(path, f"{width}x{height}: {_too_large_reason()}")
+    if max_pixels is not None and width * height > max_pixels:
+        raise UnreadableImageError(path, f"{width}x{height}: more than the {max_pixels:,} pixels that are read here")
 
 
 def _too_large_reason() -> str:

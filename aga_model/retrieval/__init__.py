@@ -17,6 +17,7 @@ from .picture import save_result_picture
 from .reranking import Reranker, rerank_hits
 from .results import Answer, collapse, write_csv, write_page
 from .scenes import SceneReport, SceneSettings, index_scenes
+from .searching import Ranking, answer_image, answer_sentence
 from .store import EXACT_ROWS, Filter, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
 from .tracking import PersonTracker
 from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
@@ -39,6 +40,7 @@ __all__ = [
     "PersonDetector",
     "PersonEncoder",
     "PersonTracker",
+    "Ranking",
     "Reranker",
     "SceneReport",
     "SceneSettings",
@@ -51,6 +53,8 @@ __all__ = [
     "VectorIndexReport",
     "VideoDamagedWarning",
     "VideoFrame",
+    "answer_image",
+    "answer_sentence",
     "collapse",
     "crops_of_image",
     "crops_of_video",

@@ -204,7 +204,7 @@ def test_fewer_results_than_candidates(gallery, tmp_path):
     whole = search(gallery, "--rerank", 20)
     found = search(gallery, "--rerank", 20, "--top-k", 2, "--save", tmp_path / "result.png")
     assert found["hits"] == whole["hits"][:2]
-    assert "--rerank is 20, but the gallery holds 7 images" in found["notes"][0]
+    assert "re-ranking of 20, but the gallery holds 7 images" in found["notes"][0]
     assert Image.open(tmp_path / "result.png").size[0] > 300
 
 

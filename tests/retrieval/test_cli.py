@@ -185,7 +185,7 @@ def test_search_table_shows_whole_names(gallery):
     result = aga("search", gallery, "a man", "--top-k", 20)
     squeezed = re.sub(r"[\s│|]", "", result.stdout)
     assert "照片.png" in squeezed and "[red]e.jpg" in squeezed
-    assert "--top-k is 20, but the gallery holds 7 images" in result.stderr
+    assert "20 results wanted, but the gallery holds 7 images" in result.stderr
 
 
 def test_search_writes_a_picture_and_json_stays_json(gallery, tmp_path):
@@ -277,7 +277,7 @@ def test_cameras_persons_and_times_are_searched_by(market, model_folder, tmp_pat
     assert names("--since", local(2), "--until", local(4)) == ["c1", "c3"]
     day = local(4)[:10]
     assert len(names("--until", day)) == 5 and names("--until", local(0)) == []
-    note = "--top-k is 10, but the filter leaves 2 images"
+    note = "10 results wanted, but the filter leaves 2 images"
     assert note in found(gallery, "--camera", 1)["notes"][0]
     assert "--until 1.2.26: give a date" in fails("search", gallery, "a man", "--until", "1.2.26")
     assert "must be after" in fails("search", gallery, "a man", "--since", local(2), "--until", local(1))

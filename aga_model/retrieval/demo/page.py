@@ -1,0 +1,290 @@
+"""The page of the demo, in Gradio."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Gradio reports to its makers unless it is told not to before it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from PIL import Image
+
+from ..gallery import Hit
+from ..results import Answer
+from .markup import data_url, explanation_figure, message_list, result_cards
+from .service import MAX_RESULTS, DemoError, DemoSearch, Wanted
+
+QUEUE_SIZE = 16  # requests that wait; more are told to come again
+SESSIONS = 200  # of which results are kept
+_ONE_AT_A_TIME = "model"
+
+TITLE = "Person search"
+NOTICE = """
+<p class="aga-notice">
+<b>For research, and for collections that you may lawfully search; a human checks every result.</b> A result says that
+an image resembles a description, never who somebody is. Do not identify strangers, follow people or decide about
+anybody by it. The people in the images have rights in them: use images with their consent or another legal basis only.
+</p>
+"""
+
+CSS = """
+.gradio-container { max-width: 1160px !important; margin: 0 auto !important; }
+.gradio-container .html-container { padding: 0 !important; }
+h1 { margin: 0 0 .6rem; font-size: 1.6rem; font-weight: 700; }
+.aga-notice { font-size: .85rem; line-height: 1.45; margin: 0 0 .5rem; padding: .6rem .8rem;
+    border-left: 4px solid #b45309; background: var(--background-fill-secondary); color: var(--body-text-color); }
+.aga-notes, .aga-wrong { margin: 0; padding: 0; list-style: none; font-size: .9rem; color: var(--body-text-color); }
+.aga-notes { opacity: .75; }
+.aga-wrong li { padding: .5rem .8rem; border-left: 4px solid #b91c1c; background: var(--background-fill-secondary); }
+#messages:not(:has(li)), #explanation:not(:has(figure)), #results:not(:has(li)) { display: none; }
+.aga-results { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem;
+    grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+.aga-results li { margin: 0; }
+.aga-results button { width: 100%; height: 100%; display: flex; flex-direction: column; gap: .4rem; padding: .4rem;
+    font-weight: 400; text-align: left; cursor: pointer; border-radius: 8px; color: var(--body-text-color);
+    border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
+.aga-results button:hover, .aga-results button:focus-visible { border-color: var(--color-accent); }
+.aga-results button[aria-pressed=true] { outline: 3px solid var(--color-accent); }
+.aga-results button[aria-busy=true] { animation: aga-busy 1s infinite alternate; }
+@keyframes aga-busy { to { opacity: .45; } }
+.aga-image { position: relative; display: block; width: 100%; border-radius: 5px;
+    background: var(--background-fill-secondary); }
+.aga-image img { display: block; margin: 0 auto; height: 250px; max-width: 100%; object-fit: contain; }
+.aga-image b { position: absolute; left: 0; top: 0; padding: 0 .45rem; border-radius: 5px 0 5px 0; font-size: .85rem;
+    color: #fff; background: rgb(0 0 0 / .65); }
+.aga-missing { display: flex; align-items: center; height: 250px; padding: .6rem; font-size: .8rem; }
+.aga-results dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .5rem; margin: 0; font-size: .78rem;
+    line-height: 1.4; }
+.aga-results dt { opacity: .7; font-weight: 400; }
+.aga-results dd { margin: 0; overflow-wrap: anywhere; }
+.aga-upload b { white-space: nowrap; }
+.aga-explanation { margin: 0; padding: .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary); }
+.aga-explanation figcaption { margin-bottom: .6rem; font-size: .9rem; overflow-wrap: anywhere;
+    color: var(--body-text-color); }
+.aga-wide { width: 0; min-width: 100%; overflow-x: auto; background: #fff; border-radius: 5px; }
+.aga-wide img { display: block; margin: 0 auto; max-width: 100%; max-height: 75vh; }
+.aga-upload { display: flex; align-items: center; gap: 1rem; padding: .8rem; border-radius: 8px; cursor: pointer;
+    font-size: .9rem; border: 2px dashed var(--border-color-primary); color: var(--body-text-color); }
+.aga-upload:focus-within, .aga-upload:hover { border-color: var(--color-accent); }
+.aga-upload input { position: absolute; opacity: 0; width: 1px; height: 1px; }
+.aga-upload img { height: 160px; max-width: 40%; object-fit: contain; }
+@media (max-width: 640px) {
+    .gradio-container .main.fillable { padding: 16px 14px !important; }
+    .aga-results { grid-template-columns: 1fr 1fr; }
+    .aga-wide img { max-width: none; max-height: none; width: 540px; }
+}
+"""
+
+_CHOOSE = """
+element.addEventListener('click', (event) => {
+    const card = event.target.closest('button[data-index]');
+    if (!card) return;
+    for (const other of element.querySelectorAll('button[data-index]'))
+        other.setAttribute('aria-pressed', String(other === card));
+    card.setAttribute('aria-busy', 'true');
+    trigger('choose', {index: Number(card.dataset.index)});
+});
+"""
+
+_UPLOAD = """
+const send = (file) => {
+    if (!file) return;
+    if (file.size > props.limit) { trigger('refuse', {size: file.size}); return; }
+    const reader = new FileReader();
+    reader.onload = () => trigger('offer', {image: reader.result});
+    reader.readAsDataURL(file);
+};
+element.addEventListener('change', (event) => send(event.target.files[0]));
+element.addEventListener('dragover', (event) => event.preventDefault());
+element.addEventListener('drop', (event) => { event.preventDefault(); send(event.dataTransfer.files[0]); });
+"""
+
+_SHOW_EXPLANATION = """
+() => {
+    for (const card of document.querySelectorAll('#results [aria-busy]')) card.removeAttribute('aria-busy');
+    document.getElementById('explanation').scrollIntoView({behavior: 'smooth', block: 'nearest'});
+}
+"""
+_SHOW_EVERY = "every image"
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    What a session is looking at. It stays on the server: the page names a result by its number only.
+
+    Args:
+        sentence: None when an image was searched with.
+        hits: as they are shown.
+    """
+
+    sentence: str | None
+    hits: tuple[Hit, ...]
+
+
+def build_page(search: DemoSearch, notices: Sequence[str] = ()) -> gr.Blocks:
+    """
+    The page that searches a gallery.
+
+    Args:
+        search: of the gallery.
+        notices: shown above the query, such as what the model has been trained on.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.HTML(f"<h1>{TITLE}</h1>{NOTICE}{message_list([*notices, _held(search)])}")
+        found = gr.State(None)
+        picture = gr.State(None)
+        with gr.Tab("By a sentence"), gr.Row(equal_height=True):
+            sentence = gr.Textbox(
+                label="What the person looks like",
+                placeholder="a woman in a long black coat with a red bag",
+                lines=1,
+                max_lines=4,
+                scale=5,
+                min_width=300,
+                elem_id="sentence",
+            )
+            find = gr.Button("Search", variant="primary", scale=1, min_width=120, elem_id="find")
+        with gr.Tab("By an image"):
+            upload = gr.HTML(_upload_box(search), js_on_load=_UPLOAD, limit=search.max_upload_bytes, elem_id="upload")
+            find_like = gr.Button("Search", variant="primary", elem_id="find_like")
+        wanted = _filters(search)
+        messages = gr.HTML(elem_id="messages")
+        explanation = gr.HTML(elem_id="explanation")
+        results = gr.HTML(elem_id="results", js_on_load=_CHOOSE)
+
+        searched = [found, messages, explanation, results]
+        by_sentence = _sentence_handler(search)
+        for event, name in ((find.click, "by_sentence"), (sentence.submit, "by_sentence_enter")):
+            _on(event, by_sentence, [sentence, *wanted], searched, name)
+        _on(find_like.click, _image_handler(search), [picture, *wanted], searched, "by_image")
+        _on(upload.offer, _upload_handler(search), [], [picture, upload, messages], "upload")
+        _on(upload.refuse, _refuse_handler(search), [], [messages], "refuse")
+        chosen = _on(results.choose, _explain_handler(search), [found], [messages, explanation], "explain")
+        chosen.then(None, js=_SHOW_EXPLANATION)
+    page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
+    page.state_session_capacity = SESSIONS
+    return page
+
+
+def _on(event: Any, handler: Callable, inputs: list, outputs: list, name: str) -> Any:
+    """Every computation waits its turn for the one model, and has no name that others could call it by."""
+    return event(
+        handler, inputs, outputs,
+        api_name=name, api_visibility="private", concurrency_id=_ONE_AT_A_TIME, concurrency_limit=1,
+    )  # fmt: skip
+
+
+def _filters(search: DemoSearch) -> list[gr.components.Component]:
+    """Inputs for the arguments of [`Wanted`], in its order; those that the gallery has no facts for are hidden."""
+    held = search.held
+    with gr.Accordion("Filters", open=False):
+        with gr.Row():
+            top_k = gr.Slider(1, MAX_RESULTS, value=10, step=1, label="Results")
+            one_per = gr.Radio(
+                [_SHOW_EVERY, *(f"one per {name}" for name in held.one_per)],
+                value=_SHOW_EVERY,
+                label="Show",
+                visible=bool(held.one_per),
+            )
+        cameras = gr.Dropdown(
+            list(held.cameras), multiselect=True, label="Cameras (all, unless chosen)", visible=bool(held.cameras)
+        )
+        with gr.Row(visible=held.times):
+            since = gr.Textbox(label="From", placeholder="2026-01-31 or 2026-01-31T18:30", max_length=40)
+            until = gr.Textbox(label="Until", placeholder="2026-01-31 or 2026-01-31T18:30", max_length=40)
+    return [top_k, cameras, since, until, one_per]
+
+
+def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any) -> Wanted:
+    number = int(top_k) if isinstance(top_k, int | float) and top_k % 1 == 0 else 0  # a slider gives 10 or 10.0
+    collapsed = "" if one_per in (None, _SHOW_EVERY) else str(one_per).removeprefix("one per ")
+    return Wanted(number, [str(name) for name in cameras or ()], str(since or ""), str(until or ""), collapsed)
+
+
+def _sentence_handler(search: DemoSearch) -> Callable:
+    def handle(sentence: str | None, *wanted: Any) -> tuple:
+        return _searched(lambda: search.by_sentence(sentence or "", _wanted(*wanted)), sentence)
+
+    return handle
+
+
+def _image_handler(search: DemoSearch) -> Callable:
+    def handle(picture: Image.Image | None, *wanted: Any) -> tuple:
+        def answer() -> Answer:
+            if picture is None:
+                raise DemoError("choose an image first")
+            return search.by_image(picture, _wanted(*wanted))
+
+        return _searched(answer, None)
+
+    return handle
+
+
+def _searched(answer: Callable[[], Answer], sentence: str | None) -> tuple[Found | None, str, str, str]:
+    """State, messages, explanation and results after a search."""
+    try:
+        found = answer()
+    except DemoError as error:
+        return None, message_list([str(error)], wrong=True), "", ""
+    hint = ["choose a result to see where each word looks"] if sentence is not None and found.hits else []
+    return Found(sentence, tuple(found.hits)), message_list([*found.notes, *hint]), "", result_cards(found.hits)
+
+
+def _upload_handler(search: DemoSearch) -> Callable:
+    def handle(event: gr.EventData) -> tuple:
+        try:
+            image = search.read_upload(_sent(event, "image"))
+        except DemoError as error:
+            return None, _upload_box(search), message_list([str(error)], wrong=True)
+        return image, _upload_box(search, image), ""
+
+    return handle
+
+
+def _refuse_handler(search: DemoSearch) -> Callable:
+    def handle() -> str:
+        limit = search.max_upload_bytes / 2**20
+        return message_list([f"the file is larger than {limit:g} MiB: choose a smaller one"], wrong=True)
+
+    return handle
+
+
+def _explain_handler(search: DemoSearch) -> Callable:
+    def handle(found: Found | None, event: gr.EventData) -> tuple[str, str]:
+        index = _sent(event, "index")
+        try:
+            if found is None or type(index) is not int or not 0 <= index < len(found.hits):
+                raise DemoError("these results are gone: search again")
+            if found.sentence is None:
+                raise DemoError("an explanation shows the words of a sentence: search by a sentence to see one")
+            hit = found.hits[index]
+            picture = search.explain(hit, found.sentence)
+        except DemoError as error:
+            return message_list([str(error)], wrong=True), ""
+        return "", explanation_figure(hit, picture, found.sentence)
+
+    return handle
+
+
+def _sent(event: gr.EventData, name: str) -> Any:
+    """What the browser sent with an event; None if it did not."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def _upload_box(search: DemoSearch, image: Image.Image | None = None) -> str:
+    limit = search.max_upload_bytes / 2**20
+    shown = "" if image is None else f'<img alt="the image to search with" src="{data_url(image, "JPEG")}">'
+    return (
+        f'<label class="aga-upload">{shown}<span><b>Choose an image of one person</b>, or drop it here<br>up to '
+        f'{limit:g} MiB; it is not stored</span><input type="file" accept="image/*"></label>'
+    )
+
+
+def _held(search: DemoSearch) -> str:
+    return f"{search.held.images:,} images are searched"
+
+
+__all__ = ["CSS", "build_page"]
