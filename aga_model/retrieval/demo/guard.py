@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,6 +27,7 @@ JOIN = "/gradio_api/queue/join"
 MIN_TOKEN = 16  # characters
 TOKEN_VARIABLE = "AGA_DEMO_TOKEN"
 _TOKEN = re.compile(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN},}}")  # needs no quoting in a URL or a cookie
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::\d+)?")
 _COOKIE = "aga_demo_token"
 _ROUTES = {
     "GET": re.compile(
@@ -135,7 +136,7 @@ class Guard:
         headers = _headers(scope)
         host = headers.get("host", "")
         if self.token is None:
-            if not is_loopback(urlsplit(f"//{host}").hostname or "" if _is_plain(host) else ""):
+            if not is_loopback(_name_of(host)):
                 raise Refusal(
                     403, "This demo answers requests to this machine only: open it as http://127.0.0.1:PORT/"
                 )
@@ -178,9 +179,10 @@ def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-def _is_plain(host: str) -> bool:
-    """Whether a Host header is a name or address with or without port, and nothing that a URL splits elsewhere."""
-    return re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:\d+)?", host) is not None
+def _name_of(host: str) -> str:
+    """The name or address in a Host header, without the port; empty for anything that is neither."""
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]) if match is not None else ""
 
 
 def _bearer(headers: dict[str, str]) -> str | None:
