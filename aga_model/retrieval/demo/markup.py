@@ -51,7 +51,7 @@ def hit_facts(hit: Hit) -> list[tuple[str, str]]:
     row = hit.row
     facts = [("cosine", f"{hit.score:.3f}")]
     if hit.itm_score is not None:
-        facts.append(("ITM log-odds", f"{hit.itm_score:.2f}"))
+        facts.append(("ITM", f"{hit.itm_score:.2f}"))
     facts += [(name, value) for name, value in (("person", row.person_id), ("camera", row.camera)) if value]
     if row.time is not None:
         facts.append(("time", _local_time(row.time)))

@@ -59,13 +59,12 @@ h1 { margin: 0 0 .6rem; font-size: 1.6rem; font-weight: 700; }
     line-height: 1.4; }
 .aga-results dt { opacity: .7; font-weight: 400; }
 .aga-results dd { margin: 0; overflow-wrap: anywhere; }
-.aga-upload b { white-space: nowrap; }
 .aga-explanation { margin: 0; padding: .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary); }
 .aga-explanation figcaption { margin-bottom: .6rem; font-size: .9rem; overflow-wrap: anywhere;
     color: var(--body-text-color); }
 .aga-wide { width: 0; min-width: 100%; overflow-x: auto; background: #fff; border-radius: 5px; }
 .aga-wide img { display: block; margin: 0 auto; max-width: 100%; max-height: 75vh; }
-.aga-upload { display: flex; align-items: center; gap: 1rem; padding: .8rem; border-radius: 8px; cursor: pointer;
+.aga-upload { display: flex; align-items: center; gap: .8rem; padding: .8rem; border-radius: 8px; cursor: pointer;
     font-size: .9rem; border: 2px dashed var(--border-color-primary); color: var(--body-text-color); }
 .aga-upload:focus-within, .aga-upload:hover { border-color: var(--color-accent); }
 .aga-upload input { position: absolute; opacity: 0; width: 1px; height: 1px; }
