@@ -204,8 +204,10 @@ def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any) -> W
 
 
 def _sentence_handler(search: DemoSearch) -> Callable:
+    hint = "choose a result to see where each word looks" if search.explainer is not None else ""
+
     def handle(sentence: str | None, *wanted: Any) -> tuple:
-        return _searched(lambda: search.by_sentence(sentence or "", _wanted(*wanted)), sentence)
+        return _searched(lambda: search.by_sentence(sentence or "", _wanted(*wanted)), sentence, hint)
 
     return handle
 
@@ -222,14 +224,16 @@ def _image_handler(search: DemoSearch) -> Callable:
     return handle
 
 
-def _searched(answer: Callable[[], Answer], sentence: str | None) -> tuple[Found | None, str, str, str]:
-    """State, messages, explanation and results after a search."""
+def _searched(
+    answer: Callable[[], Answer], sentence: str | None, hint: str = ""
+) -> tuple[Found | None, str, str, str]:
+    """State, messages, explanation and results after a search; the hint is a message where there are results."""
     try:
         found = answer()
     except DemoError as error:
         return None, message_list([str(error)], wrong=True), "", ""
-    hint = ["choose a result to see where each word looks"] if sentence is not None and found.hits else []
-    return Found(sentence, tuple(found.hits)), message_list([*found.notes, *hint]), "", result_cards(found.hits)
+    notes = [*found.notes, hint] if hint and found.hits else found.notes
+    return Found(sentence, tuple(found.hits)), message_list(notes), "", result_cards(found.hits)
 
 
 def _upload_handler(search: DemoSearch) -> Callable:
