@@ -3,7 +3,7 @@
 import glob
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from ..retrieval import (
     PersonEncoder,
     SceneReport,
     SceneSettings,
+    ShardError,
+    Shards,
     Skipped,
     UnreadableVideoError,
     VectorIndexReport,
@@ -36,6 +38,7 @@ from ..retrieval import (
 )
 from ..retrieval.facts import FactsOf, ImageFacts, TimeSource, facts_reader
 from ..retrieval.ingestion import MIN_HEIGHT
+from ..retrieval.shards import no_progress
 from ..retrieval.times import read_time
 from ..retrieval.video import EVERY
 from .messages import RENDERED_NOTE, fail, note, shown
@@ -111,30 +114,47 @@ def index(
 
     A gallery of the same model is added to: files that it holds unchanged are not encoded again, changed files are. A
     run that is stopped goes on where it was when it is started again.
+
+    Under `accelerate launch -m aga_model index ...` the processes share the files out, each on a GPU of its own.
     """
+    shards = Shards()
+    videos: list[Path] = []
+    skipped: list[Skipped] = []
     try:
-        if not every > 0:
-            raise ValueError(f"--every is {every}: give a number of seconds above 0")
-        videos: list[Path] = []
-        if split is None:
-            facts_of = facts_reader(camera, camera_from, person_from, time_from)
-            found, videos, skipped = _find(images, out)
-        else:
-            if not (camera is camera_from is person_from is None and time_from is TimeSource.NONE):
+        shards = Shards.from_environment()
+        with shards.together():
+            if not every > 0:
+                raise ValueError(f"--every is {every}: give a number of seconds above 0")
+            settings = SceneSettings(
+                every,
+                min_height=min_height,
+                started=None if started is None else read_time(started, "--started").timestamp(),
+            )
+            if split is None:
+                facts_of = facts_reader(camera, camera_from, person_from, time_from)
+            elif not (camera is camera_from is person_from is None and time_from is TimeSource.NONE):
                 raise ValueError("--split takes cameras and persons from the data set: leave out the other options")
-            found, facts_of = _find_split(images, split)
-            skipped = []
-        settings = SceneSettings(
-            every,
-            min_height=min_height,
-            started=None if started is None else read_time(started, "--started").timestamp(),
-        )
+            else:
+                found, facts_of = _find_split(images, split)
+        if split is None:
+            found, videos, skipped = shards.of_main(lambda: _find(images, out))
         people = _Scenes([*videos, *(found if scenes else [])], detector, settings, recut)
-        _index([] if scenes else found, people, skipped, facts_of, model, out, batch_size, device, overwrite)
-    except torch.OutOfMemoryError:
-        fail(f"a batch of {batch_size} images does not fit into the GPU's memory: give a smaller --batch-size")
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+        _index([] if scenes else found, people, skipped, facts_of, model, out, batch_size, device, overwrite, shards)
+        shards.close()
+    except ShardError as error:  # all processes know of it
+        if not shards.is_main:
+            raise typer.Exit(2) from error
         fail(error)
+    except torch.OutOfMemoryError:
+        reason = f"a batch of {batch_size} images does not fit into the GPU's memory: give a smaller --batch-size"
+        fail(_of(shards, reason))
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        fail(_of(shards, error))
+
+
+def _of(shards: Shards, error: object) -> object:
+    """An error of one process among several names it."""
+    return f"{shards.name}: {error}" if shards.name else error
 
 
 @dataclass(frozen=True)
@@ -157,30 +177,47 @@ def _index(
     batch_size: int,
     device: str | None,
     overwrite: bool,
+    shards: Shards,
 ) -> None:
-    gallery = None if overwrite or not Gallery.exists(out) else Gallery.open(out)
+    device = shards.device(device)
     transformers_logging.disable_progress_bar()
-    found = load_detector(scenes.detector, device) if scenes.paths else None
-    encoder = PersonEncoder.from_pretrained(model, device)
-    if encoder.rendered_only:
-        note(RENDERED_NOTE)
-    if gallery is None:
-        gallery = Gallery.create(out, encoder.model_hash, encoder.dim, encoder.name, overwrite=overwrite)
-    else:
-        gallery.require_model(encoder.model_hash, encoder.name)
-        note(f"adding to the gallery {gallery}, which holds {gallery.count()} images")
-    track = partial(tqdm, desc="indexing", unit="image", dynamic_ncols=True)
+    with shards.together():
+        gallery = None if overwrite or not Gallery.exists(out) else Gallery.open(out)
+        found = load_detector(scenes.detector, device) if scenes.paths else None
+        encoder = PersonEncoder.from_pretrained(model, device)
+        if gallery is None:
+            # Whoever has images to add first makes it; nothing is there before.
+            first = partial(shards.first, "gallery")
+            gallery = Gallery.create(out, encoder.model_hash, encoder.dim, encoder.name, overwrite, first)
+        else:
+            gallery.require_model(encoder.model_hash, encoder.name)
+    if shards.is_main:
+        if encoder.rendered_only:
+            note(RENDERED_NOTE)
+        if gallery.is_made:
+            note(f"adding to the gallery {gallery}, which holds {gallery.count()} images")
     report, people = IndexReport(), SceneReport()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # files that matter are reported as skipped
         if images:
-            report = index_images(images, encoder, gallery, batch_size, track, facts_of)
+            bar = _bar("indexing", "image") if shards.is_main else no_progress
+            report = index_images(images, encoder, gallery, batch_size, bar, facts_of, shards)
         if found is not None:
+            bar = _bar("finding people", "frame") if shards.is_main else no_progress
             settings = replace(scenes.settings, crops=None if scenes.recut else gallery.crops)
-            people = index_scenes(scenes.paths, found, encoder, gallery, settings, batch_size, _frames_bar, facts_of)
-    skipped = sorted([*skipped, *report.skipped, *people.skipped], key=lambda item: item.path)
+            people = index_scenes(scenes.paths, found, encoder, gallery, settings, batch_size, bar, facts_of, shards)
+    made = any(shards.gather(gallery.is_made))
+    if shards.is_main:
+        if made and not gallery.is_made:  # by another process
+            gallery = Gallery.open(out)
+        _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
+
+
+def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped]) -> None:
+    """What is done once, when every file was looked at."""
+    skipped = sorted(skipped, key=lambda item: item.path)
     removed = _remove(gallery, {str(item.path) for item in skipped})
-    if gallery.folder is not None:
+    if gallery.folder is not None and gallery.is_made:
         write_json(
             gallery.folder / SKIPPED_FILE, [{"path": str(item.path), "reason": item.reason} for item in skipped]
         )
@@ -189,15 +226,15 @@ def _index(
         typer.echo(shown_index(built))
 
 
+def _bar(what: str, unit: str) -> Callable[[int | None], tqdm]:
+    return lambda total: tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True)
+
+
 def _is_video(path: Path) -> bool:
     try:
         return is_video(path)
     except UnreadableVideoError:  # it is reported as a file that cannot be read
         return False
-
-
-def _frames_bar(total: int | None) -> tqdm:
-    return tqdm(total=total, desc="finding people", unit="frame", dynamic_ncols=True)
 
 
 def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Path], list[Skipped]]:
@@ -300,4 +337,7 @@ def _print_summary(
         typer.echo(f"  and {len(skipped) - _LISTED} more{where}")
     if removed:
         typer.echo(f"{removed} images removed from the gallery: their files can no longer be read")
-    typer.echo(f"gallery {shown(gallery)}: {gallery.count()} images, model {shown(gallery.model_name)}")
+    if gallery.is_made:
+        typer.echo(f"gallery {shown(gallery)}: {gallery.count()} images, model {shown(gallery.model_name)}")
+    else:
+        note("nobody was found: no gallery is written")

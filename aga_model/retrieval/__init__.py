@@ -18,6 +18,7 @@ from .reranking import Reranker, rerank_hits
 from .results import Answer, collapse, write_csv, write_page
 from .scenes import SceneReport, SceneSettings, index_scenes
 from .searching import Ranking, answer_image, answer_sentence
+from .shards import ShardError, Shards
 from .store import EXACT_ROWS, Filter, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
 from .tracking import PersonTracker
 from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
@@ -44,6 +45,8 @@ __all__ = [
     "Reranker",
     "SceneReport",
     "SceneSettings",
+    "ShardError",
+    "Shards",
     "Skipped",
     "TextTruncatedWarning",
     "TransformersDetector",

@@ -6,7 +6,8 @@ It lies in a folder (LanceDB, see `lance_store`) or on a server (Milvus, see `mi
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from .milvus_store import MilvusStore
 
 _NORM_TOLERANCE = 1e-3
+
+
+def _alone() -> AbstractContextManager[bool]:
+    """No other process makes the gallery, too."""
+    return nullcontext(True)
 
 
 @dataclass(frozen=True)
@@ -72,14 +78,27 @@ class Gallery:
     Make one with `create` or `open`.
     """
 
-    def __init__(self, location: str, manifest: Manifest, store: GalleryStore | None):
+    def __init__(
+        self,
+        location: str,
+        manifest: Manifest,
+        store: GalleryStore | None,
+        first: Callable[[], AbstractContextManager[bool]] = _alone,
+    ):
         self.location = location
         self._manifest = manifest
         self._opened = store
+        self._first = first
 
     @classmethod
     def create(
-        cls, location: str | os.PathLike, model_hash: str, dim: int, model_name: str, overwrite: bool = False
+        cls,
+        location: str | os.PathLike,
+        model_hash: str,
+        dim: int,
+        model_name: str,
+        overwrite: bool = False,
+        first: Callable[[], AbstractContextManager[bool]] = _alone,
     ) -> "Gallery":
         """
         A new, empty gallery. Nothing is written before the first `add`; a gallery that is overwritten stays until
@@ -90,13 +109,15 @@ class Gallery:
             model_hash, model_name: of the model whose embeddings it is to hold; see [`PersonEncoder`].
             dim: of the embeddings.
             overwrite: whether a gallery that is there may be replaced.
+            first: for several processes that create one gallery. Entered at the first `add`: true in the process that
+                is to make it, false in the others, once it is made ([`Shards.first`]).
 
         Raises:
             GalleryError: there is a gallery and `overwrite` is not set, there is something else, or it cannot be made.
         """
         location = os.fspath(location)
         _store_type(location).check_place(location, overwrite)
-        gallery = cls(location, Manifest(model_name, model_hash, dim), None)
+        gallery = cls(location, Manifest(model_name, model_hash, dim), None, first)
         if overwrite and gallery.crops is not None:
             shutil.rmtree(gallery.crops, ignore_errors=True)
         return gallery
@@ -118,6 +139,11 @@ class Gallery:
     def exists(location: str | os.PathLike) -> bool:
         """Whether there is a gallery, readable or not."""
         return _store_type(os.fspath(location)).exists(os.fspath(location))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it is on disk: one that was created is not before the first `add`."""
+        return self._opened is not None
 
     @property
     def model_name(self) -> str:
@@ -178,7 +204,9 @@ class Gallery:
             check_row(row)
             self.require_model(row.model_hash, "the model of these embeddings")
         if self._opened is None:
-            self._opened = _store_type(self.location).create(self.location, self._manifest)
+            store = _store_type(self.location)
+            with self._first() as first:
+                self._opened = store.create(self.location, self._manifest) if first else store.open(self.location)
         self._opened.add(embeddings, rows)
 
     def search(self, query_embeddings: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[Hit]]:

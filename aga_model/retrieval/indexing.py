@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from aga_model.data.image_files import Skipped, UnreadableImageError, decode_ima
 from .encoder import PersonEncoder
 from .facts import FactsOf, ImageFacts, no_facts
 from .gallery import Gallery
+from .shards import Progress, Shards, no_progress, own_share
 from .store import GalleryError, GalleryRow
 
 WRITE_EVERY = 512  # images: an interrupted run loses no more than these
@@ -80,17 +82,14 @@ class _Copy:
 _Outcome = _Prepared | _Unchanged | _Copy | Skipped
 
 
-def _untracked(outcomes: Iterable[Any], total: int) -> Iterable[Any]:
-    return outcomes
-
-
 def index_images(
     paths: Sequence[str | os.PathLike],
     encoder: PersonEncoder,
     gallery: Gallery,
     batch_size: int = 32,
-    track: Callable[..., Iterable[Any]] = _untracked,
+    progress: Callable[[int | None], AbstractContextManager[Progress | None]] = no_progress,
     facts_of: FactsOf = no_facts,
+    shards: Shards | None = None,
 ) -> IndexReport:
     """
     Encode image files into a gallery. A file that the gallery holds with the same content and facts is not encoded
@@ -102,14 +101,17 @@ def index_images(
         encoder: the model that the gallery was created with.
         gallery: a new or opened gallery.
         batch_size: images per forward pass.
-        track: called as `track(outcomes, total=n)` and iterated instead of the outcomes; `tqdm` fits.
+        progress: called with the number of files; gives what is updated.
         facts_of: camera, person and time of a file from its absolute path; what it leaves open stays as it is. Called
             from several threads.
+        shards: the processes that share the files out, each called with all of them. The report is that of all.
 
     Raises:
         GalleryError: the gallery belongs to another model, or none of the files could be read; nothing is written
             then.
+        ShardError: the same among several processes, or one of them ended.
     """
+    shards = shards or Shards()
     gallery.require_model(encoder.model_hash, encoder.name)
     started = time.perf_counter()
     known = _Known(gallery)
@@ -119,24 +121,46 @@ def index_images(
         return _prepare(path, known, encoder, facts_of)
 
     workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-    outcomes = _in_threads(prepare, paths, workers, ahead=2 * batch_size + workers)
+    own = own_share(paths, shards)
     embeddings: list[np.ndarray] = []
     rows: list[GalleryRow] = []
-    for batch in _batches(track(outcomes, total=len(paths)), batch_size, report):
-        embeddings.append(encoder.encode_pixels(torch.cat([item.pixel_values for item in batch])))
-        rows += [item.row for item in batch]
-        replaced = sum(known.holds(item.row.source) for item in batch)
-        report.replaced += replaced
-        report.added += len(batch) - replaced
-        if len(rows) >= WRITE_EVERY:
+    with progress(len(paths)) as bar, shards.shared("images", bar) as told:
+        outcomes = _counted(_in_threads(prepare, own, workers, ahead=2 * batch_size + workers), told)
+        for batch in _batches(outcomes, batch_size, report):
+            embeddings.append(encoder.encode_pixels(torch.cat([item.pixel_values for item in batch])))
+            rows += [item.row for item in batch]
+            replaced = sum(known.holds(item.row.source) for item in batch)
+            report.replaced += replaced
+            report.added += len(batch) - replaced
+            if len(rows) >= WRITE_EVERY:
+                gallery.add(np.concatenate(embeddings), rows)
+                embeddings, rows = [], []
+        if rows:
             gallery.add(np.concatenate(embeddings), rows)
-            embeddings, rows = [], []
-    if report.read == 0:
-        raise GalleryError(f"none of the {len(paths)} image files could be read{_first_reason(report.skipped)}")
-    if rows:
-        gallery.add(np.concatenate(embeddings), rows)
+    report = _total(shards.gather(report))
+    with shards.together():
+        if report.read == 0:
+            raise GalleryError(f"none of the {len(paths)} image files could be read{_first_reason(report.skipped)}")
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _total(reports: Sequence[IndexReport]) -> IndexReport:
+    """What several processes did."""
+    return IndexReport(
+        sum(report.added for report in reports),
+        sum(report.replaced for report in reports),
+        sum(report.unchanged for report in reports),
+        sum(report.copies for report in reports),
+        [item for report in reports for item in report.skipped],
+    )
+
+
+def _counted(outcomes: Iterable[_Outcome], progress: Progress | None) -> Iterator[_Outcome]:
+    for outcome in outcomes:
+        if progress is not None:
+            progress.update(1)
+        yield outcome
 
 
 class _Known:

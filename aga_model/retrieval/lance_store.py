@@ -179,7 +179,9 @@ class LanceStore:
         return self._read(lambda table: table.count_rows(condition))
 
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
-        for batch in self._scan(where, _ROW_COLUMNS):
+        # All of them before the first is given, so that a read whose files are tidied away can be made again.
+        condition = _sql(where)
+        for batch in self._read(lambda table: list(_batches(table, condition, _ROW_COLUMNS))):
             yield from map(row_of, batch.to_pylist())
 
     def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -3,11 +3,10 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
 
 from PIL import Image
 
@@ -19,6 +18,7 @@ from .facts import FactsOf, no_facts
 from .gallery import Gallery
 from .indexing import WRITE_EVERY
 from .ingestion import MARGIN, MIN_HEIGHT, PersonCrop, crops_of_image, crops_of_video, hash_video, save_crop
+from .shards import Progress, Shards, no_progress, own_share
 from .store import Filter, GalleryRow
 from .video import EVERY, UnreadableVideoError, expected_frames, is_video
 
@@ -64,18 +64,6 @@ class SceneReport:
     seconds: float = 0.0
 
 
-class Progress(Protocol):
-    """What is shown while frames are searched; a `tqdm` bar fits."""
-
-    def update(self, n: int) -> Any:
-        """`n` more frames are done."""
-        ...
-
-
-def _no_progress(total: int | None) -> AbstractContextManager[Progress | None]:
-    return nullcontext()
-
-
 class _CountingDetector:
     """A detector that tells how many frames it has seen."""
 
@@ -96,8 +84,9 @@ def index_scenes(
     gallery: Gallery,
     settings: SceneSettings | None = None,
     batch_size: int = 32,
-    progress: Callable[[int | None], AbstractContextManager[Progress | None]] = _no_progress,
+    progress: Callable[[int | None], AbstractContextManager[Progress | None]] = no_progress,
     facts_of: FactsOf = no_facts,
+    shards: Shards | None = None,
 ) -> SceneReport:
     """
     Detect people in videos and photographs and put their crops into a gallery.
@@ -115,30 +104,47 @@ def index_scenes(
         batch_size: crops per forward pass.
         progress: called with the expected number of frames, None where a video does not tell; gives what is updated.
         facts_of: camera and person of a file from its absolute path; the time of a photograph.
+        shards: the processes that share the files out, each called with all of them: a video is one process's. The
+            report is that of all.
 
     Raises:
         GalleryError: the gallery belongs to another model.
         OSError: a crop cannot be saved.
+        ShardError: another of several processes failed.
     """
+    shards = shards or Shards()
     settings = settings or SceneSettings()
     gallery.require_model(encoder.model_hash, encoder.name)
     report, began = SceneReport(), time.perf_counter()
-    with progress(_expected(paths, settings.every)) as bar:
+    own = own_share(paths, shards)
+    expected = _expected(paths, settings.every) if shards.is_main else None
+    with progress(expected) as bar, shards.shared("frames", bar) as told:
 
         def seen(frames: int) -> None:
             report.frames += frames
-            if bar is not None:
-                bar.update(frames)
+            if told is not None:
+                told.update(frames)
 
         counting = _CountingDetector(detector, seen)
-        crops = chain.from_iterable(_crops(path, counting, gallery, settings, report) for path in paths)
+        crops = chain.from_iterable(_crops(path, counting, gallery, settings, report) for path in own)
         while batch := list(islice(crops, WRITE_EVERY)):
             embeddings = encoder.encode_images([crop.image for crop in batch], batch_size)
             rows = [_row(crop, encoder.model_hash, settings, facts_of) for crop in batch]
             gallery.add(embeddings, rows)
             report.people += len(rows)
+    report = _total(shards.gather(report))
     report.seconds = time.perf_counter() - began
     return report
+
+
+def _total(reports: Sequence[SceneReport]) -> SceneReport:
+    """What several processes did."""
+    return SceneReport(
+        sum(report.people for report in reports),
+        sum(report.frames for report in reports),
+        sum(report.unchanged for report in reports),
+        [item for report in reports for item in report.skipped],
+    )
 
 
 def _expected(paths: Iterable[str | os.PathLike], every: float) -> int | None:
@@ -208,4 +214,4 @@ def _row(crop: PersonCrop, model_hash: str, settings: SceneSettings, facts_of: F
     )
 
 
-__all__ = ["Progress", "SceneReport", "SceneSettings", "index_scenes"]
+__all__ = ["SceneReport", "SceneSettings", "index_scenes"]

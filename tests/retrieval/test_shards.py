@@ -1,0 +1,189 @@
+"""Two processes fill one gallery as one process does."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from videos import numbered_video
+
+from aga_model.retrieval import Gallery
+from aga_model.retrieval.shards import Shards, own_share
+
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+
+REPOSITORY = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("shards_worker.py")
+TOLERANCE = 1e-6  # of embeddings: the batches are other ones, and a matrix product rounds by position
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(count, *arguments, writes=512, dying=()):
+    """Exit codes, outputs and errors of `count` processes of the worker."""
+    port = free_port()
+    command = [sys.executable, str(WORKER), str(writes), *map(str, dying), "--", *map(str, arguments)]
+    processes = []
+    for rank in range(count):
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        if count > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    try:
+        told = [process.communicate(timeout=500) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, told)]
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """23 images, copies of some of them that other processes come across, a broken file and two videos."""
+    folder = tmp_path_factory.mktemp("sharded") / "people"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(23):
+        pixels = generator.integers(0, 256, (40, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    for copy, original in (("04b.png", "07.png"), ("05b.png", "04.png"), ("30.png", "00.png")):
+        shutil.copy(folder / original, folder / copy)
+    (folder / "31.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    numbered_video(folder / "hall.avi", 20)
+    numbered_video(folder / "yard.avi", 12)
+    shutil.copy(folder / "hall.avi", folder / "zcopy.avi")
+    return folder
+
+
+def held(gallery):
+    """(id -> row, id -> embedding); of a row all is kept but where its crop lies."""
+    opened = Gallery.open(gallery)
+    rows = [row.to_dict() for row in opened.rows()]
+    embeddings = {row_id: one for ids, some in opened.embeddings() for row_id, one in zip(ids, some)}
+    assert len(rows) == len(embeddings) == len({row["id"] for row in rows})
+    for row in rows:
+        assert Path(row["path"]).is_file()
+        row["path"] = Path(row["path"]).name
+    return {row["id"]: row for row in rows}, embeddings
+
+
+def assert_same(first, second):
+    assert first[0] == second[0]
+    for row_id, embedding in first[1].items():
+        np.testing.assert_allclose(second[1][row_id], embedding, atol=TOLERANCE, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def single(people, model_folder, tmp_path_factory):
+    """What one process makes of them, and what it says."""
+    out = tmp_path_factory.mktemp("single") / "gallery"
+    [(code, output, errors)] = run(1, "index", people, "--model", model_folder, "--out", out)
+    assert code == 0, errors
+    return held(out), output
+
+
+def summary(output):
+    """What is said without times, and without the gallery's folder."""
+    return re.sub(r"[\d.]+ (s|images/s)\b|gallery \S+:", "", output)
+
+
+def test_two_processes_make_the_gallery_of_one(people, model_folder, single, tmp_path):
+    out = tmp_path / "gallery"
+    arguments = ("index", people, "--model", model_folder, "--out", out, "--batch-size", 4)
+    (code, output, errors), other = run(2, *arguments, writes=5)
+    assert (code, other[0]) == (0, 0), errors + other[2]
+    assert_same(held(out), single[0])
+    assert other[1] == "" and "it/s" not in other[2] and "image/s" not in other[2]
+    assert summary(output) == summary(single[1]) and "23 images indexed (23 new, 0 changed)" in output
+    assert "3 copies" in output and "skipped" in output and "31.jpg" in output
+    assert re.search(r"indexing: 100%.* 27/27 ", errors), errors  # the bar of all
+    assert [item["path"] for item in json.loads((out / "skipped.json").read_text())] == [str(people / "31.jpg")]
+
+
+def test_a_killed_process_ends_the_others_and_the_next_run_goes_on(people, model_folder, single, tmp_path):
+    out = tmp_path / "gallery"
+    arguments = ("index", people, "--model", model_folder, "--out", out, "--batch-size", 2)
+    main, killed = run(2, *arguments, writes=2, dying=[1])
+    assert killed[0] == -9 and main[0] == 2
+    [line] = [line for line in main[2].splitlines() if line.startswith("error:")]
+    assert "another process ended before its work was done" in line and "Traceback" not in main[2]
+    rows, embeddings = held(out)
+    assert rows.items() <= single[0][0].items() and 4 <= len(rows) < len(single[0][0])
+    (code, output, errors), other = run(2, *arguments, writes=5)
+    assert (code, other[0]) == (0, 0), errors + other[2]
+    assert f"{len(rows)} unchanged" in output
+    # A copy of a row that was written is none of a run's first files any more, so that the order tells nothing.
+    assert_same(held(out), single[0])
+
+
+def test_what_fails_in_all_is_said_once_and_leaves_nothing(people, model_folder, tmp_path):
+    out = tmp_path / "gallery"
+    for arguments, message in (
+        (("index", tmp_path / "nowhere", "--model", model_folder), "does not exist"),
+        (("index", people / "31.jpg", "--model", model_folder), "none of the 1 image files could be read"),
+    ):
+        ended = run(2, *arguments, "--out", out)
+        assert [code for code, _, _ in ended] == [2, 2]
+        errors = [line for _, _, text in ended for line in text.splitlines() if "error" in line]
+        assert len(errors) == 1 and message in errors[0] and ended[1][2] == "" and not out.exists()
+
+
+def test_accelerate_launches_it(people, model_folder, tmp_path):
+    pytest.importorskip("accelerate", reason="the extra `train` is not installed")
+    out = tmp_path / "gallery"
+    images = sorted(people.glob("0*.png"))
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--main_process_port", str(free_port()), "-m", "aga_model"]
+    command = [*launcher, "index", *images, "--model", model_folder, "--out", out, "--device", "cpu"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("10 images indexed (10 new, 0 changed), 0 unchanged, 2 copies") == 1
+    assert Gallery.open(out).count() == 10
+
+
+class Rank(Shards):
+    """A process whose others are asked for their values here."""
+
+    def __init__(self, rank, parts):
+        self.rank, self.count, self._parts = rank, len(parts), parts
+
+    def gather(self, value):
+        assert value == self._parts[self.rank]
+        return self._parts
+
+
+def test_shares_are_disjoint_complete_and_keep_copies_together(people):
+    from aga_model.retrieval.shards import _content
+
+    paths = sorted(people.glob("*.png"))
+    for count in (1, 2, 3, 30):
+        parts = [[_content(path) for path in paths[rank::count]] for rank in range(count)]
+        shares = [own_share(paths, Rank(rank, parts)) for rank in range(count)]
+        assert sorted(path for share in shares for path in share) == paths
+        assert all(share == sorted(share) for share in shares)
+        for copy, original in (("04b.png", "07.png"), ("05b.png", "04.png"), ("30.png", "00.png")):
+            assert any({people / copy, people / original} <= set(share) for share in shares)
+        if count == 2:
+            assert all(abs(len(share) - len(paths) / 2) <= 3 for share in shares)
+
+
+def test_a_process_alone_starts_no_group(monkeypatch):
+    for environment in ({}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "1"}):
+        shards = Shards.from_environment(environment)
+        assert (type(shards), shards.rank, shards.count, shards.name) == (Shards, 0, 1, "")
+    assert not __import__("torch").distributed.is_initialized()
