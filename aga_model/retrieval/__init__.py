@@ -6,7 +6,7 @@ it for a sentence.
 from aga_model.data.image_files import Skipped, UnreadableImageError, find_images, read_image
 
 from .detection import Detection, HogDetector, PersonDetector, TransformersDetector, load_detector
-from .encoder import ModelLoadError, PersonEncoder, TextTruncatedWarning
+from .encoder import ModelLoadError, PersonEncoder, QueryWarning, TextTruncatedWarning, UnknownWritingWarning
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .gallery import Gallery, Hit
@@ -41,6 +41,7 @@ __all__ = [
     "PersonDetector",
     "PersonEncoder",
     "PersonTracker",
+    "QueryWarning",
     "Ranking",
     "Reranker",
     "SceneReport",
@@ -50,6 +51,7 @@ __all__ = [
     "Skipped",
     "TextTruncatedWarning",
     "TransformersDetector",
+    "UnknownWritingWarning",
     "UnreadableImageError",
     "UnreadableVideoError",
     "VectorIndex",

@@ -17,14 +17,23 @@ from transformers import AutoModel, AutoProcessor
 from aga_model.data.cards import says_rendered
 
 _READ_SIZE = 1024**2  # bytes
+_MOST_UNKNOWN = 0.5  # of a sentence's letters: a name in another writing is no harm
 
 
 class ModelLoadError(ValueError):
     """A model that cannot be loaded as a dual encoder, or not on the wanted device."""
 
 
-class TextTruncatedWarning(UserWarning):
+class QueryWarning(UserWarning):
+    """Something about a sentence that makes its results worse than they might be."""
+
+
+class TextTruncatedWarning(QueryWarning):
     """A sentence that is longer than the model reads."""
+
+
+class UnknownWritingWarning(QueryWarning):
+    """A sentence in a writing that the model's vocabulary does not have."""
 
 
 class PersonEncoder:
@@ -120,7 +129,8 @@ class PersonEncoder:
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """
-        Embed sentences. One that is longer than the model reads is cut, with a warning that says by how much.
+        Embed sentences. One that is longer than the model reads is cut, with a warning that says by how much. Another
+        warning tells of a writing that the vocabulary does not have; it knows scripts, not languages.
 
         Returns:
             float32 (n, dim), each row of unit length.
@@ -145,6 +155,15 @@ class PersonEncoder:
             raise ValueError("the query is not valid Unicode text") from error
         if not any(character.isalnum() for character in text):
             raise ValueError(f"the query {text!r} holds no word: describe the person in a sentence")
+        unknown, letters = self._unknown_letters(text)
+        if unknown > _MOST_UNKNOWN * letters:
+            warnings.warn(
+                f"the model's vocabulary lacks {unknown} of the {letters} letters of {_beginning(text)!r}: it has not "
+                "learnt this writing, and the results say next to nothing; describe the person in the language of the "
+                "captions that the model was trained on",
+                UnknownWritingWarning,
+                stacklevel=3,
+            )
         tokens = len(self.processor.tokenizer(text, verbose=False)["input_ids"])
         dropped = tokens - self.max_text_tokens
         if dropped > 0:
@@ -154,6 +173,26 @@ class PersonEncoder:
                 TextTruncatedWarning,
                 stacklevel=3,
             )
+
+    def _unknown_letters(self, text: str) -> tuple[int, int]:
+        """
+        How many letters and digits of a sentence the vocabulary has no entry for, alone or in a longer one, and how
+        many there are. A tokenizer of bytes (CLIP) cuts such a letter into pieces, others (BERT) give their token for
+        what is unknown.
+        """
+        tokenizer = self.processor.tokenizer
+        letters = {place for place, character in enumerate(text) if character.isalnum()}
+        if not tokenizer.is_fast:  # it does not tell the places of its tokens
+            return 0, len(letters)
+        inputs = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        unknown: set[int] = set()
+        last = (0, 0)
+        for token, place in zip(inputs["input_ids"], inputs["offset_mapping"]):
+            is_piece = place == last and place[1] - place[0] == 1
+            if is_piece or token == tokenizer.unk_token_id:
+                unknown.update(range(*place))
+            last = place
+        return len(unknown & letters), len(letters)
 
     def _encode_text_batch(self, texts: list[str]) -> np.ndarray:
         inputs = self.processor(

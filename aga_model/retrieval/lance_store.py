@@ -244,7 +244,9 @@ class LanceStore:
             raise GalleryError(f"gallery {self.folder} was overwritten by another process: open it again")
 
     def _search(self, table: Any, queries: np.ndarray, top_k: int, condition: str | None) -> list[list[ScoredRow]]:
-        if table.count_rows(condition) > self.exact_rows and self._vector_index(table).kind != "FLAT":
+        count = table.count_rows(condition)
+        # With many results asked for, the index would have to compare with every row, too.
+        if max(self.exact_rows, top_k * _REFINE) < count and self._vector_index(table).kind != "FLAT":
             return [self._nearest(table, query, top_k, condition) for query in queries]
         best = BestRows(queries, top_k)
         for batch in _batches(table, condition, ["id", "embedding"]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from .encoder import PersonEncoder, TextTruncatedWarning
+from .encoder import PersonEncoder, QueryWarning
 from .gallery import Gallery, Hit
 from .reranking import Reranker, rerank_hits
 from .results import Answer, collapse
@@ -108,11 +108,11 @@ def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hi
 
 
 def _encode(encoder: PersonEncoder, query: str, notes: list[str]) -> np.ndarray:
-    """Embed the query (1, dim); a warning about its length becomes a note."""
+    """Embed the query (1, dim); a warning about its length or writing becomes a note."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         embedding = encoder.encode_texts([query])
-    notes.extend(str(warning.message) for warning in caught if issubclass(warning.category, TextTruncatedWarning))
+    notes.extend(str(warning.message) for warning in caught if issubclass(warning.category, QueryWarning))
     return embedding
 
 

@@ -1,10 +1,10 @@
 """
-Runs `aga index` in several processes, for the tests. Each line of its input is a launch in JSON: `count` of processes,
-`arguments`, how many images they write at a time, and the number of the one that is killed after its second writing, or
-null. Each line of its output is what the processes returned and printed.
+Runs `aga index` in several processes, for the tests. Each line of its input is a launch in JSON: `count` of
+processes, `arguments`, how many images they write at a time, and the number of the one that is killed after its second
+writing, or null. Each line of its output is what the processes returned and printed.
 
-It imports everything once and forks, since importing takes longer than the tests. Videos are searched by a detector that
-finds a person in each half of every frame.
+It imports everything once and forks, since importing takes longer than the tests. Videos are searched by a detector
+that finds a person in each half of every frame.
 """
 
 import json

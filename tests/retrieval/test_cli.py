@@ -194,8 +194,29 @@ def test_search_writes_a_picture_and_json_stays_json(gallery, tmp_path):
     assert len(result["hits"]) == 7 and len(result["notes"]) == 2
 
 
-def test_long_query_is_noted(gallery):
-    assert "tokens long" in aga("search", gallery, "word " * 50).stderr
+def test_a_query_of_ten_thousand_words_is_answered_and_says_what_was_read(gallery, tmp_path):
+    query = "a man in a red coat " * 1700
+    page, picture = tmp_path / "a.html", tmp_path / "a.png"
+    result = aga("search", gallery, query, "--save", picture, "--json")
+    answer = json.loads(result.stdout)
+    assert len(answer["hits"]) == 7 and "tokens long and the model reads 32" in " ".join(answer["notes"])
+    assert "note: the query is" in result.stderr and len(result.stderr) < 2000
+    assert Image.open(picture).height < 2000
+    aga("search", gallery, query, "--save", page)
+    assert page.read_text().count("data:image/jpeg") == 7 and page.stat().st_size < 1e6
+
+
+def test_a_query_in_a_writing_that_the_model_does_not_know_is_answered_with_a_note(gallery):
+    result = aga("search", gallery, "穿红色外套的女人", "--top-k", 7)
+    assert "vocabulary lacks 8 of the 8 letters of '穿红色外套的女人'" in result.stderr
+    assert all(f"{rank} " in result.stdout for rank in range(1, 8))
+    assert "vocabulary" not in aga("search", gallery, "a woman in a red coat").stderr
+
+
+def test_more_results_than_there_are_images(gallery, monkeypatch):
+    for top_k in (8, 10**9, 2**40):
+        answer = found(gallery, "--top-k", top_k)
+        assert len(answer["hits"]) == 7 and f"--top-k is {top_k}, but the gallery holds 7" in answer["notes"][0]
 
 
 def test_search_errors(gallery, tmp_path, other_model_folder):
@@ -206,7 +227,8 @@ def test_search_errors(gallery, tmp_path, other_model_folder):
     assert "was made with model" in fails("search", gallery, "a man", "--model", other_model_folder)
     assert "does not exist" in fails("search", gallery, "a man", "--model", tmp_path / "no_model")
     assert "result.png" in fails("search", gallery, "a man", "--save", tmp_path / "result.txt")
-    aga("search", gallery, "a man", "--top-k", 0, code=2)
+    for number in (0, -1, "many"):
+        assert "--top-k" in aga("search", gallery, "a man", "--top-k", number, code=2).stderr
 
 
 def test_model_that_has_moved(image_folder, model_folder, tmp_path):

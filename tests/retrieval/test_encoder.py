@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, BertTokenizer
 
-from aga_model.retrieval import ModelLoadError, PersonEncoder, TextTruncatedWarning
+from aga_model.retrieval import ModelLoadError, PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,28 @@ def test_long_sentence_warns_with_the_number_of_dropped_tokens(encoder):
 def test_sentence_that_just_fits_does_not_warn(encoder, recwarn):
     encoder.encode_texts(["a" * 30])
     assert not recwarn.list
+
+
+def test_a_writing_that_the_vocabulary_lacks_is_told(encoder, recwarn):
+    known = ["a man in a café apron", "a woman called 李娜 in a long black coat", "a 👗 dress", "ein Mann mit Tüte"]
+    embeddings = encoder.encode_texts(known)
+    assert len(embeddings) == 4
+    assert not [warning for warning in recwarn.list if warning.category is UnknownWritingWarning]
+    for text, count in (("红衣女人", 4), ("женщина!", 7), ("女人red", 0)):
+        if count:
+            with pytest.warns(UnknownWritingWarning, match=f"lacks {count} of the {count} letters"):
+                assert np.isclose(np.linalg.norm(encoder.encode_texts([text])), 1)
+        else:
+            encoder.encode_texts([text])
+
+
+def test_unknown_letters_of_a_tokenizer_without_bytes(model_folder, tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "##s", "女"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    encoder = PersonEncoder.from_pretrained(model_folder, device="cpu")
+    encoder.processor.tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    found = {text: encoder._unknown_letters(text) for text in ("a mans 女", "红衣女人", "a куртка", "!")}
+    assert found == {"a mans 女": (0, 6), "红衣女人": (3, 4), "a куртка": (6, 7), "!": (0, 0)}
 
 
 @pytest.mark.parametrize(

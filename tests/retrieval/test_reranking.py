@@ -5,10 +5,20 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaModel, AgaProcessor
-from aga_model.retrieval import Gallery, GalleryRow, ModelLoadError, PersonEncoder, Reranker, read_image, rerank_hits
+from aga_model.retrieval import (
+    Gallery,
+    GalleryRow,
+    ModelLoadError,
+    PersonEncoder,
+    Reranker,
+    read_frame,
+    read_image,
+    rerank_hits,
+)
 from aga_model.retrieval.reranking import _equal_groups
 
 IMAGES = 9
@@ -334,3 +344,45 @@ def test_hits_are_ordered_by_the_model_and_unreadable_ones_stay_behind(clip, fol
         (image_folder / path).unlink()
     found, skipped = rerank_hits(reranker, query, hits)
     assert [hit.path for hit in found] == [hit.path for hit in hits] and len(skipped) == 6
+
+
+def test_crops_that_were_not_saved_are_cut_out_and_reranked(clip, folder, tmp_path):
+    """Of a photograph and of a video; when the video is gone, its crops stay behind."""
+    from videos import numbered_video
+
+    model, processor = clip
+    encoder = PersonEncoder.from_pretrained(folder, device="cpu")
+    video, scene = numbered_video(tmp_path / "hall.avi", 6), tmp_path / "scene.png"
+    Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
+    boxes = [(0, 0, 80, 64), (80, 0, 160, 64), (40, 8, 100, 60)]
+    crops = {(str(scene), None, box): read_image(scene).crop(box) for box in boxes}
+    crops |= {(str(video), frame, boxes[1]): read_frame(video, frame).crop(boxes[1]) for frame in (0, 5)}
+    facts = [
+        GalleryRow(source, source, "", *image.size, encoder.model_hash, frame=frame, box=box)
+        for (source, frame, box), image in crops.items()
+    ]
+    gallery = Gallery.create(tmp_path / "gallery", encoder.model_hash, encoder.dim, encoder.name)
+    gallery.add(encoder.encode_images(list(crops.values())), facts)
+    query = "a girl in a yellow dress"
+    text = processor(text=[query], return_tensors="pt")
+    wanted = {}
+    for place, image in crops.items():
+        pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+        wanted[place] = model.score(pixels, **text).item()
+    reranker = Reranker.from_encoder(encoder, batch_size=2, similarity_weight=0.0)
+    hits = gallery.search(encoder.encode_texts([query]), 5)[0]
+
+    def reranked():
+        found, skipped = rerank_hits(reranker, query, hits)
+        scores = {(hit.row.source, hit.row.frame, hit.row.box): hit.itm_score for hit in found}
+        assert list(scores) == sorted(scores, key=lambda place: -(scores[place] or -1e9))
+        return scores, skipped
+
+    scores, skipped = reranked()
+    assert skipped == []
+    for place, score in scores.items():
+        assert score == pytest.approx(wanted[place], abs=TOLERANCE["atol"], rel=TOLERANCE["rtol"])
+    video.unlink()
+    scores, skipped = reranked()
+    assert {item.path for item in skipped} == {video} and list(scores.values())[3:] == [None, None]
+    assert all(score is not None for score in list(scores.values())[:3])

@@ -118,7 +118,7 @@ def test_a_killed_process_ends_the_others_and_the_next_run_goes_on(run, people, 
     assert killed[0] == -9 and main[0] == 2
     [line] = [line for line in main[2].splitlines() if line.startswith("error:")]
     assert "another process ended before its work was done" in line and "Traceback" not in main[2]
-    rows, embeddings = held(out)
+    rows, _ = held(out)
     assert rows.items() <= single[0][0].items() and 4 <= len(rows) < len(single[0][0])
     (code, output, errors), other = run(2, *arguments, writes=5)
     assert (code, other[0]) == (0, 0), errors + other[2]

@@ -23,30 +23,34 @@ from aga_model.retrieval.store import Filter, GalleryError, GalleryRow, Manifest
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 WORKER = Path(__file__).with_name("store_worker.py")
+MILVUS_WORKER = Path(__file__).with_name("milvus_worker.py")
 NAME = "some/model"
 BACKENDS = ("lance", "milvus")
 
 
 @pytest.fixture(scope="session")
-def milvus_server(request, tmp_path_factory):
-    """Address of a real Milvus server, started for these tests."""
+def milvus_process(request, tmp_path_factory):
+    """Address of a real Milvus server, started for these tests, which no other machine can reach."""
     pytest.importorskip("pymilvus", reason="the extra `milvus` is not installed")
-    milvus = pytest.importorskip("milvus", reason="the package milvus, which holds a server, is not installed")
+    pytest.importorskip("milvus", reason="the package milvus, which holds a server, is not installed")
     folder = tmp_path_factory.mktemp("milvus")
     binaries = request.config.cache.mkdir("milvus-server")  # unpacking them takes longer than the tests
+    command = [sys.executable, MILVUS_WORKER, folder, folder / "port"]
     with FileLock(binaries / ".lock"):
         (folder / "bin").symlink_to(binaries, target_is_directory=True)
-        config = milvus.MilvusServerConfig(data_dir=str(folder))
-        config.set("etcd_log_level", "error")
-        config.set("proxy.timeTickInterval", 20)  # ms: how long a read waits for what was written before
-        server = milvus.MilvusServer(config)
-        try:
-            server.start()
-        except (OSError, RuntimeError, TimeoutError) as error:
-            server.stop()
-            pytest.skip(f"the Milvus server does not start here: {error}")
-    yield f"milvus://127.0.0.1:{server.listen_port}"
-    server.stop()
+        server = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not (folder / "port").exists() and server.poll() is None:
+            time.sleep(0.1)
+    if server.poll() is not None:
+        pytest.skip(f"the Milvus server does not start here, or not for this machine alone: {server.stderr.read()}")
+    port, process = (folder / "port").read_text().split()
+    yield f"milvus://127.0.0.1:{port}", int(process)
+    server.communicate()
+
+
+@pytest.fixture(scope="session")
+def milvus_server(milvus_process):
+    return milvus_process[0]
 
 
 @pytest.fixture(scope="session")
@@ -315,6 +319,8 @@ def test_the_vector_index_measures_what_it_finds(own_store, monkeypatch):
     assert abs(report.recall - recall) < 0.1 and recall > 0.9
     where = Filter(cameras=["door"])  # few enough for an exact search
     left = [index for index, row in enumerate(rows) if row.camera == "door"]
+    for many in (599, 10**9, 2**40):  # as many as there are, and more
+        assert len(store.search(queries[:1], many)[0]) == min(many, 600)
     hits = store.search(queries[:1], 10, where)[0]
     assert_same_hits(hits, brute_force([rows[index] for index in left], embeddings[left], queries[0], 10))
     store.add(unit(1, seed=8), [photograph(5000)])  # after the index was built
@@ -570,14 +576,16 @@ def test_what_a_killed_writer_left_goes_with_the_next_deletion(folder):
     assert not left.exists() and reopened(folder).count() == 49
 
 
-def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch):
+@pytest.mark.parametrize("columns", [["id", "embedding"], None], ids=["search", "rows"])
+def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, columns):
     from aga_model.retrieval import lance_store
 
     store, other, real, calls = reopened(folder), reopened(folder), lance_store._batches, []
+    read = lance_store._ROW_COLUMNS if columns is None else columns
 
     def late(table, condition, columns):
         batches = real(table, condition, columns)
-        if columns == ["id", "embedding"]:
+        if columns == read:
             calls.append(columns)
             if len(calls) <= 2:
                 other.add(unit(1, seed=len(calls)), [photograph(100 + len(calls))])
@@ -585,7 +593,8 @@ def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch):
         return batches
 
     monkeypatch.setattr(lance_store, "_batches", late)
-    assert len(store.search(unit(1), 100)[0]) == 52 and len(calls) == 3
+    found = store.search(unit(1), 100)[0] if columns else list(store.rows())
+    assert len(found) == 52 and len(calls) == 3
 
 
 def test_many_small_additions_are_merged(folder, monkeypatch):
@@ -651,6 +660,13 @@ def test_bad_addresses_are_named(location):
 
     with pytest.raises(GalleryError, match="host:port/collection"):
         MilvusStore.open(location)
+
+
+def test_the_server_of_these_tests_has_nothing_but_a_loopback(milvus_process):
+    networks = [os.readlink(f"/proc/{process}/ns/net") for process in (milvus_process[1], "self")]
+    assert networks[0] != networks[1]
+    interfaces = Path(f"/proc/{milvus_process[1]}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
 
 
 def test_no_server_and_no_collection(milvus_server):
