@@ -1,0 +1,43 @@
+"""`aga index` is killed three times, by the bench that kills it twenty times; and the bench sees what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+pytest.importorskip("cv2", reason="the extra `search` is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+def test_three_kills_lose_nothing(tmp_path):
+    command = [sys.executable, REPOSITORY / "benchmarks" / "index_kills.py", "--kills", 3, "--images", 100]
+    command += ["--frames", 10, "--out", tmp_path / "found.json"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
+    results = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert results["rows"] == 120 and results["wrong"] == 0 and len(results["kills"]) == 3
+    assert all(kill["acknowledged"] <= kill["rows"] <= 120 for kill in results["kills"])
+    assert sum(gallery["kills"] for gallery in results["galleries"]) == 3
+
+
+def test_what_is_wrong_is_counted():
+    from index_kills import compare
+
+    rows = {row_id: {"source": row_id} for row_id in "abc"}
+    embeddings = {row_id: np.ones(2, np.float32) for row_id in "abc"}
+    wanted = rows, embeddings, 3
+    assert set(compare(wanted, wanted, {"a", "b"}).values()) == {0}
+    moved = {**rows, "b": {"source": "elsewhere"}, "x": {}}
+    turned = {**embeddings, "c": -embeddings["c"], "x": embeddings["a"]}
+    del moved["a"], turned["a"]
+    wrong = compare((moved, turned, 5), wanted, {"a", "b"})
+    assert wrong == {"lost": 1, "twice": 2, "strange": 1, "changed": 2}

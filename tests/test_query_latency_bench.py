@@ -1,0 +1,39 @@
+"""The latency bench at its smallest: every step is timed, and the parts make the whole."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+
+
+@pytest.mark.slow
+def test_all_is_measured(tmp_path):
+    bench = REPOSITORY / "benchmarks" / "query_latency.py"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(bench), "--smoke", "--cores", "1", "--out", str(tmp_path / "found.json")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["settings"] == {
+        "images": 200, "rounds": 2, "warm_up": 2, "seed": 0, "top_k": 10, "model": "aga-small-rendered"
+    }  # fmt: skip
+    assert found["device"]["cores"] == 1 and found["device"]["processor"][:20] in run.stdout
+    results = found["results"]
+    assert results["queries"] == 32 and results["threads"] == 1
+    for row in results["latency"].values():
+        assert 0 < row["p50_ms"] <= row["p95_ms"]
+    assert (
+        max(results["latency"][part]["p50_ms"] for part in ("encode", "search"))
+        < results["latency"]["query"]["p95_ms"]
+    )
+    steps = results["cold_seconds"]
+    assert sum(steps[name] for name in ("import", "load_model", "open_gallery", "first_query")) == pytest.approx(
+        steps["all"], abs=0.01
+    )
