@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from videos import numbered_video
 
 from aga_model.retrieval import Gallery
-from aga_model.retrieval.shards import Shards, own_share
+from aga_model.retrieval.shards import Shards, _content, _Launched, own_share
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -86,11 +87,11 @@ def assert_same(first, second):
 
 @pytest.fixture(scope="module")
 def single(run, people, model_folder, tmp_path_factory):
-    """What one process makes of them, and what it says."""
+    """What one process makes of them, what it says, and where."""
     out = tmp_path_factory.mktemp("single") / "gallery"
     [(code, output, errors)] = run(1, "index", people, "--model", model_folder, "--out", out)
     assert code == 0, errors
-    return held(out), output
+    return held(out), output, out
 
 
 def summary(output):
@@ -98,12 +99,14 @@ def summary(output):
     return re.sub(r"[\d.]+ (s|images/s)\b|gallery \S+:", "", output)
 
 
-def test_two_processes_make_the_gallery_of_one(run, people, model_folder, single, tmp_path):
-    out = tmp_path / "gallery"
-    arguments = ("index", people, "--model", model_folder, "--out", out, "--batch-size", 4)
+def test_two_processes_make_the_gallery_of_one_in_place_of_another(run, people, model_folder, single, tmp_path):
+    out = shutil.copytree(single[2], tmp_path / "gallery")
+    (out / "crops" / "old.jpg").touch()
+    arguments = ("index", people, "--model", model_folder, "--out", out, "--batch-size", 4, "--overwrite")
     (code, output, errors), other = run(2, *arguments, writes=5)
     assert (code, other[0]) == (0, 0), errors + other[2]
     assert_same(held(out), single[0])
+    assert not (out / "crops" / "old.jpg").exists()
     assert other[1] == "" and "it/s" not in other[2] and "image/s" not in other[2]
     assert summary(output) == summary(single[1]) and "23 images indexed (23 new, 0 changed)" in output
     assert "3 copies" in output and "skipped" in output and "31.jpg" in output
@@ -165,8 +168,6 @@ class Rank(Shards):
 
 
 def test_shares_are_disjoint_complete_and_keep_copies_together(people):
-    from aga_model.retrieval.shards import _content
-
     paths = sorted(people.glob("*.png"))
     for count in (1, 2, 3, 30):
         parts = [[_content(path) for path in paths[rank::count]] for rank in range(count)]
@@ -179,8 +180,17 @@ def test_shares_are_disjoint_complete_and_keep_copies_together(people):
             assert all(abs(len(share) - len(paths) / 2) <= 3 for share in shares)
 
 
-def test_a_process_alone_starts_no_group(monkeypatch):
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    process = object.__new__(_Launched)
+    process._local_rank = 1
+    for there, names in ((True, ["cuda:1", "cuda:1", "cuda:0", "cpu"]), (False, [None, "cuda", "cuda:0", "cpu"])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert [process.device(name) for name in (None, "cuda", "cuda:0", "cpu")] == names
+
+
+def test_a_process_alone_starts_no_group():
     for environment in ({}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "2", "RANK": "1"}):
         shards = Shards.from_environment(environment)
         assert (type(shards), shards.rank, shards.count, shards.name) == (Shards, 0, 1, "")
-    assert not __import__("torch").distributed.is_initialized()
+    assert not torch.distributed.is_initialized()
