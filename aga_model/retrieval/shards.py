@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_LONGEST = timedelta(days=30)  # that a process waits for one with longer videos; of one that died it hears at once
+_LONGEST = timedelta(days=20)  # that a process waits for one with longer videos; of one that died it hears at once
 _MAKING = timedelta(minutes=10)  # that one process waits for another to do what only the first does
 _HASHING_THREADS = 8
 _TOLD_EVERY = 0.2  # seconds between what processes tell of their progress

@@ -215,6 +215,15 @@ def test_a_folder_with_a_video_is_indexed_and_searched(indexed, tmp_path):
     assert Image.open(tmp_path / "why.png").width > 100
 
 
+def test_a_video_without_people_makes_no_gallery(video, model_folder, tmp_path, monkeypatch):
+    nobody = TwoPeople()
+    monkeypatch.setattr(nobody, "detect", lambda images: [[] for _ in images])
+    monkeypatch.setattr(index_module, "load_detector", lambda name, device: nobody)
+    told = aga("index", video, "--model", model_folder, "--out", tmp_path / "gallery")
+    assert "0 people found in 6 frames" in told.stdout and "nobody was found: no gallery is written" in told.stderr
+    assert not (tmp_path / "gallery").exists()
+
+
 def test_an_image_finds_itself_first(indexed):
     crop = sorted((indexed / "crops").rglob("*.jpg"))[3]
     answer = json.loads(aga("search", indexed, "--image", crop, "--json", "--top-k", 1).stdout)
