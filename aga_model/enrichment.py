@@ -10,12 +10,13 @@ def sample_rows(probabilities: Tensor) -> Tensor:
     """
     One draw per row of (rows, classes), (rows,), by the cumulated distribution.
 
-    Takes one random number per row where `torch.multinomial` takes one per class.
+    Takes one random number per row where `torch.multinomial` takes one per class. A row that holds NaN gives the last
+    class: an index that is none would end the process on a GPU before the loss can tell.
     """
     cumulated = probabilities.cumsum(dim=1)
     # In (0, total]: the first class that reaches the level has a probability above zero, also after rounding.
     levels = (1 - torch.rand(len(probabilities), 1, device=probabilities.device)) * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, levels).squeeze(1)
+    return torch.searchsorted(cumulated, levels).squeeze(1).clamp(max=probabilities.shape[1] - 1)
 
 
 class TextEnrichment:

@@ -14,5 +14,10 @@ def write_json(path: str | Path, values: Any) -> None:
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk
+        raise
     temporary.replace(path)

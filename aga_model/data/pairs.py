@@ -33,6 +33,7 @@ class PairDataset(torch.utils.data.Dataset):
     def __init__(
         self, rows: Dataset, processor, augmentation: Augmentation | None, seed: int = 0, cache: bool = False
     ):
+        self.rows = rows
         size = processor.image_processor.size
         self.height, self.width = size["height"], size["width"]
         self.augmentation = augmentation
@@ -63,13 +64,20 @@ class PairDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def describe(self, index: int) -> dict[str, Any]:
+        """What the split says about a pair, as JSON values, for a message to the person."""
+        row = self.rows[index]
+        named = {key: row[key] for key in ("image_id", "person_id", "caption")}
+        return {"row": index, "image": self.paths[index], **named}
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`crop` uint8 (height, width, 3), `input_ids` list of int, `person_id` int."""
+        """`crop` uint8 (height, width, 3), `input_ids` list of int, `person_id` int, `row` int."""
         path = self.paths[index]
         crop = self.crops[path] if path in self.crops else self._read(path)
         if self.augmentation is not None:
             crop = self.augmentation(crop, np.random.default_rng((self.seed, self.epoch, index)))
-        return {"crop": crop, "input_ids": self.token_ids[index], "person_id": int(self.labels[index])}
+        person_id = int(self.labels[index])
+        return {"crop": crop, "input_ids": self.token_ids[index], "person_id": person_id, "row": index}
 
 
 class PairCollator:
@@ -91,7 +99,8 @@ class PairCollator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """
         `pixel_values` (batch, 3, height, width), `input_ids` and `attention_mask` (batch, seq), `person_ids` (batch,),
-        and `packing`, if asked for.
+        `rows`, a list of the samples' places in the split, which is no input of the model, and `packing`, if asked
+        for.
         """
         lengths = [len(sample["input_ids"]) for sample in samples]
         input_ids = torch.full((len(samples), max(lengths)), self.pad_token_id)
@@ -106,5 +115,6 @@ class PairCollator:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "person_ids": torch.tensor([sample["person_id"] for sample in samples]),
+            "rows": [sample["row"] for sample in samples],
             **packing,
         }

@@ -34,6 +34,10 @@ def as_array(values) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
+class NotFiniteError(ValueError):
+    """Embeddings hold NaN or infinity."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """
@@ -161,7 +165,8 @@ def unit_rows(embeds: Tensor, name: str = "embeddings") -> Tensor:
         float32 (n, dim).
 
     Raises:
-        ValueError: not a non-empty matrix, or an entry is not finite (names rows).
+        ValueError: not a non-empty matrix.
+        NotFiniteError: an entry is not finite (names rows).
     """
     if embeds.ndim != 2 or embeds.numel() == 0:
         raise ValueError(f"{name} are {tuple(embeds.shape)}, expected (rows, dim), not empty")
@@ -170,7 +175,7 @@ def unit_rows(embeds: Tensor, name: str = "embeddings") -> Tensor:
         part = embeds[start : start + _NORMALISE_ROWS].double()
         bad = (~part.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if bad:
-            raise ValueError(f"{name}: {len(bad)} rows are not finite, first: {start + bad[0]}")
+            raise NotFiniteError(f"{name}: {len(bad)} rows are not finite, first: {start + bad[0]}")
         unit = torch.nn.functional.normalize(part, dim=1)
         parts.append(unit.mul_(_GRID).round_().div_(_GRID).float())
     return torch.cat(parts)

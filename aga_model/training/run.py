@@ -1,10 +1,12 @@
 """One training run: arguments -> data -> model -> AgaTrainer -> best model, test metrics and model card."""
 
+import errno
 import json
 import logging
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,11 @@ from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
 from .card import write_model_card
+from .errors import TrainingStopped
+from .finite import NONFINITE_FILE
 from .hub import open_repository
 from .release import MODEL_FOLDER, ReleaseError
+from .saving import SAVING, checkpoints, put_in_place, saving, sweep
 from .sharding import check_sharding, is_sharded_run
 from .trainer import AgaTrainer
 
@@ -44,6 +49,8 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
 NOISE_FILE = "noise.json"
+# What a run is continued from, beside its trainer state; FSDP has an own name for the optimiser's.
+_CHECKPOINT_PARTS = ("model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth")
 # Identities held out where a dataset has no validation split. The seed is fixed, so that runs of several seeds are
 # chosen by the same persons.
 _VALIDATION_SHARE = 0.05
@@ -78,17 +85,18 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """
     The newest checkpoint that was saved to its end; None without one.
 
-    The trainer state is the last file of a checkpoint, so one without a readable state was cut off by a kill and is
-    left out.
+    A checkpoint has its name once it is whole. All the same its parts are looked for: transformers goes on without the
+    state of the optimiser where that is missing, and versions before 0.2 wrote under the name itself.
     """
-    found = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
+    for step, folder in reversed(checkpoints(Path(output_dir)).items()):
         try:
             state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):
             continue
-        found.append((int(state["global_step"]), folder))
-    return max(found)[1] if found else None
+        parts = all(any(folder.glob(part)) for part in _CHECKPOINT_PARTS)
+        if parts and isinstance(state, dict) and state.get("global_step") == step:
+            return folder
+    return None
 
 
 def _load_splits(data_args: DataArguments, decode: bool = True) -> tuple[dict[str, Dataset], dict[str, Any]]:
@@ -330,7 +338,7 @@ def _prepare_run_folder(folder: Path, run: dict[str, Any], noise: NoiseRecord | 
     run_file = folder / RUN_FILE
     if run_file.is_file():
         check_same_run(json.loads(run_file.read_text(encoding="utf-8")), run)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != f"{RUN_FILE}.tmp" for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
     checkpoint = last_complete_checkpoint(folder)
     noise_values = noise.to_json() if noise else None
@@ -342,6 +350,8 @@ def _prepare_run_folder(folder: Path, run: dict[str, Any], noise: NoiseRecord | 
         for cut_off in folder.glob("checkpoint-*"):
             if not (cut_off / "trainer_state.json").is_file():
                 shutil.rmtree(cut_off)
+        sweep(folder)
+        (folder / NONFINITE_FILE).unlink(missing_ok=True)
         if checkpoint is None:
             write_json(run_file, run)
             if noise_values:
@@ -409,6 +419,9 @@ def fit(run: PreparedRun) -> AgaTrainer:
 
     Returns:
         the trainer, with the best model by validation.
+
+    Raises:
+        TrainingStopped: NaN or infinity on the way, or a checkpoint that cannot be written.
     """
     args, splits, processor = run.args, run.splits, run.processor
     cache, batch_size = run.data_args.cache_images, args.per_device_eval_batch_size
@@ -423,7 +436,12 @@ def fit(run: PreparedRun) -> AgaTrainer:
         evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, cache),
     )
     if not trainer.restore_finished(run.checkpoint):
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        except TrainingStopped:
+            with suppress(OSError):  # progress bar and logs
+                trainer.callback_handler.on_train_end(args, trainer.state, trainer.control)
+            raise
     return trainer
 
 
@@ -458,11 +476,14 @@ def train(run: PreparedRun) -> dict[str, Any]:
     weights = trainer.whole_state()
     if trainer.is_world_process_zero():
         folder = Path(args.output_dir)
-        trainer.whole_model(weights).save_pretrained(folder / MODEL_FOLDER)
-        processor.save_pretrained(folder / MODEL_FOLDER)
-        write_json(folder / METRICS_FILE, metrics)
-        trainer.save_state()
-        write_model_card(folder / MODEL_FOLDER, run.description, metrics, trainer.state.global_step)
+        written = folder / f"{SAVING}-model"
+        with saving(folder / MODEL_FOLDER, written):
+            trainer.whole_model(weights).save_pretrained(written)
+            processor.save_pretrained(written)
+            write_model_card(written, run.description, metrics, trainer.state.global_step)
+            put_in_place(written, folder / MODEL_FOLDER)
+            trainer.save_state()
+            write_json(folder / METRICS_FILE, metrics)  # last: where it is, everything is
     trainer.accelerator.wait_for_everyone()
     if args.push_to_hub:
         trainer.push_to_hub()
@@ -476,21 +497,39 @@ def _push_command(args: AgaTrainingArguments) -> str:
     return command + ("" if args.hub_private_repo else " --public")
 
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _tell(error: Exception) -> None:
+    print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """
-    Entry of train_hf.py; returns the exit status: 2 for bad input, 1 for a finished run that could not be pushed to
-    the Hub, each with one line that names it.
+    Entry of train_hf.py; returns the exit status.
+
+    2 for bad input; 1 for a training that had to end and for a finished run that could not be pushed to the Hub; each
+    with one line that says what to do.
     """
     try:
         run = prepare(*parse_run_arguments(argv))
     except (OSError, ValueError, StrictDataclassError) as error:
-        print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(error)
         return 2
     try:
         metrics = train(run)
     except ReleaseError as error:
-        print(f"train_hf.py: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(error)
         print(f"the run is finished; `{_push_command(run.args)}` pushes its model", file=sys.stderr)
+        return 1
+    except TrainingStopped as error:
+        if PartialState().is_main_process or not error.everywhere:
+            _tell(error)
+        return 1
+    except OSError as error:  # of the logs, which are written all the time
+        if error.errno not in _NO_SPACE:
+            raise
+        _tell(OSError(f"{run.args.output_dir}: {error}; free space there, and the same command continues the run"))
         return 1
     if PartialState().is_main_process:
         print(json.dumps(metrics, indent=2))

@@ -3,9 +3,10 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
+from accelerate.utils import gather_object
 from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -14,16 +15,21 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from aga_model.configuration_aga import LOSS_NAMES
+from aga_model.data.files import write_json
 from aga_model.evaluation import Interval
+from aga_model.evaluation.ranking import NotFiniteError
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
+from .errors import TrainingStopped
+from .finite import EMBEDDINGS, NONFINITE_FILE, FiniteGuard, Finding
 from .hub import open_repository, push_release
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
 from .release import MODEL_FOLDER, read_release
+from .saving import SAVING, checkpoints, discard_older, put_in_place, saving
 from .sharding import leave_temperature_whole, plain_copy, whole_parameters
 
 logger = logging.getLogger(__name__)
@@ -101,6 +107,8 @@ class AgaTrainer(Trainer):
         self.evaluator = evaluator
         self._component_sums: dict[str, torch.Tensor] = {}
         self._component_steps = 0
+        self._guard = FiniteGuard(self.args.device)
+        self._written_to: Path | None = None
         self.teacher: MomentumTeacher | None = None
         if self.is_fsdp_enabled:
             leave_temperature_whole(self.accelerator, cast(AgaForPreTraining, self.model))
@@ -160,6 +168,42 @@ class AgaTrainer(Trainer):
         if self.teacher is not None and checkpoint is not None:
             self.teacher.load(checkpoint)
 
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._written_to is None else str(self._written_to)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if self._written_to is None:  # else the checkpoint is not whole, and will have another name
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_checkpoint(self, model, trial):
+        """
+        Save as transformers does, but give the checkpoint its name only when all processes have written it, and remove
+        older ones only after that.
+        """
+        run_folder, step = Path(self._get_output_dir(trial)), self.state.global_step
+        final = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        written = run_folder / SAVING / final.name
+        with saving(final, written.parent):
+            self._written_to = written.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._written_to = None
+            if (best := self.state.best_global_step) is not None:
+                best_folder = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{best}")
+                if best == step or best_folder.is_dir():
+                    self.state.best_model_checkpoint = str(best_folder)
+            if self.args.should_save:  # again, with the path that the best checkpoint will have
+                self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                put_in_place(written, final)
+                written.parent.rmdir()
+                discard_older(run_folder, self.args.save_total_limit, self.state.best_global_step)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All weights; under FSDP all processes must ask, and the first one gets them."""
         return self.accelerator.get_state_dict(self.model)
@@ -217,16 +261,54 @@ class AgaTrainer(Trainer):
         return commit
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        rows = inputs.pop("rows", [])
         if self.args.torch_compile:
             mark_lengths(inputs)
         if self.teacher is not None:
             inputs = {**inputs, "teacher": self.teacher}
         outputs = model(**inputs)
         self._component_steps += 1
-        for name in COMPONENTS:
-            if (value := outputs.get(name)) is not None:
-                self._component_sums[name] = self._component_sums.get(name, 0.0) + value.detach()
+        parts = {name: value.detach() for name in COMPONENTS if (value := outputs.get(name)) is not None}
+        for name, value in parts.items():
+            self._component_sums[name] = self._component_sums.get(name, 0.0) + value
+        epoch = getattr(self.train_dataset, "epoch", 0)
+        self._guard.remember_batch(self.state.global_step + 1, epoch, rows, outputs.loss, parts)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
+        """After every step: nothing that is not finite is evaluated or saved, or trained on for long."""
+        # Under fp16 a step whose gradient is too large is left out, and the next one scaled down.
+        if grad_norm is not None and self.accelerator.scaler is None:
+            self._guard.remember_gradient(self.state.global_step, grad_norm)
+        control = self.control
+        keeps = control.should_evaluate or control.should_save or control.should_training_stop
+        if (keeps or control.should_log or self._guard.is_due) and (
+            found := self._guard.check(self.model if keeps else None)
+        ):
+            self._stop(found)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _stop(self, found: Finding) -> NoReturn:
+        """Write down the batch of what is not finite, in all processes at once, and end the training."""
+        mine = self._guard.describe(found.step, self.train_dataset)
+        batches = [{"process": rank, **batch} for rank, own in enumerate(gather_object([mine])) for batch in own]
+        report = vars(found) | {"gradient_norm": self._guard.gradient_norm(found.step), "seed": self.args.seed}
+        file = Path(self.args.output_dir) / NONFINITE_FILE
+        named = f"{file} names the images and captions of the step: look at them"
+        if self.is_world_process_zero():
+            try:
+                write_json(file, report | {"batches": batches})
+            except OSError as error:
+                named = f"the images and captions of the step could not be written down ({error})"
+        self.accelerator.wait_for_everyone()  # the launcher ends all processes with the first one
+        whole = checkpoints(file.parent)
+        last = f"goes on from {whole[max(whole)].name}" if whole else "begins again, since there is no checkpoint"
+        raise TrainingStopped(
+            f"step {found.step}: NaN or infinity in the {found.what}; the training has ended and nothing of this step "
+            f"was saved. {named}. The same command {last}; a lower learning_rate"
+            f"{' or float32' if self.args.bf16 or self.args.fp16 else ''} wants another output_dir",
+            everywhere=True,
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each loss since the last log, and the temperature, to a training log."""
@@ -252,7 +334,10 @@ class AgaTrainer(Trainer):
         """Retrieval metrics of the validation split, each name with `metric_key_prefix`."""
         if self.evaluator is None:
             return {}
-        found = self.measure(self.evaluator)
+        try:
+            found = self.measure(self.evaluator)
+        except NotFiniteError:
+            self._stop(Finding(EMBEDDINGS, self.state.global_step))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
