@@ -1,0 +1,53 @@
+"""The bench of killed runs at its smallest, and that it sees what it looks for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the bench forks its runs")
+
+
+@pytest.mark.slow
+def test_killed_runs_come_to_the_same_end(tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, REPOSITORY / "benchmarks" / "training_kills.py", "--kills", "3", "--out", out]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
+    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert found["settings"]["kills"] == found["results"]["kills"] == 3
+    assert found["results"]["runs"] >= 1 and found["results"]["ends_that_differ"] == 0
+    assert found["device"]["processor"] in run.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+def _bench():
+    import training_kills
+
+    return training_kills
+
+
+@pytest.mark.parametrize(
+    ("change", "equal"),
+    [
+        (lambda state: None, True),
+        (lambda state: state["state"][0]["step"].add_(1e-6), False),
+        (lambda state: state["state"].pop(1), False),
+        (lambda state: state["numpy"].__setitem__(1, 5), False),
+        (lambda state: state["python"].append(2), False),
+    ],
+)
+def test_values_are_compared_to_the_last_bit(change, equal):
+    def state():
+        return {"state": {0: {"step": torch.ones(3)}, 1: {}}, "numpy": np.arange(4), "python": [3, (1, None)]}
+
+    changed = state()
+    change(changed)
+    assert _bench().same(state(), changed) is equal
