@@ -158,4 +158,4 @@ def _anywhere(flags: Tensor) -> list[bool]:
     return flags.tolist()
 
 
-__all__ = ["EMBEDDINGS", "NONFINITE_FILE", "FiniteGuard", "Finding"]
+__all__ = ["EMBEDDINGS", "NONFINITE_FILE", "Finding", "FiniteGuard"]

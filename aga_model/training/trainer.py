@@ -24,7 +24,7 @@ from aga_model.modeling_aga import AgaForPreTraining
 from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
 from .errors import TrainingStopped
-from .finite import EMBEDDINGS, NONFINITE_FILE, FiniteGuard, Finding
+from .finite import EMBEDDINGS, NONFINITE_FILE, Finding, FiniteGuard
 from .hub import open_repository, push_release
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
