@@ -162,20 +162,24 @@ def _result_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str, Any], steps: int) -> Path:
+def write_model_card(
+    folder: str | Path, run: dict[str, Any], metrics: dict[str, Any], steps: int, location: str | Path | None = None
+) -> Path:
     """
     Write `folder/README.md` with what the run was and measured.
 
-    Its examples load the model from `folder` as given; [`push_release`] makes that the repository's name.
+    Its examples load the model from `location` as given; [`push_release`] makes that the repository's name.
 
     Args:
         folder: of the saved model.
         run: content of run.json.
         metrics: content of metrics.json.
         steps: optimiser steps of the run.
+        location: where the model will be found; `folder` unless it is written elsewhere first.
     """
+    location = Path(location or folder)
     model, objective, training = run["model"], run["model"]["objective_config"], run["training"]
-    model_name = (training["hub_model_id"] or Path(folder).resolve().parent.name).split("/")[-1]
+    model_name = (training["hub_model_id"] or location.resolve().parent.name).split("/")[-1]
     size = model["vision_config"]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     strategy = {"attention": "AGM", "random": "uniform"}[objective["mask_strategy"]]
@@ -183,7 +187,7 @@ def write_model_card(folder: str | Path, run: dict[str, Any], metrics: dict[str,
         _card_data(run, metrics, model_name),
         template_path=str(TEMPLATE),
         model_name=model_name,
-        location=Path(folder).as_posix(),
+        location=location.as_posix(),
         family={"clip": "CLIP", "bert": "BERT"}[model["family"]],
         version=run["versions"]["aga_model"],
         rendered=_only_rendered(run),

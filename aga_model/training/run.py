@@ -480,7 +480,9 @@ def train(run: PreparedRun) -> dict[str, Any]:
         with saving(folder / MODEL_FOLDER, written):
             trainer.whole_model(weights).save_pretrained(written)
             processor.save_pretrained(written)
-            write_model_card(written, run.description, metrics, trainer.state.global_step)
+            write_model_card(
+                written, run.description, metrics, trainer.state.global_step, location=folder / MODEL_FOLDER
+            )
             put_in_place(written, folder / MODEL_FOLDER)
             trainer.save_state()
             write_json(folder / METRICS_FILE, metrics)  # last: where it is, everything is

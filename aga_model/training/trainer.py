@@ -293,7 +293,7 @@ class AgaTrainer(Trainer):
         mine = self._guard.describe(found.step, self.train_dataset)
         batches = [{"process": rank, **batch} for rank, own in enumerate(gather_object([mine])) for batch in own]
         report = vars(found) | {"gradient_norm": self._guard.gradient_norm(found.step), "seed": self.args.seed}
-        file = Path(self.args.output_dir) / NONFINITE_FILE
+        file = Path(str(self.args.output_dir)) / NONFINITE_FILE
         named = f"{file} names the images and captions of the step: look at them"
         if self.is_world_process_zero():
             try:
