@@ -71,7 +71,7 @@ class AgaCrossAttention(nn.Module):
 
 def token_rows(states: Tensor, positions: Tensor) -> Tensor:
     """Rows of (batch, seq, dim) at (batch,) positions."""
-    return states[torch.arange(len(states), device=states.device), positions]
+    return states[torch.arange(states.shape[0], device=states.device), positions]
 
 
 def _by_image(text_states: Tensor, image_states: Tensor) -> Tensor:

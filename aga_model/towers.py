@@ -226,7 +226,8 @@ class AgaVisionEmbeddings(CLIPVisionEmbeddings):
         if kept_patches is not None:
             patches = patches.gather(1, kept_patches[..., None].expand(-1, -1, patches.shape[-1]))
         summary = self.class_embedding + positions[:, :1]
-        return torch.cat([summary.expand(len(patches), -1, -1), patches], dim=1)
+        # Not len(), which an exported graph would keep as a number.
+        return torch.cat([summary.expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def _interpolated(self, table: Tensor, rows: int, columns: int) -> Tensor:
         """Position embeddings (1, patches, dim) of the own grid on another one, bicubic as in CLIP."""
@@ -313,7 +314,7 @@ class AgaBertTextModel(SummaryRowMixin, BertModel):
 
     def summary_positions(self, input_ids: Tensor) -> Tensor:
         """Position of each caption's summary token, (batch,)."""
-        return input_ids.new_zeros(len(input_ids))
+        return input_ids.new_zeros(input_ids.shape[0])
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
