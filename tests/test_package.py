@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "retrieval"},
     "training": {"data", "evaluation"},
     "retrieval": {"data"},
-    "conversion": set(),
+    "conversion": {"data"},
     "cli": {"data", "evaluation", "training", "retrieval", "conversion", "cli"},
 }
 
