@@ -79,6 +79,7 @@ def convert(
     """
     # Imported here, so that the other commands do not wait for it.
     from aga_model import conversion
+    from aga_model.serving import write_serving_files
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("aga_model.conversion").setLevel(logging.INFO)
@@ -99,6 +100,7 @@ def convert(
         fail(error)
     model.save_pretrained(out)
     processor.save_pretrained(out)
+    write_serving_files(out)
     vision = model.config.vision_config
     height, width = vision.image_height_width
     count = sum(parameter.numel() for parameter in model.parameters())

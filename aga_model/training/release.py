@@ -20,6 +20,7 @@ from huggingface_hub.errors import StrictDataclassError
 from aga_model import modeling_aga
 from aga_model.configuration_aga import AgaConfig
 from aga_model.processing_aga import AgaProcessor
+from aga_model.serving import SERVING_FILES
 
 CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
@@ -39,7 +40,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
 )
-_OPTIONAL_FILES = (*_TOKENIZER_FILES, "preprocessor_config.json", "LICENSE", "NOTICE")
+_OPTIONAL_FILES = (*_TOKENIZER_FILES, *SERVING_FILES, "preprocessor_config.json", "LICENSE", "NOTICE")
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")

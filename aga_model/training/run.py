@@ -31,6 +31,7 @@ from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 from aga_model.processing_aga import AgaProcessor
+from aga_model.serving import write_serving_files
 from aga_model.towers import SUMMARY_ROW_ATTENTION
 from aga_model.version import __version__
 
@@ -458,8 +459,8 @@ def train(run: PreparedRun) -> dict[str, Any]:
     """
     [`fit`], then measure the best model on the test split.
 
-    Writes `metrics.json`, `model/` (model, processor, model card) and TensorBoard logs into `output_dir`, and pushes
-    `model/` to the Hub where the arguments say so.
+    Writes `metrics.json`, `model/` (model, processor, model card, [`SERVING_FILES`]) and TensorBoard logs into
+    `output_dir`, and pushes `model/` to the Hub where the arguments say so.
 
     Returns:
         the content of metrics.json.
@@ -480,6 +481,7 @@ def train(run: PreparedRun) -> dict[str, Any]:
         with saving(folder / MODEL_FOLDER, written):
             trainer.whole_model(weights).save_pretrained(written)
             processor.save_pretrained(written)
+            write_serving_files(written)
             write_model_card(
                 written, run.description, metrics, trainer.state.global_step, location=folder / MODEL_FOLDER
             )

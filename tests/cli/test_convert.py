@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from aga_model.cli.main import app
 from aga_model.conversion import load_bert
+from aga_model.serving import SERVING_FILES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CHECKPOINT = FIXTURES / "irra_tiny" / "best.pth"
@@ -38,6 +39,7 @@ def test_irra_to_a_folder(tmp_path, vocabulary):
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "model")
     assert torch.equal(model.identity_head.weight, state["classifier.weight"])
     assert AutoProcessor.from_pretrained(tmp_path / "model").tokenizer.mask_token_id == 157
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= set(SERVING_FILES)
 
 
 @pytest.fixture

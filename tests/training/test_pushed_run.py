@@ -81,7 +81,7 @@ def test_one_commit_holds_the_model_and_nothing_else(hub, place, first):
     assert {name for name, file in first.files.items() if file.lfs} == {"model.safetensors"}
     for name, data in local.items():
         assert name == "README.md" or first.files[name].content == data
-    assert {Path(name).suffix for name in first.files} == {"", ".md", ".json", ".py", ".safetensors"}
+    assert {Path(name).suffix for name in first.files} == {"", ".md", ".json", ".py", ".safetensors", ".txt"}
     assert (place / "run" / "checkpoint-2" / "optimizer.pt").is_file()
 
 

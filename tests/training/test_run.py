@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from aga_model import AgaConfig
 from aga_model.data.formats import FORMATS
 from aga_model.data.rendered import render_dataset
+from aga_model.serving import SERVING_FILES
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.optimizers import adamw_with_factors
 from aga_model.training.run import _check_chunks, last_complete_checkpoint, main
@@ -95,6 +96,7 @@ def test_a_run_leaves_everything_needed(unbroken):
     assert "rendered-data" in card and "Prohibited use" in card and f"{metrics['rank1']:.1f}" in card
     assert list((unbroken / "runs").rglob("events*")) or list(unbroken.rglob("events.out*"))
     assert not list((unbroken / "model").glob("*.bin"))
+    assert {path.name for path in (unbroken / "model").iterdir()} >= set(SERVING_FILES)
     history = json.loads((unbroken / "trainer_state.json").read_text())["log_history"]
     losses = next(entry for entry in history if "loss" in entry)
     parts = 0.1 * losses["sdm_loss"] + losses["itc_loss"] + losses["mlm_loss"] + 0.1 * losses["id_loss"]
