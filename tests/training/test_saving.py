@@ -153,9 +153,9 @@ def test_a_full_disk_at_any_file_leaves_the_last_checkpoint(trainer):
     assert {"model.safetensors", "optimizer.pt", "momentum_teacher.safetensors", "trainer_state.json"} <= sizes.keys()
     trainer.state.global_step = 4
     for size in [0, *(size - 1 for size in sorted(set(sizes.values())))]:
-        with pytest.raises(TrainingStopped, match=r"checkpoint-4: could not be saved .*checkpoint-2 is whole"):
-            with _FullDisk(size):
-                trainer._save_checkpoint(trainer.model, None)
+        expected = pytest.raises(TrainingStopped, match=r"checkpoint-4: could not be saved .*checkpoint-2 is whole")
+        with expected, _FullDisk(size):
+            trainer._save_checkpoint(trainer.model, None)
         assert _contents(folder) == before, f"files of at most {size} bytes"
         assert last_complete_checkpoint(folder).name == "checkpoint-2"
     trainer._save_checkpoint(trainer.model, None)  # the best one, of step 2, stays beside the newest
