@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -291,6 +292,8 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(os, "fork"):
         parser.error("this bench needs os.fork, which only Linux and macOS have")
     torch.set_num_threads(1)
+    # Not tqdm's own lock, which forked runs share: one that is killed while it holds the lock would keep it for ever.
+    tqdm.set_lock(threading.RLock())
     work = Path(tempfile.mkdtemp(prefix="training-kills-"))
     try:
         unbroken = leave_alone(work)

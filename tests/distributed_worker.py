@@ -1,5 +1,6 @@
 """One process of test_distributed: a step of all losses with DDP, random choices fixed, gradients saved by rank 0."""
 
+import os
 import sys
 
 import torch
@@ -116,6 +117,10 @@ def main(rank: int, world: int, port: str, output: str, split: str, family: str,
         save_file({**gradients, **queue, "loss": loss / world}, output)
     dist.barrier()
     dist.destroy_process_group()
+    # Without Python's own end: there DDP's reducer frees the process group while it holds the interpreter's lock,
+    # which a thread of gloo that is freeing the barrier may be waiting for.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

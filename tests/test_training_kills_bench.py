@@ -24,8 +24,8 @@ def test_killed_runs_come_to_the_same_end(tmp_path):
     found = json.loads(out.read_text())
     assert found["settings"]["kills"] == found["results"]["kills"] == 3
     assert found["results"]["runs"] >= 1 and found["results"]["ends_that_differ"] == 0
-    assert found["device"]["processor"] in run.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+    assert found["device"]["processor"] in " ".join(run.stdout.split())  # the table breaks its title
+    assert not list(tmp_path.glob("training-kills-*"))
 
 
 def _bench():

@@ -69,7 +69,9 @@ class FiniteGuard:
 
     def remember_gradient(self, step: int, norm: Tensor | float) -> None:
         """Note the norm of the gradient of a step."""
-        self._norms[step] = torch.as_tensor(norm).detach()
+        norm = torch.as_tensor(norm).detach()
+        # Under FSDP every process has a part of it.
+        self._norms[step] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     @property
     def is_due(self) -> bool:

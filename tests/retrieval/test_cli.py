@@ -216,7 +216,7 @@ def test_a_query_in_a_writing_that_the_model_does_not_know_is_answered_with_a_no
 def test_more_results_than_there_are_images(gallery, monkeypatch):
     for top_k in (8, 10**9, 2**40):
         answer = found(gallery, "--top-k", top_k)
-        assert len(answer["hits"]) == 7 and f"--top-k is {top_k}, but the gallery holds 7" in answer["notes"][0]
+        assert len(answer["hits"]) == 7 and f"{top_k} results wanted, but the gallery holds 7" in answer["notes"][0]
 
 
 def test_search_errors(gallery, tmp_path, other_model_folder):
