@@ -1,11 +1,13 @@
 """Configuration of AGA models: two towers and a fusion encoder of the CLIP or the BERT family, and an objective."""
 
 import difflib
+import math
 from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 LOSS_NAMES = ("itc", "sdm", "bsdm", "cmpm", "tal", "waf", "itm", "mlm", "id")
 MASK_STRATEGIES = ("attention", "random")
@@ -52,13 +54,52 @@ def _require_choice(owner: str, key: str, value: str, choices: tuple[str, ...]) 
     _require(value in choices, f"{owner}.{key} is {value!r}; choose one of {', '.join(choices)}")
 
 
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_channels",
+          "max_position_embeddings", "type_vocab_size", "encoder_width")  # fmt: skip
+_DROPOUTS = ("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")
+_NUMBERS = ("layer_norm_eps", "initializer_range", "initializer_factor")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_layers(owner: str, config: PreTrainedConfig, least_layers: int = 1) -> None:
+    """
+    What a stack of transformer layers asks for: sizes above zero, heads that divide the width, finite numbers.
+
+    Fields that the section does not have, and sizes that are still to be filled in, are left out.
+    """
+    for key in _SIZES:
+        value = getattr(config, key, None)
+        _require(value is None or value > 0, f"{owner}.{key} must be positive, got {value}")
+    layers = config.num_hidden_layers
+    _require(layers >= least_layers, f"{owner}.num_hidden_layers must be at least {least_layers}, got {layers}")
+    for key in _DROPOUTS:
+        value = getattr(config, key, 0.0)
+        _require(_is_number(value) and 0 <= value <= 1, f"{owner}.{key} must lie in [0, 1], got {value}")
+    for key in _NUMBERS:
+        value = getattr(config, key, 0.0)
+        _require(_is_number(value) and value >= 0, f"{owner}.{key} must be a number of 0 or more, got {value}")
+    act = config.hidden_act
+    near = difflib.get_close_matches(act, ACT2FN, n=1)
+    known = f"did you mean {near[0]!r}?" if near else "quick_gelu and gelu are usual"
+    _require(act in ACT2FN, f"{owner}.hidden_act {act!r} is no activation of transformers; {known}")
+    width, heads = config.hidden_size, config.num_attention_heads
+    _require(
+        width is None or heads is None or width % heads == 0,
+        f"{owner}.num_attention_heads: {heads} does not divide hidden_size {width}",
+    )
+
+
 def _check_special_tokens(owner: str, config: PreTrainedConfig) -> None:
     """Every special token must be an entry of the vocabulary, and no two may be the same."""
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "mask_token_id")}
-    for name, value in ids.items():
+    for name, value in (ids | {"pad_token_id": config.pad_token_id}).items():
+        _require(isinstance(value, int), f"{owner}.{name} must be one id, got {value!r}")
         _require(
             0 <= value < config.vocab_size,
-            f"{owner}.{name} is {value}, outside the vocabulary of {config.vocab_size} entries",
+            f"{owner}.{name} is {value}, outside the vocabulary of vocab_size {config.vocab_size}",
         )
     _require(len(set(ids.values())) == 3, f"{owner}: special tokens must differ, got {ids}")
 
@@ -93,6 +134,7 @@ class AgaVisionConfig(CLIPVisionConfig):
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
+        _check_layers("vision_config", self)
         if self.stride is None:
             self.stride = self.patch_size
         self._check_grid()
@@ -131,6 +173,10 @@ class AgaVisionConfig(CLIPVisionConfig):
                 f"{self.patch_size} at stride {stride}",
             )
         halvings = 2 ** len(self.stem_channels)
+        _require(
+            all(channels > 0 for channels in self.stem_channels),
+            f"vision_config.stem_channels must be positive, got {self.stem_channels}",
+        )
         _require(
             self.patch_size % halvings == 0 and stride % halvings == 0,
             f"vision_config.stem_channels: {len(self.stem_channels)} convolutions halve the image "
@@ -176,17 +222,19 @@ class AgaTextConfig(CLIPTextConfig):
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
+        _require(self.vocab_size > 3, f"text_config.vocab_size must exceed the special tokens, got {self.vocab_size}")
         if self.eos_token_id is None:
             self.eos_token_id = self.vocab_size - 1
         if self.bos_token_id is None:
             self.bos_token_id = self.vocab_size - 2
-        if self.mask_token_id is None:
+        if self.mask_token_id is None and isinstance(self.bos_token_id, int):
             taken = (self.bos_token_id, self.eos_token_id)
             places = (self.bos_token_id - 1, *range(self.vocab_size - 1, -1, -1))
             self.mask_token_id = next(place for place in places if place >= 0 and place not in taken)
         if self.pad_token_id is None:
             self.pad_token_id = self.eos_token_id
         super().__post_init__(**kwargs)
+        _check_layers("text_config", self)
         _check_special_tokens("text_config", self)
 
     @property
@@ -219,7 +267,10 @@ class AgaBertTextConfig(BertConfig):
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
         super().__post_init__(**kwargs)
+        _check_layers("text_config", self)
         _check_special_tokens("text_config", self)
+        for key in ("is_decoder", "add_cross_attention"):
+            _require(not getattr(self, key), f"text_config.{key} must be false: the text tower is an encoder")
         _require(
             2 < self.caption_length <= self.max_position_embeddings,
             f"text_config.caption_length must lie between 3 and max_position_embeddings "
@@ -276,11 +327,7 @@ class AgaFusionConfig(PreTrainedConfig):
             self.num_attention_heads = next(n for n in range(most, 0, -1) if projection_dim % n == 0)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * projection_dim
-        _require(
-            self.num_attention_heads > 0 and projection_dim % self.num_attention_heads == 0,
-            f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide projection_dim "
-            f"{projection_dim}",
-        )
+        _check_layers("cross_modal_config", self, least_layers=0)
 
 
 @strict
@@ -322,11 +369,7 @@ class AgaBertFusionConfig(BertConfig):
                 f"cross_modal_config.{key} is {given}, but the towers' is {value}; leave it out",
             )
             setattr(self, key, value)
-        _require(
-            text_config.hidden_size % self.num_attention_heads == 0,
-            f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide the text tower's "
-            f"hidden_size {self.hidden_size}",
-        )
+        _check_layers("cross_modal_config", self)
 
 
 @strict
@@ -409,8 +452,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
     def _check_objective(self) -> None:
         """Names must be known and ratios must be probabilities."""
         _require(
-            isinstance(self.loss_weights, dict)
-            and all(isinstance(weight, int | float) for weight in self.loss_weights.values()),
+            isinstance(self.loss_weights, dict) and all(map(_is_number, self.loss_weights.values())),
             f"objective_config.loss_weights must give a number per loss name, got {self.loss_weights!r}",
         )
         for name, weight in self.loss_weights.items():
@@ -452,11 +494,14 @@ class AgaObjectiveConfig(PreTrainedConfig):
             "momentum model attends to; give momentum, or take 'random'",
         )
         _require(
-            len(self.bsdm_kl_weights) == 2 and min(self.bsdm_kl_weights) >= 0 and sum(self.bsdm_kl_weights) > 0,
+            len(self.bsdm_kl_weights) == 2
+            and all(_is_number(weight) and weight >= 0 for weight in self.bsdm_kl_weights)
+            and sum(self.bsdm_kl_weights) > 0,
             f"objective_config.bsdm_kl_weights must be two weights of 0 or more, got {self.bsdm_kl_weights}",
         )
         for key in ("waf_gamma", "tal_margin"):
-            _require(getattr(self, key) >= 0, f"objective_config.{key} must be >= 0, got {getattr(self, key)}")
+            value = getattr(self, key)
+            _require(_is_number(value) and value >= 0, f"objective_config.{key} must be >= 0, got {value}")
 
     @property
     def selects_by_attention(self) -> bool:
@@ -552,6 +597,9 @@ class AgaConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
         _require(self.projection_dim > 0, f"projection_dim must be positive, got {self.projection_dim}")
+        for key in ("logit_scale_init_value", "initializer_range", "initializer_factor"):
+            value = getattr(self, key)
+            _require(_is_number(value), f"{key} must be a finite number, got {value}")
         _require_choice("AgaConfig", "family", self.family, tuple(_FAMILY_SECTIONS))
         for key, config_class in (self.sub_configs | _FAMILY_SECTIONS[self.family]).items():
             value = getattr(self, key)

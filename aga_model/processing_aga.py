@@ -35,6 +35,21 @@ class AgaProcessor(ProcessorMixin):
             raise ValueError("AgaProcessor needs a tokenizer with a mask token; see clip_tokenizer")
         super().__init__(image_processor, tokenizer)
 
+    def __call__(self, images=None, text=None, **kwargs):
+        """
+        Model inputs of captions, images or both; see transformers' [`ProcessorMixin`] for all that can be given.
+
+        Args:
+            images: one image or a list of them.
+            text: a caption or a list of them. Any text is read, an empty one too.
+
+        Raises:
+            ValueError: an empty list, an image without pixels, or a caption that is no text (names it).
+        """
+        _check_images(images)
+        _check_captions(text)
+        return super().__call__(images=images, text=text, **kwargs)
+
     @classmethod
     def for_config(cls, config, tokenizer: PreTrainedTokenizerBase) -> "AgaProcessor":
         """
@@ -59,6 +74,34 @@ class AgaProcessor(ProcessorMixin):
         image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
         tokenizer.model_max_length = text.caption_length
         return cls(image_processor, tokenizer)
+
+
+def _check_images(images) -> None:
+    """Raise ValueError for images without pixels, of which the image processor would make some."""
+    several = list(images) if isinstance(images, list | tuple) else [images]
+    if not several:
+        raise ValueError("no images: the list is empty")
+    for position, image in enumerate(several):
+        # Of a PIL image size is (width, height), of an array shape says more.
+        shape = getattr(image, "shape", getattr(image, "size", None))
+        if isinstance(shape, tuple) and 0 in shape:
+            raise ValueError(f"image {position} has no pixels: its size is {tuple(shape)}")
+
+
+def _check_captions(text) -> None:
+    """Raise ValueError where the tokenizer's own error would not name what is wrong."""
+    several = list(text) if isinstance(text, list | tuple) else [text]
+    if not several:
+        raise ValueError("no captions: the list is empty")
+    for position, caption in enumerate(several):
+        try:
+            if isinstance(caption, str):
+                caption.encode("utf-8")
+        except UnicodeEncodeError as error:
+            broken = caption[error.start : error.end]
+            raise ValueError(
+                f"caption {position} is no text: {broken!r} at character {error.start} is half of a character"
+            ) from error
 
 
 def _either(first: int | None, second: int | None) -> int | None:
