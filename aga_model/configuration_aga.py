@@ -99,7 +99,7 @@ def _check_special_tokens(owner: str, config: PreTrainedConfig) -> None:
         _require(isinstance(value, int), f"{owner}.{name} must be one id, got {value!r}")
         _require(
             0 <= value < config.vocab_size,
-            f"{owner}.{name} is {value}, outside the vocabulary of vocab_size {config.vocab_size}",
+            f"{owner}.{name} is {value}, outside the vocabulary of {config.vocab_size} entries (vocab_size)",
         )
     _require(len(set(ids.values())) == 3, f"{owner}: special tokens must differ, got {ids}")
 
