@@ -80,7 +80,7 @@ def tokenizer():
     return train_tokenizer(CAPTIONS, vocab_size=700)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sections(tokenizer):
     """Sections of a tiny AgaConfig of either family with objective settings."""
 

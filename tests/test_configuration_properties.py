@@ -39,11 +39,9 @@ VALUES = (
 
 
 @pytest.fixture(scope="module")
-def sections_of(tokenizer):
-    from conftest import bert_sections, tiny_sections
-
+def sections_of(make_sections):
     losses = {"loss_weights": {"itc": 1.0, "itm": 1.0, "mlm": 1.0}}
-    return {"clip": tiny_sections(len(tokenizer), **losses), "bert": bert_sections(tokenizer, **losses)}
+    return {family: make_sections(family, **losses) for family in ("clip", "bert")}
 
 
 def _check(sections, family, section, name, value):
