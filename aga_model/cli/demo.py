@@ -57,9 +57,10 @@ def demo(
         typer.echo(f"open {web.address(listening, host, token)}  (Ctrl-C ends the demo)")
         server.run(sockets=[listening])
     except KeyboardInterrupt:
-        typer.echo("the demo has ended")
+        pass  # uvicorn lets an interrupt through or returns, depending on the moment
     except (ValueError, OSError, ModuleNotFoundError, torch.OutOfMemoryError) as error:
         fail(error)
+    typer.echo("the demo has ended")
 
 
 def _web_server() -> ModuleType:

@@ -19,7 +19,7 @@ import numpy as np
 
 FORMAT_VERSION = 2
 CROPS = "crops"  # folder for saved crops within that of a gallery
-EXACT_ROWS = 50_000  # up to here a search compares with every row, which takes tenths of a second
+EXACT_ROWS = 50_000  # up to here a search compares with every row
 RECALL_AT = 10
 _RECALL_QUERIES = 64
 _SCORE_MARGIN = 1e-5  # more than float32 rounding moves a cosine

@@ -210,7 +210,9 @@ FILTERS = [
 ]
 
 
-def test_filters_are_brute_force(store):
+@pytest.mark.parametrize("exact_rows", [60, 10], ids=["few", "many"])
+def test_filters_are_brute_force(store, monkeypatch, exact_rows):
+    monkeypatch.setattr(type(store), "exact_rows", exact_rows)
     rows, embeddings = photographs(60), unit(60)
     store.add(embeddings, rows)
     query = unit(1, seed=1)
@@ -226,6 +228,20 @@ def test_filters_are_brute_force(store):
         rows = [row for row in rows if not test(row)]
         assert {row.id for row in store.rows()} == {row.id for row in rows}
     assert store.delete(Filter(cameras=["nowhere"])) == 0
+
+
+def test_what_others_write_is_found_at_once_by_one_that_has_searched(folder):
+    """A store that keeps rows in memory keeps none that has gone."""
+    first, second, query = reopened(folder), reopened(folder), unit(50)[17:18]
+    row_id = photograph(17).id
+    for _ in range(2):
+        assert first.search(query, 1)[0][0].row.id == row_id and first.search(query, 1)[0][0].score > 0.999
+        assert second.delete(Filter(paths=[photograph(17).path])) == 1
+        assert all(found.row.id != row_id for found in first.search(query, 50)[0])
+        assert second.search(query, 50) == first.search(query, 50)
+        second.add(query, [photograph(17)])
+    first.delete(Filter(paths=[photograph(17).path]))
+    assert first._held is None
 
 
 def test_an_empty_store(store):
@@ -576,12 +592,15 @@ def test_what_a_killed_writer_left_goes_with_the_next_deletion(folder):
     assert not left.exists() and reopened(folder).count() == 49
 
 
-@pytest.mark.parametrize("columns", [["id", "embedding"], None], ids=["search", "rows"])
-def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, columns):
+@pytest.mark.parametrize("reading", ["few", "many", "rows"])
+def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, reading):
+    """A search that takes the rows into memory, one of more than that, and all rows."""
     from aga_model.retrieval import lance_store
 
     store, other, real, calls = reopened(folder), reopened(folder), lance_store._batches, []
-    read = lance_store._ROW_COLUMNS if columns is None else columns
+    read = {"few": lance_store._COLUMNS, "many": ["id", "embedding"], "rows": lance_store._ROW_COLUMNS}[reading]
+    if reading == "many":
+        monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 20)
 
     def late(table, condition, columns):
         batches = real(table, condition, columns)
@@ -593,7 +612,7 @@ def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, col
         return batches
 
     monkeypatch.setattr(lance_store, "_batches", late)
-    found = store.search(unit(1), 100)[0] if columns else list(store.rows())
+    found = list(store.rows()) if reading == "rows" else store.search(unit(1), 100)[0]
     assert len(found) == 52 and len(calls) == 3
 
 
