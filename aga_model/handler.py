@@ -94,7 +94,7 @@ def _read_request(data: Any) -> tuple[list[str], list[Any]]:
             'the request needs "inputs": a sentence, a list of sentences, or {"text": [...], "image": [...]}'
         )
     if data.get("parameters"):
-        raise ValueError(f'this model takes no "parameters", got {sorted(data["parameters"])}: leave them out')
+        raise ValueError(f'this model takes no "parameters", got {data["parameters"]!r}: leave them out')
     inputs = data["inputs"]
     if isinstance(inputs, Image.Image):
         inputs = {"image": inputs}

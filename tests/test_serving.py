@@ -186,7 +186,8 @@ def _noise(height, width):
     [
         (None, 'needs "inputs"'),
         ({"text": ["a man"]}, 'needs "inputs"'),
-        ({"inputs": "a man", "parameters": {"top_k": 3}}, r"no \"parameters\", got \['top_k'\]"),
+        ({"inputs": "a man", "parameters": {"top_k": 3}}, r"no \"parameters\", got \{'top_k': 3\}"),
+        ({"inputs": "a man", "parameters": 5}, r"no \"parameters\", got 5"),
         ({"inputs": 5}, "got int"),
         ({"inputs": {}}, r"got \[\]"),
         ({"inputs": {"texts": ["a man"]}}, r"got \['texts'\]"),

@@ -8,7 +8,7 @@ takes `input_ids` int64 (batch, length), in the BERT family also `attention_mask
 
 import logging
 import os
-import tempfile
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +124,7 @@ def export_onnx(
         ExportError: a file's embeddings are further than `TOLERANCE` from PyTorch's, or an int8 file's below
             `INT8_COSINE`; no ONNX file is left in the folder.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
     model.eval()
@@ -134,18 +134,23 @@ def export_onnx(
     images = [_random_images(model, batch, generator) for batch in _BATCH_SIZES]
     texts = [_random_texts(model, batch, length, generator) for batch in _BATCH_SIZES for length in lengths]
     files = {"image": (VISION_FILE, VISION_INT8_FILE), "text": (TEXT_FILE, TEXT_INT8_FILE)}
-    folder.mkdir(parents=True, exist_ok=True)
-    # Files that fail the check are never in the folder.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    # Under another name until all is there and checked.
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
         reports = {}
         for kind, encoder, inputs in (("image", ImageEncoder(model), images), ("text", TextEncoder(model), texts)):
-            paths = [Path(scratch, name) for name in files[kind][: 2 if int8 else 1]]
+            paths = [unfinished / name for name in files[kind][: 2 if int8 else 1]]
             reports[kind] = _export_encoder(encoder.eval(), f"{kind}_embeds", inputs, paths)
-        for path in sorted(Path(scratch).iterdir()):
-            path.replace(folder / path.name)
-    processor.save_pretrained(folder)
-    report = ExportReport(reports["image"], reports["text"], _BATCH_SIZES, lengths)
-    write_json(folder / INFO_FILE, _describe(model, processor, model_hash, report))
+        processor.save_pretrained(unfinished)
+        report = ExportReport(reports["image"], reports["text"], _BATCH_SIZES, lengths)
+        write_json(unfinished / INFO_FILE, _describe(model, processor, model_hash, report))
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return report
 
 

@@ -113,6 +113,15 @@ class Shards:
         """End the connection."""
 
 
+@contextmanager
+def _ended() -> Iterator[None]:
+    """What torch raises when another process has gone, as a ShardError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ShardError(_ENDED) from error
+
+
 class _Launched(Shards):
     """One of several processes."""
 
@@ -144,10 +153,8 @@ class _Launched(Shards):
 
     def gather(self, value: _Value) -> list[_Value]:
         values: list[Any] = [None] * self.count
-        try:
+        with _ended():
             self._distributed.all_gather_object(values, value)
-        except RuntimeError as error:
-            raise ShardError(_ENDED) from error
         return values
 
     def of_main(self, make: Callable[[], _Value]) -> _Value:
@@ -176,29 +183,27 @@ class _Launched(Shards):
 
     @contextmanager
     def first(self, task: str) -> Iterator[bool]:
-        if self._store.add(f"{task}/claimed", 1) > 1:
-            try:
+        with _ended():
+            is_first = self._store.add(f"{task}/claimed", 1) == 1
+            if not is_first:
                 self._store.wait([f"{task}/done"], _MAKING)
-            except RuntimeError as error:
-                raise ShardError(_ENDED) from error
-            yield False
-            return
-        yield True
-        self._store.set(f"{task}/done", "")
+        yield is_first
+        if is_first:
+            with _ended():
+                self._store.set(f"{task}/done", "")
 
     @contextmanager
     def shared(self, name: str, bar: Progress | None) -> Iterator[Progress | None]:
         told = _Told(self._store, name, bar)
         yield told
         told.tell()
-        try:
+        with _ended():
             others = self._distributed.barrier(async_op=True)
-            while not others.is_completed():
-                time.sleep(_TOLD_EVERY)
-                told.tell()
+        while not others.is_completed():
+            time.sleep(_TOLD_EVERY)
+            told.tell()
+        with _ended():
             others.wait()
-        except RuntimeError as error:
-            raise ShardError(_ENDED) from error
         told.tell()
 
     def close(self) -> None:
@@ -221,7 +226,8 @@ class _Told:
             self.tell()
 
     def tell(self) -> None:
-        done = self._store.add(self._key, self._own)
+        with _ended():
+            done = self._store.add(self._key, self._own)
         self._own, self._last = 0, time.monotonic()
         if self._bar is not None:
             self._bar.update(done - self._shown)

@@ -18,6 +18,6 @@ def read_time(text: str, name: str, end_of_day: bool = False) -> datetime:
     """
     try:
         time = datetime.fromisoformat(text)
-    except ValueError as error:
+        return time + _ONE_DAY if end_of_day and len(text) <= len("2026-01-31") else time
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{name} {text}: give a date like 2026-01-31 or a time like 2026-01-31T18:30") from error
-    return time + _ONE_DAY if end_of_day and len(text) <= len("2026-01-31") else time

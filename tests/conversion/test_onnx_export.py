@@ -122,7 +122,7 @@ def test_a_graph_that_computes_something_else_is_refused(desk, tmp_path, monkeyp
     )
     with pytest.raises(onnx_export.ExportError, match=message):
         onnx_export.export_onnx(model, processor, tmp_path / "onnx", "0" * 64)
-    assert not list((tmp_path / "onnx").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_embeddings_that_are_no_numbers_are_refused(desk, tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_int8_that_is_too_coarse_is_refused(desk, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "INT8_COSINE", 0.99999)
     with pytest.raises(onnx_export.ExportError, match=r"vision\.int8\.onnx: .* export it without --int8"):
         onnx_export.export_onnx(model, processor, tmp_path / "onnx", "0" * 64, int8=True)
-    assert not list((tmp_path / "onnx").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def _fails(*arguments):

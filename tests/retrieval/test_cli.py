@@ -301,7 +301,8 @@ def test_cameras_persons_and_times_are_searched_by(market, model_folder, tmp_pat
     assert len(names("--until", day)) == 5 and names("--until", local(0)) == []
     note = "10 results wanted, but the filter leaves 2 images"
     assert note in found(gallery, "--camera", 1)["notes"][0]
-    assert "--until 1.2.26: give a date" in fails("search", gallery, "a man", "--until", "1.2.26")
+    for day in ("1.2.26", "9999-12-31"):  # after its end is no day
+        assert f"--until {day}: give a date" in fails("search", gallery, "a man", "--until", day)
     assert "must be after" in fails("search", gallery, "a man", "--since", local(2), "--until", local(1))
 
 

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from aga_model.cli.main import app as cli
 from aga_model.retrieval import Gallery, PersonEncoder, find_images, index_images, read_image
+from aga_model.retrieval.demo import markup
 from aga_model.retrieval.demo.guard import Guard, require_token
 from aga_model.retrieval.demo.server import listen, make_server
 from aga_model.retrieval.demo.service import DemoSearch
@@ -320,7 +321,11 @@ def test_names_are_escaped(site):
     assert "&lt;img src=x onerror=alert(1)&gt;" in results and "<img src=x" not in results
 
 
-def test_what_has_gone_meanwhile(model_folder, tmp_path):
+def _without_opencv(hit):
+    raise ModuleNotFoundError("this needs OpenCV")
+
+
+def test_what_has_gone_meanwhile(model_folder, tmp_path, monkeypatch):
     place = make_place(tmp_path, model_folder)
     with running(DemoSearch(Gallery.open(place.gallery), place.encoder)) as site:
         _, results = site.search(SENTENCE)
@@ -330,6 +335,10 @@ def test_what_has_gone_meanwhile(model_folder, tmp_path):
         gone = [index for index, card in enumerate(cards) if "1_a.png" in card]
         assert len(cards) == 6 and "cannot be read: no such file" in cards[gone[0]]
         assert "cannot be read" in site.ask("explain", [None], {"index": gone[0]})[0]
+        with monkeypatch.context() as patch:  # a crop that is cut out of its video again, without OpenCV
+            patch.setattr(markup, "read_hit", _without_opencv)
+            messages, results = site.search(SENTENCE)
+            assert "needs OpenCV" in messages and results == ""
         shutil.rmtree(place.gallery)
         messages, results = site.search(SENTENCE)
         assert "the gallery cannot be read" in messages and results == ""

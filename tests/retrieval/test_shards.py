@@ -16,7 +16,7 @@ from PIL import Image
 from videos import numbered_video
 
 from aga_model.retrieval import Gallery
-from aga_model.retrieval.shards import Shards, _content, _Launched, own_share
+from aga_model.retrieval.shards import ShardError, Shards, _content, _Launched, own_share
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -178,6 +178,22 @@ def test_shares_are_disjoint_complete_and_keep_copies_together(people):
             assert any({people / copy, people / original} <= set(share) for share in shares)
         if count == 2:
             assert all(abs(len(share) - len(paths) / 2) <= 3 for share in shares)
+
+
+class GoneStore:
+    """The common store, after the process that kept it has ended."""
+
+    def add(self, key, value):
+        raise torch.distributed.DistNetworkError("connection reset")
+
+
+def test_the_process_that_keeps_the_store_has_gone():
+    process = object.__new__(_Launched)
+    process._store = GoneStore()
+    with pytest.raises(ShardError, match="another process ended"), process.first("model"):
+        pass
+    with pytest.raises(ShardError, match="another process ended"), process.shared("images", None):
+        pass
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):

@@ -230,10 +230,11 @@ def _searched(
     """State, messages, explanation and results after a search; the hint is a message where there are results."""
     try:
         found = answer()
-    except DemoError as error:
+        cards = result_cards(found.hits)
+    except (DemoError, ModuleNotFoundError) as error:  # a crop out of a video needs OpenCV
         return None, message_list([str(error)], wrong=True), "", ""
     notes = [*found.notes, hint] if hint and found.hits else found.notes
-    return Found(sentence, tuple(found.hits)), message_list(notes), "", result_cards(found.hits)
+    return Found(sentence, tuple(found.hits)), message_list(notes), "", cards
 
 
 def _upload_handler(search: DemoSearch) -> Callable:
