@@ -191,7 +191,8 @@ class Bench:
     def _cell_job(self, cell: Cell, steps: int, factor: float) -> Job:
         values = run_values(self.settings, cell.recipe, cell.noise, cell.seed, steps, factor)
         how = {"measured_on": self.settings.measured_on, "diagnostic_captions": self.settings.diagnostic_captions}
-        if self.settings.rerank and "itm" in values["model_config"]["objective_config"]["loss_weights"]:
+        objective = values.get("model_config", {}).get("objective_config", {})
+        if self.settings.rerank and "itm" in objective.get("loss_weights", {}):
             how["rerank"] = self.settings.rerank
         settings = {"run": values, **how}
         about = {**asdict(cell), "steps": steps, "learning_rate_factor": factor}
