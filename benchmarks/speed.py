@@ -71,10 +71,14 @@ def measure(way: str, options: argparse.Namespace) -> dict:
 
 
 def measure_all(ways: list[str], options: argparse.Namespace) -> tuple[dict[str, list[dict]], dict[str, torch.Tensor]]:
-    """Every way `rounds` times, in turn, each in a process of its own; and the embeddings of the last round."""
+    """
+    Every way `rounds` times, in turn, each in a process of its own; and the embeddings of the last round.
+
+    What each process found is written down at once, beside `options.out`.
+    """
     found: dict[str, list[dict]] = {way: [] for way in ways}
     embeddings = {}
-    threads = str(options.threads)
+    threads, partial = str(options.threads), options.out.with_suffix(".partial.json")
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     sizes = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SETTINGS if name != "compile"]
     sizes += [f"--threads={threads}", f"--device={options.device}", *(["--compile"] if options.compile else [])]
@@ -85,6 +89,7 @@ def measure_all(ways: list[str], options: argparse.Namespace) -> tuple[dict[str,
             command += ["--inspect"] if number < len(ways) else []
             output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
             found[way].append(json.loads(output.splitlines()[-1]))
+            write_json(partial, found)
             if path.exists():
                 embeddings[way] = torch.load(path)
     return found, embeddings
@@ -157,13 +162,12 @@ def speed_table(results: dict[str, dict], title: str) -> Table:
 
 
 def parts_table(results: dict[str, dict]) -> Table:
-    """Seconds of a step by part, forward and backward together, in the profiler's pace."""
-    ways = [way for way, row in results.items() if "parts" in row["rounds"][0]]
-    names = sorted({name for way in ways for name in results[way]["rounds"][0]["parts"]})
+    """Seconds of a step by part, forward and backward together, in the profiler's pace; of the first round."""
+    parts = {way: row["rounds"][0]["parts"] for way, row in results.items() if "parts" in row["rounds"][0]}
+    names = sorted({name for seconds in parts.values() for name in seconds})
     table = Table("way", *names, title="seconds of a step by part, forward and backward, under the profiler")
-    for way in ways:
-        figures = [_median([one["parts"] for one in results[way]["rounds"]], name) for name in names]
-        table.add_row(WAYS[way].label, *(_figure(value, ".3f") for value in figures))
+    for way, seconds in parts.items():
+        table.add_row(WAYS[way].label, *(_figure(seconds.get(name), ".3f") for name in names))
     return table
 
 
@@ -190,7 +194,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="pairs of a step")
     parser.add_argument("--rounds", type=int, default=3, help="processes of every way")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process")
-    parser.add_argument("--warm-up", type=int, help="steps before them, beside the first; 3 on a GPU, else none")
+    parser.add_argument("--warm-up", type=int, help="steps before them; default: 3 on a GPU, 1 to compile, else 0")
     parser.add_argument("--encode", type=int, default=256, help="captions to encode")
     parser.add_argument("--images", type=int, default=512, help="pairs that the data loader reads")
     parser.add_argument("--ceiling", type=int, default=2048, help="side of the matrices that give the ceiling")
@@ -210,7 +214,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if options.smoke:
         vars(options).update(SMOKE)
     if options.warm_up is None:
-        options.warm_up = 3 if options.device == "cuda" else 0
+        options.warm_up = 3 if options.device == "cuda" else int(options.compile)
     if options.out is None:
         names = ["speed", options.size, options.device, options.dtype, *(["compile"] if options.compile else [])]
         options.out = RESULTS / f"{'_'.join(names)}.json"
@@ -220,7 +224,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def report(
     found: dict[str, list[dict]], embeddings: dict[str, torch.Tensor], data: list[dict], options: argparse.Namespace
 ) -> None:
-    """Print the tables and write the JSON."""
+    """Write the JSON and print the tables."""
     results = {way: summarise(way, found) for way in found}
     for way, difference in compare(found, embeddings).items():
         results[way]["largest_difference"] = difference
@@ -228,9 +232,6 @@ def report(
     accelerator = torch.cuda.get_device_name() if options.device == "cuda" else None
     title = f"{options.size}, batch {options.batch}, {options.dtype}{', compiled' if options.compile else ''}; "
     title += accelerator or f"{cpu}, {options.threads} threads"
-    console = Console(width=170)
-    for table in (speed_table(results, title), parts_table(results), data_table(data)):
-        console.print(table)
     content = {
         "settings": {name: getattr(options, name) for name in SETTINGS},
         "device": {"processor": cpu, "accelerator": accelerator, "threads": options.threads},
@@ -242,8 +243,11 @@ def report(
         "results": results,
         "data": data,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.out, content)
+    options.out.with_suffix(".partial.json").unlink(missing_ok=True)
+    console = Console(width=170)
+    for table in (speed_table(results, title), parts_table(results), data_table(data)):
+        console.print(table)
 
 
 def main() -> None:
@@ -252,8 +256,10 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         print(json.dumps(measure(options.way, options)))
         return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    data = measure_data(options)
     found, embeddings = measure_all(options.ways, options)
-    report(found, embeddings, measure_data(options), options)
+    report(found, embeddings, data, options)
 
 
 if __name__ == "__main__":
