@@ -7,12 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .bert import WORDS, decoder_is_tied, take_bert_embeddings, take_bert_layers, take_bert_mlm_head
 from .openai import HEAD_DIM, count_blocks, resize_position_table, square_grid, take_pair
-from .state import ConversionError, StateAccount, read_state
+from .state import ConversionError, StateAccount, read_config, read_state
 from .vocabulary import Converted, bert_tokenizer, special_tokens_of, with_processor
 
 _MLM_HEAD = "text_encoder.cls.predictions"
@@ -67,10 +66,14 @@ def load_albef(
             f"{path}: of its {layers} text layers {sorted(crossing)} attend to the image; ALBEF's are the upper ones"
         )
     text_layers = layers - len(crossing)
+    temperature = float(account.take_number("temp"))
+    if temperature <= 0:
+        raise ConversionError(f"{path}: temp is {temperature}, expected a temperature above zero")
     losses = {"itc": 1.0, "itm": 1.0} | ({"mlm": 1.0} if has_mlm else {})
-    config = AgaConfig(
+    config = read_config(
+        path,
         family="bert",
-        projection_dim=account.peek("vision_proj.weight").shape[0],
+        projection_dim=account.peek("vision_proj.weight", dims=2).shape[0],
         vision_config=_vision_section(account, num_heads, image_size),
         text_config=_bert_section(account, prefix, num_heads)
         | {"num_hidden_layers": text_layers}
@@ -78,7 +81,7 @@ def load_albef(
         cross_modal_config=_fusion_section(account, prefix, num_heads, text_layers)
         | {"num_hidden_layers": len(crossing)},
         objective_config={"loss_weights": losses, "mask_strategy": "random", "enrichment": "none"},
-        logit_scale_init_value=-math.log(float(account.take("temp"))),
+        logit_scale_init_value=-math.log(temperature),
         tie_word_embeddings=decoder_is_tied(account, _MLM_HEAD, f"{prefix}embeddings"),
     )
     model = AgaForPreTraining(config)
@@ -109,35 +112,35 @@ def _heads(width: int, num_heads: int | None, source: str | Path) -> int:
 def _vision_section(
     account: StateAccount, num_heads: int | None, image_size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    projection = account.peek("visual_encoder.patch_embed.proj.weight")
+    projection = account.peek("visual_encoder.patch_embed.proj.weight", dims=4)
     width, patch = projection.shape[0], projection.shape[-1]
-    rows, columns = square_grid(account.peek("visual_encoder.pos_embed")[0], account.source)
+    rows, columns = square_grid(account.peek("visual_encoder.pos_embed", dims=3)[0], account.source)
     return {
         "image_size": list(image_size or (rows * patch, columns * patch)),
         "patch_size": patch,
         "hidden_size": width,
-        "intermediate_size": account.peek("visual_encoder.blocks.0.mlp.fc1.weight").shape[0],
+        "intermediate_size": account.peek("visual_encoder.blocks.0.mlp.fc1.weight", dims=2).shape[0],
         "num_hidden_layers": count_blocks(account, "visual_encoder.blocks"),
         "num_attention_heads": _heads(width, num_heads, account.source),
     }
 
 
 def _bert_section(account: StateAccount, prefix: str, num_heads: int | None) -> dict[str, Any]:
-    words = account.peek(f"{prefix}embeddings.word_embeddings.weight")
-    positions = account.peek(f"{prefix}embeddings.position_embeddings.weight").shape[0]
+    words = account.peek(f"{prefix}embeddings.word_embeddings.weight", dims=2)
+    positions = account.peek(f"{prefix}embeddings.position_embeddings.weight", dims=2).shape[0]
     return {
         "vocab_size": words.shape[0],
         "hidden_size": words.shape[1],
         "max_position_embeddings": positions,
         "caption_length": min(64, positions),
-        "type_vocab_size": account.peek(f"{prefix}embeddings.token_type_embeddings.weight").shape[0],
-        "intermediate_size": account.peek(f"{prefix}encoder.layer.0.intermediate.dense.weight").shape[0],
+        "type_vocab_size": account.peek(f"{prefix}embeddings.token_type_embeddings.weight", dims=2).shape[0],
+        "intermediate_size": account.peek(f"{prefix}encoder.layer.0.intermediate.dense.weight", dims=2).shape[0],
         "num_attention_heads": _heads(words.shape[1], num_heads, account.source),
     }
 
 
 def _fusion_section(account: StateAccount, prefix: str, num_heads: int | None, first: int) -> dict[str, Any]:
-    intermediate = account.peek(f"{prefix}encoder.layer.{first}.intermediate.dense.weight")
+    intermediate = account.peek(f"{prefix}encoder.layer.{first}.intermediate.dense.weight", dims=2)
     return {
         "intermediate_size": intermediate.shape[0],
         "num_attention_heads": _heads(intermediate.shape[1], num_heads, account.source),
@@ -150,7 +153,7 @@ def _take_vision(account: StateAccount) -> dict[str, Tensor]:
     converted = take_pair(account, "visual_encoder.patch_embed.proj", f"{there}.embeddings.patch_embedding")
     converted |= take_pair(account, "visual_encoder.norm", f"{there}.post_layernorm")
     converted[f"{there}.embeddings.class_embedding"] = account.take("visual_encoder.cls_token").flatten()
-    converted[_POSITIONS] = account.take("visual_encoder.pos_embed")[0]
+    converted[_POSITIONS] = account.take("visual_encoder.pos_embed", dims=3)[0]
     names = {
         "norm1": "layer_norm1",
         "norm2": "layer_norm2",
@@ -161,9 +164,9 @@ def _take_vision(account: StateAccount) -> dict[str, Tensor]:
     for index in range(count_blocks(account, "visual_encoder.blocks")):
         block, layer = f"visual_encoder.blocks.{index}", f"{there}.encoder.layers.{index}"
         for kind in ("weight", "bias"):
-            parts = account.take(f"{block}.attn.qkv.{kind}").chunk(3)
+            parts = account.take_thirds(f"{block}.attn.qkv.{kind}")
             for name, part in zip(("q_proj", "k_proj", "v_proj"), parts):
-                converted[f"{layer}.self_attn.{name}.{kind}"] = part.contiguous()
+                converted[f"{layer}.self_attn.{name}.{kind}"] = part
         for name, ours in names.items():
             converted |= take_pair(account, f"{block}.{name}", f"{layer}.{ours}")
     return converted

@@ -11,7 +11,7 @@ from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaModel
 
 from .openai import resize_position_table, square_grid, take_towers, tower_sections
-from .state import ConversionError, StateAccount, read_state
+from .state import ConversionError, StateAccount, read_config, read_state
 from .vocabulary import Converted, processor_for
 
 POSITION_TABLE = "vision_model.embeddings.position_embedding.weight"
@@ -54,16 +54,18 @@ def load_clip(
     return Converted(model.eval(), processor_for(config, where, required=tokenizer is not None))
 
 
-def _config(sections: dict[str, Any], image_size: tuple[int, int], logit_scale: float) -> AgaConfig:
+def _config(
+    source: str | Path, sections: dict[str, Any], image_size: tuple[int, int], logit_scale: float
+) -> AgaConfig:
     sections["vision_config"]["image_size"] = list(image_size)
-    return AgaConfig(**sections, logit_scale_init_value=logit_scale)
+    return read_config(source, **sections, logit_scale_init_value=logit_scale)
 
 
 def _from_openai(path: Path, image_size: tuple[int, int]) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
     account = StateAccount(read_state(path), path)
     account.ignore(r"(input_resolution|context_length|vocab_size)$", "a number, not a weight")
-    logit_scale = account.take("logit_scale")
-    config = _config(tower_sections(account), image_size, float(logit_scale))
+    logit_scale = account.take_number("logit_scale")
+    config = _config(path, tower_sections(account), image_size, float(logit_scale))
     return config, {**take_towers(account, "", ""), "logit_scale": logit_scale}, account
 
 
@@ -98,6 +100,6 @@ def _from_transformers(name: str, image_size: tuple[int, int]) -> tuple[AgaConfi
         sections["text_config"] |= {"eos_token_id": text.eos_token_id, "bos_token_id": text.bos_token_id}
     state = {key: value for key, value in clip.state_dict().items() if not key.endswith("position_ids")}
     account = StateAccount(state, name)
-    config = _config(sections, image_size, float(state["logit_scale"]))
+    config = _config(name, sections, image_size, float(state["logit_scale"]))
     # transformers names its weights as we do.
     return config, {key: account.take(key) for key in state}, account

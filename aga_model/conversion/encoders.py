@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaModel
 
 from .irra import PERSON_ASPECT, infer_image_size
 from .openai import take_towers, tower_sections
-from .state import StateAccount, read_state
+from .state import StateAccount, read_config, read_state
 from .vocabulary import Converted, processor_for
 
 
@@ -55,15 +54,15 @@ def _dual_encoder(
     may_miss: tuple[str, ...],
 ) -> Converted[AgaModel]:
     sections = tower_sections(account, prefix)
-    patches = account.peek(f"{prefix}visual.positional_embedding").shape[0] - 1
+    patches = account.peek(f"{prefix}visual.positional_embedding", dims=2).shape[0] - 1
     patch = sections["vision_config"]["patch_size"]
     size, stride = infer_image_size(patches, patch, image_size, stride, aspect, account.source)
     sections["vision_config"] |= {"image_size": list(size), "stride": stride}
-    config = AgaConfig(**sections)
+    config = read_config(account.source, **sections)
     model = AgaModel(config)
     converted = take_towers(account, prefix, "")
     if "logit_scale" in account:
-        converted["logit_scale"] = account.take("logit_scale")
+        converted["logit_scale"] = account.take_number("logit_scale")
     account.finish(model, converted, may_miss)
     processor = None if tokenizer is None else processor_for(config, tokenizer, required=True)
     return Converted(model.eval(), processor)

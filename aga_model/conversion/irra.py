@@ -3,11 +3,10 @@
 import math
 from pathlib import Path
 
-from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .openai import count_blocks, take_attention, take_blocks, take_pair, take_towers, tower_sections
-from .state import ConversionError, StateAccount, read_state
+from .state import ConversionError, StateAccount, read_config, read_state
 from .vocabulary import Converted, processor_for
 
 TEMPERATURE = 0.02  # fixed in IRRA's recipe
@@ -42,14 +41,15 @@ def load_irra(
     """
     account = StateAccount(read_state(path), path)
     sections = tower_sections(account, "base_model.")
-    patches = account.peek("base_model.visual.positional_embedding").shape[0] - 1
+    patches = account.peek("base_model.visual.positional_embedding", dims=2).shape[0] - 1
     patch = sections["vision_config"]["patch_size"]
     size, stride = infer_image_size(patches, patch, image_size, stride, PERSON_ASPECT, path)
     sections["vision_config"] |= {"image_size": list(size), "stride": stride}
     has_mlm, has_classifier = "mlm_head.fc.weight" in account, "classifier.weight" in account
-    identities = account.peek("classifier.weight").shape[0] if has_classifier else 0
+    identities = account.peek("classifier.weight", dims=2).shape[0] if has_classifier else 0
     losses = {"sdm": 1.0} | ({"mlm": 1.0} if has_mlm else {}) | ({"id": 1.0} if has_classifier else {})
-    config = AgaConfig(
+    config = read_config(
+        path,
         **sections,
         cross_modal_config={
             "num_hidden_layers": _fusion_depth(account) if has_mlm else 0,

@@ -24,9 +24,9 @@ def take_attention(account: StateAccount, source: str, target: str) -> dict[str,
     """torch.nn.MultiheadAttention to q, k, v and output projections."""
     converted: dict[str, Tensor] = {}
     for kind in ("weight", "bias"):
-        parts = account.take(f"{source}.in_proj_{kind}").chunk(3)
+        parts = account.take_thirds(f"{source}.in_proj_{kind}")
         for name, part in zip(("q_proj", "k_proj", "v_proj"), parts):
-            converted[f"{target}.{name}.{kind}"] = part.contiguous()
+            converted[f"{target}.{name}.{kind}"] = part
         converted[f"{target}.out_proj.{kind}"] = account.take(f"{source}.out_proj.{kind}")
     return converted
 
@@ -50,11 +50,11 @@ def take_blocks(account: StateAccount, source: str, target: str) -> dict[str, Te
 
 def tower_sections(account: StateAccount, prefix: str = "") -> dict:
     """Sections of an AgaConfig, without the image size, read from the shapes of a CLIP state."""
-    convolution = account.peek(f"{prefix}visual.conv1.weight")
-    tokens = account.peek(f"{prefix}token_embedding.weight")
-    context = account.peek(f"{prefix}positional_embedding").shape[0]
+    convolution = account.peek(f"{prefix}visual.conv1.weight", dims=4)
+    tokens = account.peek(f"{prefix}token_embedding.weight", dims=2)
+    context = account.peek(f"{prefix}positional_embedding", dims=2).shape[0]
     return {
-        "projection_dim": account.peek(f"{prefix}text_projection").shape[1],
+        "projection_dim": account.peek(f"{prefix}text_projection", dims=2).shape[1],
         "vision_config": _tower(convolution.shape[0], count_blocks(account, f"{prefix}visual.transformer.resblocks"))
         | {"patch_size": convolution.shape[-1]},
         "text_config": _tower(tokens.shape[1], count_blocks(account, f"{prefix}transformer.resblocks"))
@@ -88,8 +88,8 @@ def take_towers(account: StateAccount, prefix: str, target: str) -> dict[str, Te
     }
     converted |= {ours: account.take(f"{prefix}{name}") for name, ours in single.items()}
     # CLIP multiplies from the left, torch.nn.Linear from the right.
-    converted[f"{target}visual_projection.weight"] = account.take(f"{prefix}visual.proj").t().contiguous()
-    converted[f"{target}text_projection.weight"] = account.take(f"{prefix}text_projection").t().contiguous()
+    for theirs, ours in (("visual.proj", "visual_projection"), ("text_projection", "text_projection")):
+        converted[f"{target}{ours}.weight"] = account.take(f"{prefix}{theirs}", dims=2).t().contiguous()
     return converted
 
 

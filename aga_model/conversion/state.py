@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from aga_model.configuration_aga import AgaConfig
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,19 @@ def _is_torchscript(path: Path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 
+def read_config(source: str | Path, **settings: Any) -> AgaConfig:
+    """
+    The configuration that a checkpoint's sizes give.
+
+    Raises:
+        ConversionError: they do not fit together; names the source and the key.
+    """
+    try:
+        return AgaConfig(**settings)
+    except (ValueError, StrictDataclassError) as error:
+        raise ConversionError(f"{source}: {' '.join(str(error).split())}") from error
+
+
 class StateAccount:
     """
     A state dict of which every key must be used once or ignored on purpose.
@@ -79,17 +95,48 @@ class StateAccount:
     def __contains__(self, key: str) -> bool:
         return key in self.state
 
-    def peek(self, key: str) -> Tensor:
-        """The tensor of a key, which stays to be used."""
+    def peek(self, key: str, dims: int | None = None) -> Tensor:
+        """
+        The tensor of a key, which stays to be used.
+
+        Args:
+            key: of the source.
+            dims: number of dimensions that it must have, none of them empty.
+        """
         if key not in self.state:
             raise ConversionError(f"{self.source}: key {key!r} is missing; is it a checkpoint of this kind?")
-        return self.state[key]
+        tensor = self.state[key]
+        if dims is not None and (tensor.ndim != dims or not tensor.numel()):
+            raise ConversionError(
+                f"{self.source}: {key} has the shape {tuple(tensor.shape)}, expected {dims} dimensions"
+            )
+        return tensor
 
-    def take(self, key: str) -> Tensor:
-        """The tensor of a key, which counts as used."""
-        tensor = self.peek(key)
+    def take(self, key: str, dims: int | None = None) -> Tensor:
+        """The tensor of a key, as [`peek`], which counts as used; it must hold finite floating point numbers."""
+        tensor = self.peek(key, dims)
+        if not tensor.is_floating_point():
+            raise ConversionError(f"{self.source}: {key} is of {tensor.dtype}, expected floating point numbers")
+        if not tensor.isfinite().all():
+            raise ConversionError(f"{self.source}: {key} holds NaN or infinity: the checkpoint is broken")
         del self.state[key]
         return tensor
+
+    def take_number(self, key: str) -> Tensor:
+        """The only number of a key, a scalar, which counts as used."""
+        tensor = self.take(key)
+        if tensor.numel() != 1:
+            raise ConversionError(f"{self.source}: {key} has the shape {tuple(tensor.shape)}, expected one number")
+        return tensor.reshape(())
+
+    def take_thirds(self, key: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The equal parts for queries, keys and values of a key, which counts as used."""
+        tensor = self.take(key)
+        if not tensor.ndim or not tensor.numel() or len(tensor) % 3:
+            shape = tuple(tensor.shape)
+            raise ConversionError(f"{self.source}: {key} has the shape {shape}, expected queries, keys and values")
+        queries, keys, values = (part.contiguous() for part in tensor.chunk(3))
+        return queries, keys, values
 
     def matching(self, pattern: str) -> Iterator[re.Match[str]]:
         """Matches of the keys that are left, in their order."""
@@ -118,10 +165,17 @@ class StateAccount:
         if self.state:
             named = ", ".join(list(self.state)[:5])
             raise ConversionError(f"{self.source}: {len(self.state)} keys are not known, first: {named}")
-        try:
-            result = model.load_state_dict(converted, strict=False)
-        except RuntimeError as error:
-            raise ConversionError(f"{self.source}: {error}") from error
+        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        other = [
+            f"{key} is {tuple(value.shape)}, expected {wanted[key]}"
+            for key, value in converted.items()
+            if key in wanted and tuple(value.shape) != wanted[key]
+        ]
+        if other:
+            raise ConversionError(
+                f"{self.source}: {len(other)} weights of another shape, first: {'; '.join(other[:3])}"
+            )
+        result = model.load_state_dict(converted, strict=False)
         missing = sorted(set(result.missing_keys) - set(may_miss))
         if missing or result.unexpected_keys:
             raise ConversionError(

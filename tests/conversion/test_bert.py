@@ -258,7 +258,7 @@ def _change_weights(folder, change):
         ),
         (
             lambda state: state.update({"encoder.layer.0.output.dense.bias": torch.zeros(7)}),
-            r"size mismatch for aga\.text_model\.encoder\.layer\.0\.output\.dense\.bias",
+            r"aga\.text_model\.encoder\.layer\.0\.output\.dense\.bias is \(7,\), expected \(32,\)",
         ),
     ],
 )
