@@ -303,10 +303,11 @@ class AgaTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # the launcher ends all processes with the first one
         whole = checkpoints(file.parent)
         last = f"goes on from {whole[max(whole)].name}" if whole else "begins again, since there is no checkpoint"
+        wider = " or float32" if self.args.bf16 or self.args.fp16 else ""
         raise TrainingStopped(
             f"step {found.step}: NaN or infinity in the {found.what}; the training has ended and nothing of this step "
-            f"was saved. {named}. The same command {last}; a lower learning_rate"
-            f"{' or float32' if self.args.bf16 or self.args.fp16 else ''} wants another output_dir",
+            f"was saved. {named}. The same command {last}; to try a lower learning_rate{wider}, give another "
+            "output_dir",
             everywhere=True,
         )
 
