@@ -177,10 +177,12 @@ class StateAccount:
             )
         result = model.load_state_dict(converted, strict=False)
         missing = sorted(set(result.missing_keys) - set(may_miss))
-        if missing or result.unexpected_keys:
-            raise ConversionError(
-                f"{self.source}: does not fill {len(missing)} weights ({', '.join(missing[:5])}) and brings "
-                f"{len(result.unexpected_keys)} unknown ones ({', '.join(result.unexpected_keys[:5])})"
-            )
+        wrong = [
+            f"{what}: {len(keys)}, first: {', '.join(keys[:5])}"
+            for what, keys in (("weights not filled", missing), ("unknown weights", result.unexpected_keys))
+            if keys
+        ]
+        if wrong:
+            raise ConversionError(f"{self.source}: {'; '.join(wrong)}")
         for key, reason in self.ignored.items():
             logger.info("%s: %s ignored on purpose (%s)", self.source, key, reason)

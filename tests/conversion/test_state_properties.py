@@ -41,8 +41,8 @@ quietly = settings(max_examples=40, suppress_health_check=[HealthCheck.function_
 
 # What an error says where no single tensor is to blame, or only the converted one is known.
 OTHER_REASONS = (
-    r"of another shape, first: \S+ is \(|does not fill 1 weights|are not known|blocks under|patches of \d+ pixels|"
-    "no square grid|vocab_size"
+    r"of another shape, first: \S+ is \(|weights not filled|unknown weights|are not known|blocks under|"
+    r"patches of \d+ pixels|no square grid|vocab_size"
 )
 
 
