@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 RUN := runs/quickstart
 DATA := data/rendered
 
-.PHONY: help install quickstart test lint clean base-model quality
+WHEEL := build/wheel
+
+.PHONY: help install quickstart test test-wheel lint clean base-model quality
 
 help:
 	@echo "make quickstart  render data, train, evaluate, search; writes $(RUN)/report.html (CPU, minutes)"
 	@echo "make test        run the tests"
+	@echo "make test-wheel  build the wheel, install it into an empty environment, and use it (downloads its dependencies)"
 	@echo "make lint        check style and types"
 	@echo "make base-model  train checkpoints/aga-small-rendered again (CPU, hours)"
 	@echo "make quality     compare recipes on the quality bench; writes docs/quality.md (CPU, hours)"
@@ -33,6 +36,18 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# First without extras, then with `search`; in a folder of its own, where the checkout cannot be imported.
+test-wheel: install
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL)/place
+	$(BIN)/python -m build --outdir $(WHEEL)/dist
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/pip install --constraint constraints.txt $(WHEEL)/dist/*.whl
+	cd $(WHEEL)/place && ../venv/bin/aga --help
+	cd $(WHEEL)/place && ../venv/bin/python $(CURDIR)/tests/base_install.py $(CURDIR)/checkpoints/aga-small-rendered
+	$(WHEEL)/venv/bin/pip install --constraint constraints.txt "$$(echo $(WHEEL)/dist/*.whl)[search]"
+	cd $(WHEEL)/place && ../venv/bin/aga index people/imgs --model $(CURDIR)/checkpoints/aga-small-rendered --out gallery
+	cd $(WHEEL)/place && ../venv/bin/aga search gallery "a woman in a red coat" --save result.png
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +64,4 @@ quality: install
 	$(BIN)/python benchmarks/quality.py
 
 clean:
-	rm -rf $(VENV) runs data build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs data build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -5,10 +5,37 @@ from typing import NoReturn
 import typer
 
 RENDERED_NOTE = "this model has only seen rendered drawings: expect mistakes on photographs"
+# Modules that an installation without extras does not bring -> the extra that does.
+EXTRAS = {
+    "accelerate": "train",
+    "datasets": "train",
+    "evaluate": "train",
+    "jinja2": "train",
+    "matplotlib": "train",
+    "tensorboard": "train",
+    "yaml": "train",
+    "cv2": "search",
+    "filelock": "search",
+    "lancedb": "search",
+    "pyarrow": "search",
+    "pymilvus": "milvus",
+    "gradio": "demo",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+}
+_ADVICE = "pip install"
+
+
+def extra_of(error: ModuleNotFoundError) -> str | None:
+    """The extra that brings the module which was not found; None for a module of no extra."""
+    return EXTRAS.get((error.name or "").partition(".")[0])
 
 
 def fail(message: object) -> NoReturn:
-    """Print one line and end the command with exit code 2."""
+    """Print one line and end the command with exit code 2; a module of an extra is named with its extra."""
+    if isinstance(message, ModuleNotFoundError) and (extra := extra_of(message)) and _ADVICE not in str(message):
+        message = f"this needs {message.name}: {_ADVICE} 'aga-model[{extra}]'"
     typer.echo(f"error: {shown(message)}", err=True)
     raise typer.Exit(2)
 

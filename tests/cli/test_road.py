@@ -81,16 +81,6 @@ def test_index_names_an_unknown_split(road, tmp_path):
     assert result.exit_code == 2 and "train, val, test" in result.output
 
 
-def test_the_makefile_and_readme_use_commands_that_exist():
-    text = (REPOSITORY / "Makefile").read_text() + (REPOSITORY / "README.md").read_text()
-    used = set(re.findall(r"\baga (render|index|search|report|[a-z]+) ", text)) - {"model"}
-    known = {command.callback.__name__ for command in app.registered_commands}
-    known |= {group.name for group in app.registered_groups}
-    assert used <= known
-    targets = set(re.findall(r"^make ([\w-]+)", text, flags=re.M)) | set(re.findall(r"`make ([\w-]+)`", text))
-    assert targets <= set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.M))
-
-
 def test_the_quickstart_trains_with_agm_and_tem():
     settings = yaml.safe_load((REPOSITORY / "configs" / "quickstart.yaml").read_text())
     objective = settings["model_config"]["objective_config"]
