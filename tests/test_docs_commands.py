@@ -54,7 +54,7 @@ WRITTEN_BY = ("--save", "--explain", "--out", "--output_dir", "--json")
 SMALL = {
     "train_hf.py": "--max_steps 2 --warmup_steps 1 --eval_steps 2 --save_steps 2 --logging_steps 1 "
     "--per_device_train_batch_size 8 --per_device_eval_batch_size 32",
-    "render": "--identities 12 --processes 1",
+    "render": "--identities 12 --test-identities 3 --processes 1",
 }
 # What the pages write for a model or a data set of the reader's.
 OF_THE_READER = {"A": MODEL, "B": MODEL, "DATA": "data/rendered"}
@@ -125,7 +125,7 @@ def place(tmp_path, monkeypatch):
     for name in ("aga_model", "checkpoints", "configs"):
         Path(name).symlink_to(REPOSITORY / name, target_is_directory=True)
     rendered = tmp_path / "data" / "rendered"  # as docs/data.md draws it
-    render_dataset(rendered, 12, 0, processes=1)
+    render_dataset(rendered, 12, 0, test_identities=3, processes=1)
     Path("data/CUHK-PEDES").symlink_to(rendered, target_is_directory=True)
     write_own_images(rendered, tmp_path / "my_images")
     noise(0).crop((0, 0, 64, 128)).save("someone.jpg")
@@ -284,14 +284,14 @@ def test_what_programs_do_not_take_is_found(in_repository):
         "aga search gallery x --topk 3": "No such option",
         "aga search --save x.png": "Missing argument",
         "aga gallery delete g --who me": "No such option",
-        "python train_hf.py configs/quickstart.yaml --steps_at_most 3": "unrecognized arguments",
+        "python train_hf.py configs/quickstart.yaml --steps_at_most 3": "not used by the HfArgumentParser",
         "python train_hf.py configs/nothing.yaml": "no run file",
         "python train_hf.py RUN.yaml --model_config.objective_config.mask_stratgy random": "mask_stratgy",
         "python benchmarks/speed.py --devices cuda": "unrecognized arguments",
         "python benchmarks/nothing.py": "no file",
         "accelerate launch --config_file configs/accelerate/none.yaml train_hf.py RUN.yaml": "no file",
         "accelerate launch --number 2 train_hf.py RUN.yaml": "--number",
-        "accelerate launch train_hf.py RUN.yaml --steps_at_most 3": "unrecognized arguments",
+        "accelerate launch train_hf.py RUN.yaml --steps_at_most 3": "not used by the HfArgumentParser",
         "torchrun --nproc-per-node 2 -m aga_model indx a": "no command indx",
         "make nothing": "no such target",
         "pip install '.[serch]'": "not in setup.cfg",

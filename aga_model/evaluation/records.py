@@ -3,19 +3,21 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .metrics import RANKS
 from .ranking import Ranking
-from .retrieval import SplitEmbeddings
+
+if TYPE_CHECKING:  # it needs the libraries of the extra `train`, which records do not
+    from .retrieval import SplitEmbeddings
 
 Record = dict[str, Any]
 _KEY = ("image_id", "person_id", "caption")
 
 
-def caption_records(split: SplitEmbeddings, ranking: Ranking) -> list[Record]:
+def caption_records(split: "SplitEmbeddings", ranking: Ranking) -> list[Record]:
     """
     What each caption found among the images.
 
@@ -35,7 +37,7 @@ def caption_records(split: SplitEmbeddings, ranking: Ranking) -> list[Record]:
     return _records(queries, gallery, ranking)
 
 
-def image_records(split: SplitEmbeddings, ranking: Ranking) -> list[Record]:
+def image_records(split: "SplitEmbeddings", ranking: Ranking) -> list[Record]:
     """
     What each image found among the captions.
 
