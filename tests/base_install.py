@@ -82,7 +82,7 @@ def refusals(model: str) -> None:
 
 
 def main(model: str) -> None:
-    assert REPOSITORY not in Path(aga_model.__file__).parents, f"the checkout is imported: {aga_model.__file__}"
+    assert Path(aga_model.__file__).parents[1] != REPOSITORY, f"the checkout is imported: {aga_model.__file__}"
     found = [name for name in ABSENT if importlib.util.find_spec(name)]
     assert not found, f"these belong to extras: {', '.join(found)}"
     search(model)

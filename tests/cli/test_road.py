@@ -89,7 +89,8 @@ def test_the_quickstart_trains_with_agm_and_tem():
 
 WITHOUT_EXTRAS = """
 import sys
-sys.modules |= dict.fromkeys("accelerate datasets evaluate matplotlib lancedb pyarrow cv2 pymilvus gradio onnx".split())
+extras = "accelerate datasets evaluate matplotlib lancedb pyarrow cv2 pymilvus gradio onnx"
+sys.modules |= dict.fromkeys(extras.split())
 from aga_model.cli.main import app
 app()
 """
