@@ -192,6 +192,13 @@ class AgaPreTrainedModel(PreTrainedModel):
             if isinstance(module, SummaryRowMixin):
                 module.use_summary_row()
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in transformers; BERT's fusion encoder, whose configuration names the vocabulary too, follows."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.config.family == "bert":
+            self.config.cross_modal_config.vocab_size = self.config.text_config.vocab_size
+        return embeddings
+
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers; the configuration also names every class that loads from this folder."""
         self.config.auto_map = {
@@ -674,6 +681,12 @@ class AgaForPreTraining(AgaFusionModel):
         self._enrichment_started = False
         self.training_progress = 0.0
         self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.mlm_head.decoder = new_embeddings
 
     @property
     def training_progress(self) -> float:

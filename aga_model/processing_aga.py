@@ -1,7 +1,9 @@
 """Processor of AGA models: CLIP's image processing without a crop and a tokenizer with a mask token."""
 
 from transformers import CLIPImageProcessorPil, CLIPTokenizer, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessingKwargs
+from transformers.tokenization_utils_base import PreTokenizedInput, TextInput
 
 MASK_TOKEN = "<|mask|>"
 # IRRA's place of the mask token: the last ordinary entry of CLIP's vocabulary, a rare word.
@@ -35,7 +37,17 @@ class AgaProcessor(ProcessorMixin):
             raise ValueError("AgaProcessor needs a tokenizer with a mask token; see clip_tokenizer")
         super().__init__(image_processor, tokenizer)
 
-    def __call__(self, images=None, text=None, **kwargs):
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What BERT's tokenizer names among a model's inputs and these models do not take."""
+        return ["token_type_ids"]
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: TextInput | PreTokenizedInput | list[TextInput] | list[PreTokenizedInput] | None = None,
+        **kwargs,
+    ):
         """
         Model inputs of captions, images or both; see transformers' [`ProcessorMixin`] for all that can be given.
 

@@ -157,6 +157,25 @@ def test_only_safetensors_with_every_weight(make_model, tmp_path):
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("family", ["clip", "bert"])
+def test_a_grown_vocabulary_is_predicted_saved_and_loaded(family, make_sections, batch, tmp_path):
+    everything = {"mask_ratio": 1.0, "mask_max_probability": 1.0}
+    model = AgaForPreTraining(AgaConfig(**make_sections(family, **everything))).eval()
+    size = model.config.text_config.vocab_size
+    model.resize_token_embeddings(size + 3)
+    model.save_pretrained(tmp_path)
+    loaded = AgaForPreTraining.from_pretrained(tmp_path).eval()
+    batch["input_ids"][:, 2] = size + 2
+    outputs = []
+    for each in (model, loaded):
+        torch.manual_seed(1)
+        outputs.append(each(**batch))
+        assert each.config.text_config.vocab_size == size + 3
+        assert outputs[-1].masked[:, 2].all() and outputs[-1].mlm_logits.shape[-1] == size + 3
+    assert torch.isfinite(outputs[0].loss)
+    torch.testing.assert_close(outputs[1].loss, outputs[0].loss, atol=0, rtol=0)
+
+
 def test_wrong_image_size_is_named(make_model, batch):
     with pytest.raises(ValueError, match="16x16, the model wants 32x16"):
         make_model().aga.get_image_features(torch.zeros(1, 3, 16, 16))

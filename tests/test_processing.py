@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaProcessor
 from aga_model.data.images import read_crop, to_pixel_values
@@ -116,6 +117,14 @@ def test_training_pixels_equal_the_processors(processor, tmp_path, mode):
     pixels = torch.from_numpy(to_pixel_values([crop], processor.image_processor))
     wanted = processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(pixels, wanted, atol=1e-5, rtol=0)
+
+
+def test_the_input_names_are_those_of_the_inputs(processor):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "coat"]
+    bert = BertTokenizer(vocab={entry: index for index, entry in enumerate(words)}, model_max_length=16)
+    for each in (processor, AgaProcessor(processor.image_processor, bert)):
+        inputs = each(images=Image.new("RGB", (16, 32)), text="a red coat", return_tensors="pt")
+        assert set(each.model_input_names) == set(inputs) == {"pixel_values", "input_ids", "attention_mask"}
 
 
 def test_unreadable_crop_is_named(tmp_path):
