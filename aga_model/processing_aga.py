@@ -102,10 +102,14 @@ def _check_images(images) -> None:
 
 def _check_captions(text) -> None:
     """Raise ValueError where the tokenizer's own error would not name what is wrong."""
+    if text is None:
+        return
     several = list(text) if isinstance(text, list | tuple) else [text]
     if not several:
         raise ValueError("no captions: the list is empty")
     for position, caption in enumerate(several):
+        if not isinstance(caption, str | list | tuple):  # a list of words is a caption, too
+            raise ValueError(f"caption {position} is no text but {type(caption).__name__}: give a string")
         try:
             if isinstance(caption, str):
                 caption.encode("utf-8")

@@ -81,8 +81,8 @@ def test_any_image_file_becomes_a_crop(processor, tmp_path_factory, mode, width,
         ({"images": [Image.new("RGB", (4, 4)), Image.new("RGB", (0, 4))]}, r"image 1 has no pixels"),
         ({"images": torch.zeros(3, 4, 0)}, "image 0 has no pixels"),
         ({"text": None}, "at least one input"),
-        ({"text": 5}, "string"),
-        ({"text": ["a", None]}, "string"),
+        ({"text": 5}, "caption 0 is no text but int"),
+        ({"text": ["a", None]}, "caption 1 is no text but NoneType"),
     ],
 )
 def test_what_cannot_be_read_is_named(processor, inputs, named):
