@@ -656,7 +656,7 @@ class AgaForPreTraining(AgaFusionModel):
     def __init__(self, config: AgaConfig):
         super().__init__(config)
         objective, text_config = config.objective_config, config.text_config
-        self.mlm_head: nn.Module
+        self.mlm_head: AgaMLMHead | AgaBertMLMHead
         if config.family == "bert":
             self.mlm_head = AgaBertMLMHead(config.cross_modal_config, text_config.vocab_size)
             self._tied_weights_keys = {
@@ -682,10 +682,10 @@ class AgaForPreTraining(AgaFusionModel):
         self.training_progress = 0.0
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> nn.Linear:
         return self.mlm_head.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.mlm_head.decoder = new_embeddings
 
     @property

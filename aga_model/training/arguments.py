@@ -99,7 +99,10 @@ class AgaTrainingArguments(TrainingArguments):
     output_dir: str = field(default="runs/aga", metadata={"help": "folder of the run"})
     eval_strategy: str = field(default="epoch", metadata={"help": "validate when"})
     save_strategy: str = field(default="epoch", metadata={"help": "save a checkpoint when"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept beside the best"})
+    save_total_limit: int | None = field(
+        default=2,
+        metadata={"help": "checkpoints to keep, the best one among them; it and the newest always stay. 0: all"},
+    )
     load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the best by validation"})
     metric_for_best_model: str = field(default="rank1", metadata={"help": "validation metric that chooses the best"})
     greater_is_better: bool = field(default=True, metadata={"help": "of metric_for_best_model"})
@@ -159,7 +162,7 @@ class AgaTrainingArguments(TrainingArguments):
     @property
     def hub_repository(self) -> str:
         """Repository of `push_to_hub`: `hub_model_id`, or the name of the run's folder under the token's owner."""
-        return self.hub_model_id or Path(self.output_dir).resolve().name
+        return self.hub_model_id or Path(self.output_dir).absolute().name
 
     def hub_api(self) -> HfApi:
         """

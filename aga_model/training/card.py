@@ -179,7 +179,7 @@ def write_model_card(
     """
     location = Path(location or folder)
     model, objective, training = run["model"], run["model"]["objective_config"], run["training"]
-    model_name = (training["hub_model_id"] or location.resolve().parent.name).split("/")[-1]
+    model_name = (training["hub_model_id"] or location.absolute().parent.name).split("/")[-1]
     size = model["vision_config"]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     strategy = {"attention": "AGM", "random": "uniform"}[objective["mask_strategy"]]

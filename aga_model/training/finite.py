@@ -53,6 +53,7 @@ class FiniteGuard:
         self.waits = device.type != "cpu"
         self._batches: list[_Batch] = []
         self._norms: dict[int, Tensor] = {}
+        self._sound_after: int | None = None  # the last step after which the weights were looked at
 
     def remember_batch(self, step: int, epoch: int, rows: list[int], loss: Tensor, parts: dict[str, Tensor]) -> None:
         """
@@ -104,15 +105,30 @@ class FiniteGuard:
         last = steps[-1] if steps else 0
         if model is not None and found[-1]:
             return Finding(WEIGHTS, last, broken_weights(model))
+        if model is not None:
+            self._sound_after = last
         # The last step stays, to be named when its weights turn out to be broken.
         self._batches = [batch for batch in self._batches if batch.step == last]
         self._norms = {}
         return None
 
+    def suspects(self, found: Finding) -> list[int]:
+        """
+        The steps whose batches may be to blame, in order.
+
+        With a loss or gradient of broken weights that is the step before: its own loss was a number, and its weights
+        have not been looked at where that would have waited for the device.
+        """
+        before = found.step - 1
+        remembered = any(batch.step == before for batch in self._batches)
+        unseen = found.what in (LOSS, GRADIENT) and remembered and self._sound_after != before
+        return [before, found.step] if unseen else [found.step]
+
     def describe(self, step: int, dataset: Any) -> list[dict[str, Any]]:
         """The batches of a step in this process, with their losses and pairs, as JSON values."""
         return [
             {
+                "step": batch.step,
                 "epoch": batch.epoch,
                 "losses": {name: as_json(value) for name, value in {"loss": batch.loss, **batch.parts}.items()},
                 "pairs": [dataset.describe(row) for row in batch.rows],

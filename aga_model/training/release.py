@@ -7,6 +7,7 @@ loads one runs what it says), no checkpoint of the trainer, no data.
 
 import ast
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -44,9 +45,13 @@ _OPTIONAL_FILES = (*_TOKENIZER_FILES, *SERVING_FILES, "preprocessor_config.json"
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
-# A path of somebody's machine: it tells the user's name or where the data lie.
+# A path of somebody's machine: it tells the user's name or where the data lie. A path has no word, dot, slash or tilde
+# before it, so that addresses are none.
+_PATH_START, _PATH_END = r"(?<![\w./~-])", r"[^\s\"'`)<>]*"
+_ROOTS = "home|root|Users|Volumes|mnt|media|data|scratch|tmp|work|workspace|srv|opt|nfs|gpfs|lustre"
 _LOCAL_PATH = re.compile(
-    r"(?<![\w./:~-])/(?:home|root|Users|mnt|media|data|scratch|tmp|workspace)/[\w.@-][^\s\"'`)<>]*"
+    rf"{_PATH_START}(?:/(?:{_ROOTS})/[\w.@-]"
+    rf"|(?:/[\w.@-]+)+/(?:home|Users|scratch)/[\w.@-]|~/[\w@-]|file:/+[\w.@-]){_PATH_END}"
 )
 _WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\+[^\s\"'`)<>]+")
 # The name by which a card's example loads the model: the first one, in whichever Auto class.
@@ -268,8 +273,9 @@ def _reason(path: Path) -> str:
 
 
 def _require_nothing_private(release: Release, secrets: Iterable[str]) -> None:
-    """No token in any text file; no path of this machine in card and settings, but for names that are rewritten."""
+    """No token in any text file; no path of a machine in card and settings, but for names that are rewritten."""
     needles = [secret for secret in secrets if secret]
+    paths = (_LOCAL_PATH, _WINDOWS_PATH, _own_paths(release.folder))
     for name in release.files:
         if name.endswith(".safetensors"):
             continue
@@ -282,12 +288,20 @@ def _require_nothing_private(release: Release, secrets: Iterable[str]) -> None:
                 )
             if name.endswith(".py") or name in _VOCABULARIES:
                 continue
-            found = _LOCAL_PATH.search(line) or _WINDOWS_PATH.search(line)
+            found = next((match for path in paths if (match := path.search(line))), None)
             if found:
                 raise ReleaseError(
                     f"{release.folder / name}: line {number} names a path of a machine ({found[0]}): remove it before "
                     "others read it"
                 )
+
+
+def _own_paths(folder: Path) -> re.Pattern[str]:
+    """What lies in this machine's home, in the folder from which it publishes, or where the model's folder does."""
+    home = Path(os.path.expanduser("~"))  # Path.home() is an error for a user without one
+    places = {home, Path.cwd(), *folder.absolute().parents, *folder.resolve().parents}
+    names = sorted(re.escape(place.as_posix()) for place in places if place != Path(place.anchor))
+    return re.compile(rf"{_PATH_START}(?:{'|'.join(names) or '(?!)'})/[\w.@-]{_PATH_END}")  # (?!) is found nowhere
 
 
 def _read_text(path: Path) -> str:

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from aga_model.configuration_aga import AgaConfig, AgaObjectiveConfig
 from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
@@ -28,6 +29,7 @@ from aga_model.data.files import write_json
 from aga_model.data.noise import NoiseRecord, add_noise, check_noise
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.tokenizer import train_tokenizer
+from aga_model.evaluation.ranking import NotFiniteError
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
 from aga_model.processing_aga import AgaProcessor
@@ -40,8 +42,9 @@ from .card import write_model_card
 from .errors import TrainingStopped
 from .finite import NONFINITE_FILE
 from .hub import open_repository
-from .release import MODEL_FOLDER, ReleaseError
-from .saving import SAVING, checkpoints, put_in_place, saving, sweep
+from .processes import from_main, leave_group, require_shared
+from .release import CONFIG_FILE, MODEL_FOLDER, ReleaseError
+from .saving import SAVING, checkpoints, put_in_place, saving, sweep, tidying
 from .sharding import check_sharding, is_sharded_run
 from .trainer import AgaTrainer
 
@@ -50,6 +53,9 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
 NOISE_FILE = "noise.json"
+LOCK_FILE = ".lock"  # held by the main process while the run lasts
+# A killed process holds its lock until it is gone, and older versions of filelock until its data loaders are.
+_LOCK_SECONDS = 15
 # What a run is continued from, beside its trainer state; FSDP has an own name for the optimiser's.
 _CHECKPOINT_PARTS = ("model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth")
 # Identities held out where a dataset has no validation split. The seed is fixed, so that runs of several seeds are
@@ -107,7 +113,8 @@ def _load_splits(data_args: DataArguments, decode: bool = True) -> tuple[dict[st
     Every image is decoded with `decode`, so that a broken one does not end the run after hours; a continued run has
     done so at its start.
     """
-    skipped = _unreadable_images(data_args) if data_args.skip_unreadable or decode else []
+    decodes = data_args.skip_unreadable or decode
+    skipped = from_main(lambda: _unreadable_images(data_args)) if decodes else []  # one process decodes for all
     if skipped and not data_args.skip_unreadable:
         raise ValueError(
             f"{len(skipped)} images are missing or cannot be decoded, first: {', '.join(skipped[:3])}; mend them, or "
@@ -136,19 +143,13 @@ def _load_splits(data_args: DataArguments, decode: bool = True) -> tuple[dict[st
 
 
 def _unreadable_images(data_args: DataArguments) -> list[str]:
-    """Image files that are missing or cannot be decoded; one process decodes for all."""
-    state = PartialState()
-    paths: list[str] = []
-    if state.is_main_process:
-        skipped = find_unreadable(data_args.dataset, data_args.data_root)
-        paths = [str(item.path) for item in skipped]
-        for item in skipped[:10]:
-            logger.warning("%s: %s", item.path, item.reason)
-        if data_args.skip_unreadable:
-            logger.warning("skip_unreadable: %d images are missing or cannot be decoded and are left out", len(paths))
-    found = [paths]
-    broadcast_object_list(found)
-    return found[0]
+    """Image files that are missing or cannot be decoded."""
+    skipped = find_unreadable(data_args.dataset, data_args.data_root)
+    for item in skipped[:10]:
+        logger.warning("%s: %s", item.path, item.reason)
+    if data_args.skip_unreadable:
+        logger.warning("skip_unreadable: %d images are missing or cannot be decoded and are left out", len(skipped))
+    return [str(item.path) for item in skipped]
 
 
 def _noise_settings(data_args: DataArguments, run_seed: int) -> tuple[float, float, int]:
@@ -239,10 +240,14 @@ def _check_optimizer(args: AgaTrainingArguments) -> None:
         )
 
 
-def _check_hub(args: AgaTrainingArguments) -> None:
-    """Create or find the repository before any training, so that a run does not end at a token that may not write."""
-    if args.push_to_hub and PartialState().is_main_process:
-        open_repository(args.hub_api(), args.hub_repository, bool(args.hub_private_repo), args.hub_revision)
+def _open_repository(args: AgaTrainingArguments) -> str:
+    """
+    The repository that the run will be pushed to, as owner/name.
+
+    It is created or found before any training, so that a run does not end at a token that may not write.
+    """
+    private, revision = bool(args.hub_private_repo), args.hub_revision
+    return from_main(lambda: open_repository(args.hub_api(), args.hub_repository, private, revision).name)
 
 
 def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaForPreTraining, AgaProcessor]:
@@ -303,21 +308,27 @@ def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def check_same_run(started: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ValueError, naming the differences, when a run folder was started with other settings."""
-    before, after = (
-        _flatten({key: run[key] for key in ("start", "model", "data", "training", "processes") if key in run})
-        for run in (started, now)
-    )
-    changed = [
+    """Raise ValueError, naming the differences, when a run folder was started with other settings or data."""
+    compared = ("start", "model", "data", "data_counts", "training", "processes")
+    before, after = (_flatten({key: run[key] for key in compared if key in run}) for run in (started, now))
+    changed = _changed_images(started, now) + [
         f"{key}: {before[key]!r} -> {after[key]!r}"
         for key in sorted(before.keys() & after.keys())  # an argument of a later version has its default
         if before[key] != after[key] and key.split(".")[-1] not in _FREE_ARGUMENTS
     ]
     if changed:
+        more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise ValueError(
-            "the run folder was started with other settings; continue with the same ones, or give another "
-            "output_dir, or remove the folder. Changed: " + "; ".join(changed[:8])
+            "the run folder was started with other settings or data; continue with the same ones, or give another "
+            f"output_dir, or remove the folder. Changed: {'; '.join(changed[:8])}{more}"
         )
+
+
+def _changed_images(started: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Images that one of two starts of a run left out and the other one does not."""
+    left_out, leaves_out = (set(run.get("skipped_images", ())) for run in (started, now))
+    mended = [f"{path}: was left out and can be decoded now" for path in sorted(left_out - leaves_out)]
+    return mended + [f"{path}: can no longer be decoded" for path in sorted(leaves_out - left_out)]
 
 
 def _check_same_noise(folder: Path, noise: dict[str, Any] | None, checkpoint: Path | None) -> None:
@@ -334,36 +345,71 @@ def _check_same_noise(folder: Path, noise: dict[str, Any] | None, checkpoint: Pa
         )
 
 
-def _prepare_run_folder(folder: Path, run: dict[str, Any], noise: NoiseRecord | None) -> Path | None:
-    """Record the settings of a new run, or check them against those of the run to continue; returns its checkpoint."""
+def _finished_metrics(folder: Path) -> dict[str, Any] | None:
+    """Content of metrics.json, which a run writes last, if the model is there too; None for a run with work left."""
+    if not (folder / MODEL_FOLDER / CONFIG_FILE).is_file():
+        return None
+    try:
+        return json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _lock_folder(folder: Path, lock: FileLock) -> None:
+    """Make a run's folder unless it is there, and keep other starts of the run out of it."""
+    beginnings = {LOCK_FILE, f"{RUN_FILE}.tmp"}
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if RUN_FILE not in there and there - beginnings:
+        raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise ValueError(
+            f"{folder}: another process is at work there and holds {lock.lock_file}; when it has ended, the same "
+            "command continues the run"
+        ) from None
+
+
+def _claim_run_folder(
+    folder: Path, run: dict[str, Any], noise: NoiseRecord | None, lock: FileLock
+) -> tuple[Path | None, dict[str, Any] | None]:
+    """
+    Lock a run's folder, and record the settings of a new run or check them against those of the run to continue.
+
+    Returns:
+        the checkpoint to continue from, and the metrics of a run that is finished.
+    """
+    _lock_folder(folder, lock)
     run_file = folder / RUN_FILE
     if run_file.is_file():
         check_same_run(json.loads(run_file.read_text(encoding="utf-8")), run)
-    elif folder.is_dir() and any(path.name != f"{RUN_FILE}.tmp" for path in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
-    checkpoint = last_complete_checkpoint(folder)
+    checkpoint, metrics = last_complete_checkpoint(folder), _finished_metrics(folder)
     noise_values = noise.to_json() if noise else None
     _check_same_noise(folder, noise_values, checkpoint)
-    state = PartialState()
-    state.wait_for_everyone()
-    if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        for cut_off in folder.glob("checkpoint-*"):
-            if not (cut_off / "trainer_state.json").is_file():
-                shutil.rmtree(cut_off)
-        sweep(folder)
-        (folder / NONFINITE_FILE).unlink(missing_ok=True)
-        if checkpoint is None:
-            write_json(run_file, run)
-            if noise_values:
-                write_json(folder / NOISE_FILE, noise_values)
-    state.wait_for_everyone()
-    return checkpoint
+    for cut_off in checkpoints(folder).values():
+        if not (cut_off / TRAINER_STATE_NAME).is_file():
+            shutil.rmtree(cut_off)
+    sweep(folder)
+    (folder / NONFINITE_FILE).unlink(missing_ok=True)
+    if checkpoint is None and metrics is None:
+        write_json(run_file, run)
+        if noise_values:
+            write_json(folder / NOISE_FILE, noise_values)
+    return checkpoint, metrics
 
 
 @dataclass
 class PreparedRun:
-    """A run whose data and settings have been found in order, before any training."""
+    """
+    A run whose data and settings have been found in order, before any training.
+
+    Args:
+        checkpoint: to continue from.
+        metrics: of a run that is finished; None while there is work left.
+        repository: owner/name on the Hub, where the run is pushed.
+        lock: of the run folder, which the main process holds until it is released or the process ends.
+    """
 
     model: AgaForPreTraining
     processor: AgaProcessor
@@ -372,6 +418,9 @@ class PreparedRun:
     args: AgaTrainingArguments
     description: dict[str, Any]
     checkpoint: Path | None
+    metrics: dict[str, Any] | None
+    repository: str | None
+    lock: FileLock
 
 
 def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrainingArguments) -> PreparedRun:
@@ -390,7 +439,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     _check_chunks(args)
     _check_devices(args)
     check_noise(*_noise_settings(data_args, args.seed))
-    first_start = not (Path(args.output_dir) / RUN_FILE).is_file()
+    folder = Path(args.output_dir)
+    first_start = from_main(lambda: not (folder / RUN_FILE).is_file())
     splits, decisions = _load_splits(data_args, decode=first_start)
     _check_batches(splits, args)
     splits["train"], noise = _add_noise(splits["train"], data_args, args.seed)
@@ -403,15 +453,36 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     name = model_args.model_name_or_path
     start = {"start": name, "start_rendered": name is None or says_rendered(find_card(name))}
     description = start | _describe_run(model, data_args, args, splits) | decisions
-    _check_hub(args)
-    checkpoint = _prepare_run_folder(Path(args.output_dir), description, noise)
-    return PreparedRun(model, processor, splits, data_args, args, description, checkpoint)
+    repository = _open_repository(args) if args.push_to_hub else None
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        checkpoint, metrics = from_main(lambda: _claim_run_folder(folder, description, noise, lock))
+        require_shared(folder / RUN_FILE)
+    except BaseException:
+        lock.release()
+        raise
+    return PreparedRun(model, processor, splits, data_args, args, description, checkpoint, metrics, repository, lock)
 
 
 def pair_collator(run: PreparedRun) -> PairCollator:
     """Captions share rows of the text tower where its attention can keep them apart and batches are read whole."""
     keeps_apart = run.model.aga.text_model.config._attn_implementation == SUMMARY_ROW_ATTENTION
     return PairCollator(run.processor, packed=keeps_apart and not run.args.contrastive_chunk)
+
+
+def _build_trainer(run: PreparedRun) -> AgaTrainer:
+    args, splits, processor = run.args, run.splits, run.processor
+    cache, batch_size = run.data_args.cache_images, args.per_device_eval_batch_size
+    run.model.use_chunks(args.contrastive_chunk)
+    return AgaTrainer(
+        model=run.model,
+        args=args,
+        train_dataset=PairDataset(splits["train"], processor, run.data_args.augmentation(), args.seed, cache),
+        eval_dataset=splits["val"],
+        data_collator=pair_collator(run),
+        processing_class=processor,
+        evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, cache),
+    )
 
 
 def fit(run: PreparedRun) -> AgaTrainer:
@@ -424,24 +495,13 @@ def fit(run: PreparedRun) -> AgaTrainer:
     Raises:
         TrainingStopped: NaN or infinity on the way, or a checkpoint that cannot be written.
     """
-    args, splits, processor = run.args, run.splits, run.processor
-    cache, batch_size = run.data_args.cache_images, args.per_device_eval_batch_size
-    run.model.use_chunks(args.contrastive_chunk)
-    trainer = AgaTrainer(
-        model=run.model,
-        args=args,
-        train_dataset=PairDataset(splits["train"], processor, run.data_args.augmentation(), args.seed, cache),
-        eval_dataset=splits["val"],
-        data_collator=pair_collator(run),
-        processing_class=processor,
-        evaluator=RetrievalEvaluator(splits["val"], processor, batch_size, cache),
-    )
+    trainer = _build_trainer(run)
     if not trainer.restore_finished(run.checkpoint):
         try:
             trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         except TrainingStopped:
             with suppress(OSError):  # progress bar and logs
-                trainer.callback_handler.on_train_end(args, trainer.state, trainer.control)
+                trainer.callback_handler.on_train_end(run.args, trainer.state, trainer.control)
             raise
     return trainer
 
@@ -460,43 +520,68 @@ def train(run: PreparedRun) -> dict[str, Any]:
     [`fit`], then measure the best model on the test split.
 
     Writes `metrics.json`, `model/` (model, processor, model card, [`SERVING_FILES`]) and TensorBoard logs into
-    `output_dir`, and pushes `model/` to the Hub where the arguments say so.
+    `output_dir`, and pushes `model/` to the Hub where the arguments say so. The model of a run that is finished is
+    only pushed, with what was added to it since.
 
     Returns:
         the content of metrics.json.
 
     Raises:
+        TrainingStopped: as [`fit`], or the model cannot be measured or saved.
         ReleaseError: the push failed; everything else is done and written.
     """
-    args, processor = run.args, run.processor
-    trainer = fit(run)
-    evaluator = RetrievalEvaluator(run.splits["test"], processor, args.per_device_eval_batch_size)
-    measured, intervals = trainer.measure_with_intervals(evaluator)
-    metrics: dict[str, Any] = measured | training_figures(trainer)
-    metrics["intervals"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
-    weights = trainer.whole_state()
-    if trainer.is_world_process_zero():
-        folder = Path(args.output_dir)
-        written = folder / f"{SAVING}-model"
-        with saving(folder / MODEL_FOLDER, written):
-            trainer.whole_model(weights).save_pretrained(written)
-            processor.save_pretrained(written)
-            write_serving_files(written)
-            write_model_card(
-                written, run.description, metrics, trainer.state.global_step, location=folder / MODEL_FOLDER
-            )
-            put_in_place(written, folder / MODEL_FOLDER)
-            trainer.save_state()
-            write_json(folder / METRICS_FILE, metrics)  # last: where it is, everything is
-    trainer.accelerator.wait_for_everyone()
-    if args.push_to_hub:
+    if run.metrics is None:
+        trainer = fit(run)
+        metrics = _measure(trainer, run)
+        _save_result(trainer, run, metrics)
+    else:
+        trainer, metrics = _build_trainer(run), run.metrics
+        if trainer.is_world_process_zero():
+            logger.warning("%s: the run is finished; %s/ stays as it is", run.args.output_dir, MODEL_FOLDER)
+    if run.args.push_to_hub:
         trainer.push_to_hub()
     return metrics
 
 
-def _push_command(args: AgaTrainingArguments) -> str:
+def _measure(trainer: AgaTrainer, run: PreparedRun) -> dict[str, Any]:
+    """The metrics of the test split with their intervals, and [`training_figures`]."""
+    evaluator = RetrievalEvaluator(run.splits["test"], run.processor, run.args.per_device_eval_batch_size)
+    try:
+        measured, intervals = trainer.measure_with_intervals(evaluator)
+    except NotFiniteError as error:
+        raise TrainingStopped(
+            f"{run.args.output_dir}: the best model gives NaN or infinity for the test split ({error}); it was not "
+            "measured, and only its checkpoint is there. A lower learning_rate"
+            f"{' or float32' if run.args.bf16 or run.args.fp16 else ''} wants another output_dir",
+            everywhere=True,
+        ) from error
+    metrics: dict[str, Any] = measured | training_figures(trainer)
+    metrics["intervals"] = {name: [interval.low, interval.high] for name, interval in intervals.items()}
+    return metrics
+
+
+def _save_result(trainer: AgaTrainer, run: PreparedRun, metrics: dict[str, Any]) -> None:
+    """Write `model/`, then metrics.json: where that is, everything is."""
+    weights = trainer.whole_state()
+    if trainer.is_world_process_zero():
+        folder = Path(run.args.output_dir)
+        final, written = folder / MODEL_FOLDER, folder / f"{SAVING}-model"
+        with saving(final, written):
+            trainer.whole_model(weights).save_pretrained(written)
+            run.processor.save_pretrained(written)
+            write_serving_files(written)
+            write_model_card(written, run.description, metrics, trainer.state.global_step, location=final)
+            put_in_place(written, final)
+        with tidying(final):
+            trainer.save_state()
+            write_json(folder / METRICS_FILE, metrics)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _push_command(run: PreparedRun) -> str:
     """What does the push of a run again."""
-    command = f"aga push {Path(args.output_dir) / MODEL_FOLDER} --repo {args.hub_repository}"
+    args = run.args
+    command = f"aga push {Path(args.output_dir) / MODEL_FOLDER} --repo {run.repository}"
     command += f" --revision {args.hub_revision}" if args.hub_revision else ""
     return command + ("" if args.hub_private_repo else " --public")
 
@@ -515,16 +600,29 @@ def main(argv: list[str] | None = None) -> int:
     2 for bad input; 1 for a training that had to end and for a finished run that could not be pushed to the Hub; each
     with one line that says what to do.
     """
+    status = _prepare_and_train(argv)
+    leave_group()
+    return status
+
+
+def _prepare_and_train(argv: list[str] | None) -> int:
     try:
         run = prepare(*parse_run_arguments(argv))
     except (OSError, ValueError, StrictDataclassError) as error:
         _tell(error)
         return 2
     try:
+        return _train_and_tell(run)
+    finally:
+        run.lock.release()
+
+
+def _train_and_tell(run: PreparedRun) -> int:
+    try:
         metrics = train(run)
     except ReleaseError as error:
         _tell(error)
-        print(f"the run is finished; `{_push_command(run.args)}` pushes its model", file=sys.stderr)
+        print(f"the run is finished; `{_push_command(run)}` pushes its model", file=sys.stderr)
         return 1
     except TrainingStopped as error:
         if PartialState().is_main_process or not error.everywhere:

@@ -1,9 +1,10 @@
 """Folders that are there whole or not at all, whatever ends the process that writes them."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -19,13 +20,33 @@ def put_in_place(written: Path, final: Path) -> None:
     """
     Give a folder that has been written to its end its name; what has the name goes first.
 
+    All of it is on the disk before that, so that a power cut too leaves no name without content.
+
     Args:
         written: on the same file system as `final`.
         final: a reader finds the old folder, none, or the new one, and never a part of both.
     """
+    for path in written.rglob("*"):
+        _write_through(path)
+    _write_through(written)
     if final.exists():
         discard(final)
     written.rename(final)
+    _write_through(final.parent)
+
+
+def _write_through(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    if not path.is_dir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    elif os.name != "nt":  # folders cannot be opened there
+        with suppress(OSError):  # not every file system can do it for folders
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def discard(folder: Path) -> None:
@@ -46,7 +67,8 @@ def checkpoints(run_folder: Path) -> dict[int, Path]:
     """Step -> checkpoint folder, in the order of the steps."""
     found = {}
     for folder in run_folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name):
+        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
+        if match and folder.is_dir():
             found[int(match[1])] = folder
     return dict(sorted(found.items()))
 
@@ -86,13 +108,33 @@ def saving(folder: Path, temporary: Path) -> Iterator[None]:
     # A full disk is an OSError, torch's RuntimeError, safetensors' own error or the tokenizers' plain Exception.
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         whole = checkpoints(folder.parent)
         there = f"{whole[max(whole)].name} is whole" if whole else "there is no checkpoint yet"
         raise TrainingStopped(
-            f"{folder}: could not be saved ({reason}); nothing of it was kept. Free space there or see that it can be "
-            f"written; {there}, and the same command continues the run"
+            f"{folder}: could not be saved ({_reason(error)}); nothing of it was kept. Free space there or see that "
+            f"it can be written; {there}, and the same command continues the run"
         ) from error
 
 
-__all__ = ["SAVING", "checkpoints", "discard", "discard_older", "put_in_place", "saving", "sweep"]
+@contextmanager
+def tidying(folder: Path) -> Iterator[None]:
+    """
+    Turn any failure in what comes once `folder` has its name into one line; the folder stays.
+
+    Raises:
+        TrainingStopped: names the folder and the reason.
+    """
+    try:
+        yield
+    except Exception as error:  # as in `saving`
+        raise TrainingStopped(
+            f"{folder} is saved, but what comes after it failed ({_reason(error)}). Free space in {folder.parent} or "
+            "see that it can be written; the same command continues the run"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+__all__ = ["SAVING", "checkpoints", "discard", "discard_older", "put_in_place", "saving", "sweep", "tidying"]

@@ -29,7 +29,7 @@ from .hub import open_repository, push_release
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
 from .release import MODEL_FOLDER, read_release
-from .saving import SAVING, checkpoints, discard_older, put_in_place, saving
+from .saving import SAVING, checkpoints, discard_older, put_in_place, saving, tidying
 from .sharding import leave_temperature_whole, plain_copy, whole_parameters
 
 logger = logging.getLogger(__name__)
@@ -198,9 +198,11 @@ class AgaTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 put_in_place(written, final)
+            self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            with tidying(final):
                 written.parent.rmdir()
                 discard_older(run_folder, self.args.save_total_limit, self.state.best_global_step)
-            self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
 
@@ -283,18 +285,20 @@ class AgaTrainer(Trainer):
         control = self.control
         keeps = control.should_evaluate or control.should_save or control.should_training_stop
         if (keeps or control.should_log or self._guard.is_due) and (
-            found := self._guard.check(self.model if keeps else None)
+            found := self._guard.check(self.model if keeps or not self._guard.waits else None)
         ):
             self._stop(found)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _stop(self, found: Finding) -> NoReturn:
         """Write down the batch of what is not finite, in all processes at once, and end the training."""
-        mine = self._guard.describe(found.step, self.train_dataset)
+        steps = self._guard.suspects(found)
+        mine = [batch for step in steps for batch in self._guard.describe(step, self.train_dataset)]
         batches = [{"process": rank, **batch} for rank, own in enumerate(gather_object([mine])) for batch in own]
         report = vars(found) | {"gradient_norm": self._guard.gradient_norm(found.step), "seed": self.args.seed}
         file = Path(str(self.args.output_dir)) / NONFINITE_FILE
-        named = f"{file} names the images and captions of the step: look at them"
+        before = "".join(f" and of step {step}, which may have broken the weights" for step in steps[:-1])
+        named = f"{file} names the images and captions of the step{before}: look at them"
         if self.is_world_process_zero():
             try:
                 write_json(file, report | {"batches": batches})

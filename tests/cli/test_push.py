@@ -18,7 +18,13 @@ from typer.testing import CliRunner
 from aga_model import AgaConfig, AgaModel, AgaProcessor
 from aga_model.cli.main import app
 from aga_model.training.arguments import parse_run_arguments
-from aga_model.training.release import read_release, rename_in_examples
+from aga_model.training.release import (
+    Release,
+    ReleaseError,
+    _require_nothing_private,
+    read_release,
+    rename_in_examples,
+)
 
 REPO = f"{OWNER}/tiny"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "release.md"
@@ -344,6 +350,54 @@ def test_a_folder_that_is_not_fit_is_refused_before_any_request(hub, folder, cas
     change(folder)
     assert named in refused(folder)
     assert not hub.requests
+
+
+def _found_path(line, folder="/depot/x/runs/a/model"):
+    """The path of a machine that a card with this line is refused for, when it is published from `folder`."""
+    try:
+        _require_nothing_private(Release(Path(folder), ("README.md",), f"# tiny\n{line}\n"), [])
+    except ReleaseError as error:
+        return re.search(r"line 2 names a path of a machine \((.*)\): remove it", str(error))[1]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("trained on /data/cuhk/imgs", "/data/cuhk/imgs"),
+        ("on /nfs/group/cuhk, then", "/nfs/group/cuhk,"),
+        ("(/gpfs/cuhk)", "/gpfs/cuhk"),
+        ("`/srv/cuhk`", "/srv/cuhk"),
+        ("path:/home/me/x", "/home/me/x"),
+        ("C:/Users/me/x", "/Users/me/x"),
+        ("/cluster/home/me/x", "/cluster/home/me/x"),
+        ("in ~/data", "~/data"),
+        ("file:///home/me/x", "file:///home/me/x"),
+        ("[log](file:///var/log/x)", "file:///var/log/x"),
+        ("start: /depot/x/runs/a/checkpoint-4", "/depot/x/runs/a/checkpoint-4"),
+        ("start: /depot/start", "/depot/start"),
+        ("from /persons/me/cuhk", "/persons/me/cuhk"),
+        ("in /checkout/of/mine/runs", "/checkout/of/mine/runs"),
+        ("from /checkout/of/others", None),
+        ("from /persons", None),
+        ("at https://host/home/x and https://host:80/data/x", None),
+        ("of https://host/depot/x", None),
+        ("docs/home/x, s3://home/x, and/or/x", None),
+        ("in ~/.cache/huggingface", None),
+        ("a 3/4 view, 1/home run", None),
+    ],
+)
+def test_paths_of_a_machine_are_told_from_addresses(monkeypatch, line, found):
+    monkeypatch.setenv("HOME", "/persons/me")
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/checkout/of/mine"))
+    assert _found_path(line) == found
+
+
+def test_a_home_that_is_the_root_makes_no_path_one_of_this_machine(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/"))
+    assert _found_path("an /apple/or two", folder="/model") is None
+    assert _found_path("in /home/me", folder="/model") == "/home/me"
 
 
 def test_the_folder_of_a_run_is_told_from_the_model_in_it(hub, folder, tmp_path):

@@ -1,9 +1,12 @@
-"""train_hf.py whose second process reads an image without numbers in its third batch."""
+"""train_hf.py whose second process reads an image without numbers in its third batch, and that ends in order."""
 
+import gc
 import sys
 
 from accelerate import PartialState
 from test_finite import Poisoned
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from aga_model.training import run
 
@@ -18,4 +21,6 @@ def _pair_collator(prepared):
 run.pair_collator = _pair_collator
 
 if __name__ == "__main__":
-    sys.exit(run.main())
+    status = run.main()
+    assert not dist.is_initialized() and not any(type(left) is DistributedDataParallel for left in gc.get_objects())
+    sys.exit(status)

@@ -250,8 +250,11 @@ def test_the_name_stands_for_a_folder_in_searches_and_starts(hub, first):
 def test_the_same_command_again_pushes_nothing_new(place):
     with HubServer() as hub, connected(hub):
         shutil.copytree(place / "run", place / "same")
+        with (place / "same" / "model" / "README.md").open("a") as card:
+            card.write("What I know.")
         command = [str(place / "run.yaml"), "--output_dir", str(place / "same")]
         assert main(command) == 0
+        assert "What I know." in hub.repositories[REPO].at("main").files["README.md"].content.decode()
         commits = list(hub.repositories[REPO].commits)
         assert main(command) == 0
         assert list(hub.repositories[REPO].commits) == commits and len(commits) == 2
@@ -270,6 +273,23 @@ def test_a_push_that_fails_at_the_end_loses_nothing(place, tmp_path, capsys):
         pushed = CliRunner().invoke(app, again.split())
         assert pushed.exit_code == 0, pushed.output
         assert "model.safetensors" in hub.repositories[REPO].names()
+
+
+def test_a_run_without_a_name_for_its_repository_tells_the_one_that_it_found(place, tmp_path, capsys):
+    """It has the folder's name as given, where transformers too looks for it, and the token's owner."""
+    settings = yaml.safe_load((place / "run.yaml").read_text())
+    del settings["hub_model_id"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copytree(place / "run", tmp_path / "target")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with HubServer() as hub, connected(hub):
+        hub.fail("POST", "/commit/", 500)
+        assert main([str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "link")]) == 1
+        again = re.search("the run is finished; `aga (.*)` pushes its model", capsys.readouterr().err)[1]
+        assert again == f"push {tmp_path / 'link' / 'model'} --repo {OWNER}/link"
+        assert list(hub.repositories) == [f"{OWNER}/link"]
+        pushed = CliRunner().invoke(app, again.split())
+        assert pushed.exit_code == 0, pushed.output
 
 
 @pytest.mark.parametrize(

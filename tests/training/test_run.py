@@ -13,15 +13,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from aga_model import AgaConfig
 from aga_model.data.formats import FORMATS
 from aga_model.data.rendered import render_dataset
 from aga_model.serving import SERVING_FILES
+from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.optimizers import adamw_with_factors
-from aga_model.training.run import _check_chunks, last_complete_checkpoint, main
+from aga_model.training.run import _check_chunks, check_same_run, last_complete_checkpoint, main
 
 REPOSITORY = Path(__file__).parents[2]
 ENTRY = REPOSITORY / "train_hf.py"
@@ -157,10 +159,62 @@ def test_a_killed_run_ends_at_the_same_metrics(unbroken, run_file, tmp_path):
     assert not cut_off.exists()
 
 
-def test_the_same_command_after_the_end_changes_nothing(unbroken, data, tmp_path, run_file):
-    before = _metrics(unbroken)
-    assert main([str(run_file), "--output_dir", str(unbroken)]) == 0
-    assert _metrics(unbroken) == before
+def test_the_same_command_after_the_end_changes_nothing(unbroken, run_file, tmp_path, monkeypatch, capsys):
+    """Nor what was added since, in the model's folder and beside the checkpoints, which may be gone."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with (folder / "model" / "README.md").open("a") as card:
+        card.write("What I know.")
+    (folder / "model" / "LICENSE").write_text("mine")
+    (folder / "checkpoint-best").mkdir()
+    for name in ("checkpoint-best/weights", "checkpoint-notes.txt", "checkpoint-99"):
+        (folder / name).write_text("mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(training_run.RetrievalEvaluator, "embed", None)
+    assert main([str(run_file), "--output_dir", str(folder)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((unbroken / "metrics.json").read_text())
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path != folder / ".lock"} == {
+        path: content for path, content in before.items() if path != folder / ".lock"
+    }
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_second_start_leaves_a_run_alone(unbroken, run_file, tmp_path, capsys, monkeypatch, saves):
+    """Before the first one has written anything, and while it saves."""
+    fcntl = pytest.importorskip("fcntl", reason="locks a file as another process does")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if saves:
+        shutil.copy(unbroken / "run.json", folder)
+        (folder / "_saving").mkdir()
+    monkeypatch.setattr(training_run, "_LOCK_SECONDS", 0)
+    command = [str(run_file), "--output_dir", str(folder)]
+    before = sorted(folder.iterdir())
+    with (folder / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"{folder}: another process is at work there and holds {folder / '.lock'}" in error
+    assert sorted(folder.iterdir()) == sorted([*before, folder / ".lock"])
+
+
+def test_a_run_holds_its_folder_to_its_end(run_file, tmp_path, monkeypatch):
+    lock, seen = tmp_path / "run" / ".lock", []
+
+    def train(run):
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+        seen.append(run)
+        return {}
+
+    monkeypatch.setattr(training_run, "train", train)
+    command = [str(run_file), "--output_dir", str(tmp_path / "run")]
+    assert main(command) == main(command) == 0 and len(seen) == 2
+    with FileLock(lock).acquire(timeout=0):
+        assert not any(run.lock.is_locked for run in seen)
 
 
 def test_a_run_killed_in_its_last_evaluation_trains_no_step_more(run_file, tmp_path):
@@ -215,6 +269,21 @@ def test_a_start_keeps_what_the_run_file_does_not_say(unbroken, run_file, tmp_pa
 def test_other_settings_in_the_same_folder_are_refused(unbroken, run_file, capsys):
     assert main([str(run_file), "--output_dir", str(unbroken), "--learning_rate", "2e-3"]) == 2
     assert "learning_rate: 0.001 -> 0.002" in capsys.readouterr().err
+
+
+def test_other_data_in_the_same_folder_are_refused():
+    started = {"data_counts": {"train": {"images": 9, "captions": 18}}, "skipped_images": ["a.jpg", "b.jpg"]}
+    check_same_run(started, started)
+    now = {"data_counts": {"train": {"images": 8, "captions": 18}}, "skipped_images": ["b.jpg", "c.jpg"]}
+    with pytest.raises(
+        ValueError,
+        match=r"settings or data.*Changed: a\.jpg: was left out and can be decoded now; c\.jpg: can no longer be "
+        r"decoded; data_counts\.train\.images: 9 -> 8$",
+    ):
+        check_same_run(started, now)
+    many = {"skipped_images": [f"{number}.jpg" for number in range(20)]}
+    with pytest.raises(ValueError, match=r"decoded; and 12 more$"):
+        check_same_run({"skipped_images": []}, many)
 
 
 def test_a_foreign_folder_is_refused(run_file, tmp_path, capsys):

@@ -1,18 +1,21 @@
 """What a run saves is there whole or not at all; a full disk and a kill leave the last whole checkpoint."""
 
 import json
+import os
 import shutil
 import signal
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from transformers import AutoModel
 
 from aga_model.training import saving as saving_module
-from aga_model.training.arguments import parse_run_arguments
+from aga_model.training.arguments import AgaTrainingArguments, parse_run_arguments
 from aga_model.training.errors import TrainingStopped
 from aga_model.training.run import fit, last_complete_checkpoint, main, prepare
 from aga_model.training.saving import SAVING, checkpoints, discard, discard_older, put_in_place, saving, sweep
+from aga_model.training.trainer import AgaTrainer
 
 resource = pytest.importorskip("resource", reason="a limit on the size of files stands for a full disk")
 
@@ -55,6 +58,26 @@ def test_a_kill_between_two_steps_leaves_old_new_or_nothing(tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == (["model"] if calls < 2 else [])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be opened there")
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    written, final = tmp_path / SAVING / "model", tmp_path / "model"
+    (written / "code").mkdir(parents=True)
+    for name in ("weights", "code/file"):
+        (written / name).write_text("new")
+    wanted = {path.stat().st_ino for path in (written, *written.rglob("*"))}
+    done, rename = [], Path.rename
+
+    def renamed(self, target):
+        done.append("renamed")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(Path, "rename", renamed)
+    put_in_place(written, final)
+    assert set(done[: done.index("renamed")]) == wanted
+    assert done[done.index("renamed") + 1 :] == [tmp_path.stat().st_ino]
+
+
 def test_a_folder_is_gone_before_its_files(tmp_path, monkeypatch):
     for name in ("optimizer.pt", "trainer_state.json"):
         (tmp_path / "checkpoint-4").mkdir(exist_ok=True)
@@ -84,6 +107,11 @@ def test_the_newest_and_the_best_checkpoint_stay(tmp_path, limit, best, kept):
     discard_older(tmp_path, limit, best)
     assert list(checkpoints(tmp_path)) == kept
     assert (tmp_path / "checkpoint-of-mine").is_dir()
+
+
+def test_the_best_checkpoint_counts_among_those_that_are_kept():
+    helps = {entry.name: entry.metadata.get("help") for entry in fields(AgaTrainingArguments)}
+    assert "the best one among them" in helps["save_total_limit"]  # as (2, 4, [4, 12]) above
 
 
 PARTS = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
@@ -181,12 +209,24 @@ def test_a_checkpoint_that_cannot_get_its_name_is_none(trainer, broken_rename):
     assert 6 not in checkpoints(folder) and not list(folder.glob(f"{SAVING}/*"))
 
 
+def test_a_checkpoint_stays_when_older_ones_cannot_be_removed(trainer, monkeypatch):
+    folder, trainer.state.global_step = Path(trainer.args.output_dir), 8
+    with monkeypatch.context() as patch:
+        patch.setattr("aga_model.training.trainer.discard_older", full)
+        with pytest.raises(TrainingStopped, match="No space left") as caught:
+            trainer._save_checkpoint(trainer.model, None)
+    error = str(caught.value)
+    assert f"{folder / 'checkpoint-8'} is saved, but what comes after" in error and "nothing of it" not in error
+    assert last_complete_checkpoint(folder).name == "checkpoint-8"
+
+
+def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
 def test_the_saved_model_is_never_a_part(tiny_run_file, tmp_path, capsys, monkeypatch):
     """The disk is full when the model card is written; the same command ends the run when there is space."""
     folder, command = tmp_path / "run", [str(tiny_run_file), "--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("aga_model.training.run.write_model_card", full)
@@ -194,6 +234,12 @@ def test_the_saved_model_is_never_a_part(tiny_run_file, tmp_path, capsys, monkey
     error = capsys.readouterr().err
     assert f"{folder / 'model'}: could not be saved" in error and "checkpoint-2 is whole" in error
     assert not (folder / "model").exists() and not (folder / "metrics.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(AgaTrainer, "save_state", full)
+        assert main(command) == 1
+    error = capsys.readouterr().err
+    assert f"{folder / 'model'} is saved, but what comes after" in error and "nothing of it" not in error
+    assert (folder / "model").is_dir() and not (folder / "metrics.json").exists()
     assert main(command) == 0
     assert (folder / "metrics.json").is_file() and not list(folder.glob("_*"))
     assert "# run" in (folder / "model" / "README.md").read_text()

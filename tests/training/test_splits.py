@@ -89,3 +89,8 @@ def test_unreadable_images_are_refused_or_left_out_by_name(own, tmp_path, caplog
     assert run["data"]["skip_unreadable"] is True
     images = sum(counts["images"] for counts in run["data_counts"].values())
     assert images == len(lines) - 2
+    third = folder / lines[2]["file_name"]
+    third.unlink()
+    capsys.readouterr()
+    assert main([*command, "--skip_unreadable", "true"]) == 2
+    assert f"{third}: can no longer be decoded" in capsys.readouterr().err
