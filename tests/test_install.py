@@ -93,11 +93,11 @@ def test_the_wheel_works_where_no_extra_is_installed(wheel, tmp_path):
     assert {Requirement(line).name for line in lines} == {Requirement(line).name for line in requirements()[BASE]}
     python = _environment(tmp_path / "venv", lines)
     install = ["-m", "pip", "--quiet", "--python", str(python), "install", "--no-index", "--no-deps", str(wheel)]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True)
-    place = tmp_path / "place"
-    place.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    subprocess.run([sys.executable, *install], check=True, capture_output=True, env=environment)
+    place = tmp_path / "place"
+    place.mkdir()
     road = [str(python), str(REPOSITORY / "tests" / "base_install.py"), str(MODEL)]
     for command in ([str(python.with_name("aga")), "--help"], road):
         run = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)

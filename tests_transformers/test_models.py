@@ -104,30 +104,23 @@ class HeadTester(ModelTester):
 
     objective = {"loss_weights": {"itc": 1.0, "itm": 1.0, "mlm": 1.0}}  # noqa: RUF012 - read, never written
 
-    def outputs(self, model, **settings):
-        _, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        with torch.no_grad():
-            return model(**inputs, **settings)
-
-    def model(self):
+    def model_and_inputs(self):
         set_seed(0)
-        return self.all_model_classes[0](self.model_tester.get_config()).eval()
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return self.all_model_classes[0](config).eval(), inputs
 
     def test_eager_equals_sdpa(self):
-        model = self.model()
-        set_seed(1)
-        sdpa = self.outputs(model)
-        model.set_attn_implementation("eager")
-        set_seed(1)
-        eager = self.outputs(model)
+        model, inputs = self.model_and_inputs()
+        with torch.no_grad():
+            sdpa = model(**inputs)
+            model.set_attn_implementation("eager")
+            eager = model(**inputs)
         torch.testing.assert_close(dict(eager), dict(sdpa), atol=1e-5, rtol=1e-4)
 
     def test_tuple_equals_output(self):
-        model = self.model()
-        set_seed(1)
-        output = self.outputs(model)
-        set_seed(1)
-        values = self.outputs(model, return_dict=False)
+        model, inputs = self.model_and_inputs()
+        with torch.no_grad():
+            output, values = model(**inputs), model(**inputs, return_dict=False)
         self.assertIsInstance(values, tuple)
         torch.testing.assert_close(values, output.to_tuple(), atol=0, rtol=0)
 

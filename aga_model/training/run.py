@@ -549,10 +549,11 @@ def _measure(trainer: AgaTrainer, run: PreparedRun) -> dict[str, Any]:
     try:
         measured, intervals = trainer.measure_with_intervals(evaluator)
     except NotFiniteError as error:
+        wider = " or float32" if run.args.bf16 or run.args.fp16 else ""
         raise TrainingStopped(
             f"{run.args.output_dir}: the best model gives NaN or infinity for the test split ({error}); it was not "
-            "measured, and only its checkpoint is there. A lower learning_rate"
-            f"{' or float32' if run.args.bf16 or run.args.fp16 else ''} wants another output_dir",
+            f"measured, and only its checkpoint is there. To try a lower learning_rate{wider}, give another "
+            "output_dir",
             everywhere=True,
         ) from error
     metrics: dict[str, Any] = measured | training_figures(trainer)
