@@ -3,9 +3,11 @@ transformers' common tests of a model, on the three models, and on their towers,
 
 Beside what is skipped by name here, with the reason, the tests skip themselves where they ask for what is not there:
 
-- a GPU or several, flash attention, kernels, bitsandbytes, DeepSpeed, or slow tests asked for (RUN_SLOW);
-- what these models do not have: generation, experts, RoPE, sliding windows, tensor parallel plans, weights kept in
-  float32, renamed weights of older checkpoints, an entry in transformers' own table of models.
+- a GPU or several, flash attention, kernels, DeepSpeed, or the slow tests asked for (RUN_SLOW);
+- what no model here has: a language model's head, `inputs_embeds`, position embeddings that can be resized, experts,
+  RoPE, sliding windows, tensor parallel plans, weights kept in float32, renamed weights of older checkpoints, an entry
+  in transformers' own tables of models;
+- training, where a model has no loss; sections, where it is a tower; a tower's SDPA, where it is a composite.
 """
 
 import functools
@@ -35,7 +37,7 @@ def skipped(beginning: str, reason: str):
 
 
 def with_plain_sdpa(test):
-    """The test with towers that leave `sdpa` as it is: it reads that name, in whose place they put their own's."""
+    """The test, which looks for the name `sdpa`, with towers that do not put the name of their own in its place."""
 
     @functools.wraps(test)
     def run(self):
@@ -68,7 +70,9 @@ class ModelTester(AgaTester):
 
 @skipped("test_attention_outputs", "a composite's attentions are its towers', which are tested below")
 @skipped("test_hidden_states_output", "a composite's hidden states are its towers', which are tested below")
-@skipped("test_retain_grad_hidden_states_attentions", "a composite's hidden states are its towers', tested below")
+@skipped(
+    "test_retain_grad_hidden_states_attentions", "a composite's hidden states are its towers', which are tested below"
+)
 class DualEncoderTester(ModelTester):
     """[`AgaModel`]."""
 
