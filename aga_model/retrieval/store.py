@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 FORMAT_VERSION = 2
 CROPS = "crops"  # folder for saved crops within that of a gallery
@@ -397,13 +398,13 @@ class BestRows:
     """
 
     def __init__(self, queries: np.ndarray, top_k: int):
-        self._queries = queries
+        self._queries = np.array(queries)  # torch wants one that can be written
         self._top_k = top_k
         self._best: list[list[tuple[float, str]]] = [[] for _ in queries]
 
     def update(self, ids: Sequence[Any], embeddings: np.ndarray) -> None:
         """Go on with rows: their ids, as `str` gives them, and embeddings, float32 (n, dim)."""
-        rough = embeddings @ self._queries.T
+        rough = _products(embeddings, self._queries)
         for number, query in enumerate(self._queries):
             candidates = self._candidates(rough[:, number], self._best[number])
             if len(candidates):
@@ -429,6 +430,16 @@ class BestRows:
     def found(self) -> list[list[tuple[str, float]]]:
         """For each query the ids and scores of its best rows."""
         return [[(row_id, -negative) for negative, row_id in best] for best in self._best]
+
+
+def _products(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """
+    All dot products, float32 (n, queries), by torch where the rows are in memory that can be written: numpy's threads
+    go on spinning on the cores that torch's want for the next sentence.
+    """
+    if embeddings.flags.writeable:
+        return (torch.from_numpy(embeddings) @ torch.from_numpy(queries).T).numpy()
+    return embeddings @ queries.T
 
 
 def exact_scores(embeddings: np.ndarray, query: np.ndarray) -> np.ndarray:
