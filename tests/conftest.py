@@ -1,8 +1,11 @@
 """Shared fixtures: tiny models and captions."""
 
 import os
+import sys
+import tempfile
 from pathlib import Path
 
+import forked_python
 import numpy as np
 import pytest
 import torch
@@ -71,6 +74,16 @@ def bert_sections(tokenizer, **objective) -> dict:
         "cross_modal_config": {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "objective_config": objective,
     }
+
+
+@pytest.fixture(scope="session")
+def python():
+    """The path of a Python that has imported everything; see forked_python.py. `sys.executable` where it cannot be."""
+    if not hasattr(os, "pidfd_open"):
+        yield sys.executable
+        return
+    with tempfile.TemporaryDirectory(prefix="aga-") as folder, forked_python.started(folder) as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
