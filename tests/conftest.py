@@ -15,6 +15,7 @@ from PIL import Image
 # Two test processes on two cores: one thread each is faster than four that fight.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # A busy machine fails no test; every run draws the same examples.

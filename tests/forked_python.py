@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 
-# Read when Python starts or libraries are imported, and what of it is read again later.
+# Read when Python starts or libraries are imported; and what of that is read again later, or is about what is shown.
 _AT_IMPORT = (
     "HF_",
     "HUGGINGFACE",
@@ -36,8 +36,9 @@ _AT_IMPORT = (
     "MKL_",
     "OPENBLAS_",
 )
-_LATER = ("TORCHELASTIC_", "TORCH_NCCL_", "PYTHONPATH", "PYTHONUNBUFFERED")
+_LATER = ("TORCHELASTIC_", "TORCH_NCCL_", "PYTHONPATH", "PYTHONUNBUFFERED", "TQDM_DISABLE", "TRANSFORMERS_VERBOSITY")
 _MODULES = ("accelerate.commands.launch", "aga_model.cli.main", "aga_model.training.run", "cv2", "matplotlib.pyplot")
+_MODULES += ("lance_namespace",)  # most of what lancedb imports, which itself starts threads
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STARTED, _REFUSED = b"s", b"r"
 _STATUS = []  # with which a program ends, when its code has ended

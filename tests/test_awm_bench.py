@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
-def test_every_way_is_timed(tmp_path):
-    command = [sys.executable, REPOSITORY / "benchmarks" / "awm_step.py", "--smoke", "--out", tmp_path / "found.json"]
+def test_every_way_is_timed(python, tmp_path):
+    command = [python, REPOSITORY / "benchmarks" / "awm_step.py", "--smoke", "--out", tmp_path / "found.json"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run(world: int, output: Path, split: str, family: str, chunk: int) -> dict[str, torch.Tensor]:
+def _run(python: str, world: int, output: Path, split: str, family: str, chunk: int) -> dict[str, torch.Tensor]:
     """Launch `world` processes of the worker on one batch and return rank 0's gradients and loss."""
     port = _free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(world), str(port), str(output), split, family, str(chunk)],
+            [python, str(WORKER), str(rank), str(world), str(port), str(output), split, family, str(chunk)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(world)
@@ -35,10 +34,12 @@ def _run(world: int, output: Path, split: str, family: str, chunk: int) -> dict[
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(python, tmp_path_factory):
     """Gradients of one process with the whole batch at once, by family."""
     folder = tmp_path_factory.mktemp("whole")
-    return {family: _run(1, folder / f"{family}.safetensors", "even", family, 0) for family in ("clip", "bert")}
+    return {
+        family: _run(python, 1, folder / f"{family}.safetensors", "even", family, 0) for family in ("clip", "bert")
+    }
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,9 @@ def whole(tmp_path_factory):
         (2, "uneven", "clip", 3),
     ],
 )
-def test_a_shared_batch_equals_the_whole(tmp_path, whole, world, split, family, chunk):
+def test_a_shared_batch_equals_the_whole(python, tmp_path, whole, world, split, family, chunk):
     one = whole[family]
-    shared = _run(world, tmp_path / "shared.safetensors", split, family, chunk)
+    shared = _run(python, world, tmp_path / "shared.safetensors", split, family, chunk)
     assert one.keys() == shared.keys()
     for name, value in one.items():
         torch.testing.assert_close(

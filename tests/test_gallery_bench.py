@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 
 @pytest.mark.slow
-def test_all_is_measured(tmp_path):
-    command = [sys.executable, REPOSITORY / "benchmarks" / "gallery.py", "--smoke", "--out", tmp_path / "found.json"]
+def test_all_is_measured(python, tmp_path):
+    command = [python, REPOSITORY / "benchmarks" / "gallery.py", "--smoke", "--out", tmp_path / "found.json"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ pytest.importorskip("cv2", reason="the extra `search` is not installed")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
-def test_three_kills_lose_nothing(tmp_path):
-    command = [sys.executable, REPOSITORY / "benchmarks" / "index_kills.py", "--kills", 3, "--images", 100]
+def test_three_kills_lose_nothing(python, tmp_path):
+    command = [python, REPOSITORY / "benchmarks" / "index_kills.py", "--kills", 3, "--images", 100]
     command += ["--frames", 10, "--out", tmp_path / "found.json"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)

@@ -285,8 +285,8 @@ def test_results_of_different_data_are_not_compared(results, smoke, tmp_path):
 # --- the smoke size ---------------------------------------------------------------------------------------------
 
 
-def _start(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(BENCHMARKS / "quality.py"), "--smoke", "--work", str(folder), "--workers", "1"]
+def _start(python: str, folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [python, str(BENCHMARKS / "quality.py"), "--smoke", "--work", str(folder), "--workers", "1"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -306,10 +306,10 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(python, tmp_path_factory):
     """A bench that was killed after its first cell, and then run to its end."""
     folder = tmp_path_factory.mktemp("quality") / "work"
-    process, deadline = _start(folder), time.monotonic() + 240
+    process, deadline = _start(sys.executable, folder), time.monotonic() + 240
     while not list(folder.glob("results/cells/*.json")):
         assert process.poll() is None and time.monotonic() < deadline, "no cell before the end"
         time.sleep(0.1)
@@ -320,7 +320,7 @@ def finished(tmp_path_factory):
         assert time.monotonic() < deadline, "a worker outlives its bench"
         time.sleep(0.1)
     first = {path: path.read_bytes() for path in folder.glob("results/*/*.json")}
-    process = _start(folder)
+    process = _start(python, folder)
     errors = process.communicate(timeout=400)[1]
     assert process.returncode == 0, errors
     assert all(path.read_bytes() == content for path, content in first.items()), "a finished run was done again"
@@ -403,13 +403,13 @@ def test_a_second_call_does_nothing(finished, in_this_process):
 
 
 @pytest.mark.slow
-def test_one_cell_is_redone_to_the_same_figures(finished, tmp_path):
+def test_one_cell_is_redone_to_the_same_figures(python, finished, tmp_path):
     folder, name = tmp_path / "work", "irra_agm_tem--caption-errors-0.15--seed2--steps"
     shutil.copytree(finished, folder)
     path = folder / "results" / "cells" / f"{name}.json"
     path.unlink()
     (folder / "results" / "records" / f"{name}.npz").unlink()
-    process = _start(folder, "--only", name)
+    process = _start(python, folder, "--only", name)
     errors = process.communicate(timeout=240)[1]
     assert process.returncode == 0, errors
     assert _figures(path) == _figures(finished / "results" / "cells" / path.name)
@@ -434,7 +434,7 @@ def test_other_settings_are_refused(finished, settings_folder, in_this_process, 
 
 
 @pytest.mark.slow
-def test_reranking_and_a_failing_recipe(settings_folder, tmp_path):
+def test_reranking_and_a_failing_recipe(python, settings_folder, tmp_path):
     """A recipe with ITM and momentum model is re-ranked; one that fails is listed, and the others stand."""
     settings = settings_folder / "few.yaml"
     few = {
@@ -444,7 +444,7 @@ def test_reranking_and_a_failing_recipe(settings_folder, tmp_path):
     settings.write_text(yaml.safe_dump(few))
     broken = {"name": "Broken", "description": "Has a key that is none.", "learning_ratte": 1.0}
     (settings_folder / "recipes" / "broken.yaml").write_text(yaml.safe_dump(broken))
-    process = _start(tmp_path / "work", "--settings", str(settings))
+    process = _start(python, tmp_path / "work", "--settings", str(settings))
     errors = process.communicate(timeout=400)[1]
     assert process.returncode == 1
     assert "failed: broken" in errors and "did you mean 'learning_rate'" in errors

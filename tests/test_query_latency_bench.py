@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 
 @pytest.mark.slow
-def test_all_is_measured(tmp_path):
+def test_all_is_measured(python, tmp_path):
     bench = REPOSITORY / "benchmarks" / "query_latency.py"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(bench), "--smoke", "--cores", "1", "--out", str(tmp_path / "found.json")]
+    command = [python, str(bench), "--smoke", "--cores", "1", "--out", str(tmp_path / "found.json")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the bench reads Linux's peak memory")
-def test_all_ways_agree(tmp_path):
-    command = [sys.executable, REPOSITORY / "benchmarks" / "reranking.py", "--smoke", "--out", tmp_path / "found.json"]
+def test_all_ways_agree(python, tmp_path):
+    command = [python, REPOSITORY / "benchmarks" / "reranking.py", "--smoke", "--out", tmp_path / "found.json"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]

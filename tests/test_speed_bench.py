@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -139,9 +138,9 @@ def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_command_measures_in_processes_of_their_own(tmp_path):
+def test_the_command_measures_in_processes_of_their_own(python, tmp_path):
     path = tmp_path / "found.json"
-    command = [sys.executable, REPOSITORY / "benchmarks" / "speed.py", "--smoke", "--out", path, "--device", "cpu"]
+    command = [python, REPOSITORY / "benchmarks" / "speed.py", "--smoke", "--out", path, "--device", "cpu"]
     command += ["--threads", "1", "--workers", "0", "--ways", "reference", "irra"]
     run = subprocess.run(
         list(map(str, command)), env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True

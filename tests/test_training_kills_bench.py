@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the bench forks
 
 
 @pytest.mark.slow
-def test_killed_runs_come_to_the_same_end(tmp_path):
+def test_killed_runs_come_to_the_same_end(python, tmp_path):
     out = tmp_path / "found.json"
-    command = [sys.executable, REPOSITORY / "benchmarks" / "training_kills.py", "--kills", "3", "--out", out]
+    command = [python, REPOSITORY / "benchmarks" / "training_kills.py", "--kills", "3", "--out", out]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
     run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]

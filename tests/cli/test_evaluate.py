@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +65,13 @@ def evaluate(folder, *options):
 
 
 @pytest.fixture(scope="module")
-def first(place):
+def first(python, place):
     """The first run's model evaluated in another process and compared with the second's."""
     options = ["--model", str(place / "run0" / "model"), "--out", str(place / "first")]
     command = arguments(place, *options, "--compare", str(place / "second"))
     code = f"from aga_model.cli.main import app; app({command!r})"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    run = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout, json.loads((place / "first" / "metrics.json").read_text())
 

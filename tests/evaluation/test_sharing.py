@@ -5,7 +5,6 @@ import os
 import pickle
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +82,7 @@ def _free_port() -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(make_model, processor, tmp_path):
+def test_two_processes_measure_what_one_does(python, make_model, processor, tmp_path):
     """Really launched: embeddings in the order of the split, and the same metrics."""
     model = make_model()
     model.save_pretrained(tmp_path / "model")
@@ -99,7 +98,7 @@ def test_two_processes_measure_what_one_does(make_model, processor, tmp_path):
             own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "PYTHONPATH": REPOSITORY}
             environment = os.environ | {key: str(value) for key, value in own.items()}
             arguments = [tmp_path / "model", tmp_path / "data", out]
-            command = [sys.executable, str(WORKER), *map(str, arguments)]
+            command = [python, str(WORKER), *map(str, arguments)]
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             )

@@ -629,14 +629,14 @@ def test_errors_of_the_command(place, tmp_path, monkeypatch):
     assert "pip install 'aga-model[demo]'" in fails(*gallery)
 
 
-def test_the_command_serves_until_it_is_interrupted(place, tmp_path):
+def test_the_command_serves_until_it_is_interrupted(python, place, tmp_path):
     """On all addresses a token is made; nothing is left behind in the working folder."""
     command = "from aga_model.cli.main import app; app()"
     arguments = ["demo", "--gallery", str(place.gallery), "--host", "0.0.0.0", "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if name != "AGA_DEMO_TOKEN"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments],
+        [python, "-c", command, *arguments],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

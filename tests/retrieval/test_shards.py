@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +31,26 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def run():
+def run(python, tmp_path_factory):
     """Exit codes, outputs and errors of `count` processes."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    worker = subprocess.Popen([sys.executable, str(WORKER)], env=environment, **pipes)
 
     def launch(count, *arguments, writes=512, dying=None):
-        texts = {"count": count, "arguments": list(map(str, arguments)), "writes": writes, "dying": dying}
-        worker.stdin.write(json.dumps(texts | {"port": free_port()}) + "\n")
-        worker.stdin.flush()
-        return json.loads(worker.stdout.readline())
+        folder, port, processes = tmp_path_factory.mktemp("said"), free_port(), []
+        for rank in range(count):
+            environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+            if count > 1:
+                own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+                environment |= {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            command = [python, WORKER, writes, 2 if rank == dying else 0, *arguments]
+            with (folder / f"{rank}.out").open("w") as output, (folder / f"{rank}.err").open("w") as errors:
+                started = subprocess.Popen(list(map(str, command)), env=environment, stdout=output, stderr=errors)
+            processes.append(started)
+        return [
+            (process.wait(), (folder / f"{rank}.out").read_text(), (folder / f"{rank}.err").read_text())
+            for rank, process in enumerate(processes)
+        ]
 
-    yield launch
-    worker.stdin.close()
-    worker.wait()
+    return launch
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,7 @@ def test_what_fails_in_all_is_said_once_and_leaves_nothing(run, people, model_fo
 
 
 @pytest.mark.slow
-def test_accelerate_launches_it(people, model_folder, tmp_path):
+def test_accelerate_launches_it(python, people, model_folder, tmp_path):
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     out = tmp_path / "gallery"
     images = [path for path in sorted(people.glob("*.png")) if path.name < "08"]
@@ -150,7 +154,7 @@ def test_accelerate_launches_it(people, model_folder, tmp_path):
     launcher += ["--mixed_precision", "no", "--main_process_port", str(free_port()), "-m", "aga_model"]
     command = [*launcher, "index", *images, "--model", model_folder, "--out", out, "--device", "cpu"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, *map(str, command)], env=environment, capture_output=True, text=True)
+    done = subprocess.run([python, *map(str, command)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 images indexed (8 new, 0 changed), 0 unchanged, 2 copies") == 1
     assert Gallery.open(out).count() == 8

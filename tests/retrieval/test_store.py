@@ -28,7 +28,7 @@ NAME = "some/model"
 BACKENDS = ("lance", "milvus")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def milvus_process(request, tmp_path_factory):
     """Address of a real Milvus server, started for these tests, which no other machine can reach."""
     pytest.importorskip("pymilvus", reason="the extra `milvus` is not installed")
@@ -48,12 +48,12 @@ def milvus_process(request, tmp_path_factory):
     server.communicate()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def milvus_server(milvus_process):
     return milvus_process[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def milvus_collection(milvus_server):
     """One collection for most tests, since making one takes seconds."""
     from aga_model.retrieval.milvus_store import MilvusStore
@@ -445,19 +445,19 @@ def test_a_gallery_and_its_commands_on_either_store(place):
 # --- several processes ---
 
 
-def start(*arguments):
-    command = [sys.executable, str(WORKER), *map(str, arguments)]
+def start(python, *arguments):
+    command = [python, str(WORKER), *map(str, arguments)]
     environment = os.environ | {"LANCE_CPU_THREADS": "1"}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
-def test_a_killed_writer_loses_nothing_that_was_acknowledged(place):
+def test_a_killed_writer_loses_nothing_that_was_acknowledged(python, place):
     location, store = place
     rng = np.random.default_rng()
     firsts = (0,) if "://" in location else (0, 1000, 2000)
-    workers = [start("write", location, first) for first in firsts]
+    workers = [start(python, "write", location, first) for first in firsts]
     acknowledged = []
     try:
         for worker in workers:
@@ -484,10 +484,10 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(place):
     assert store.count() == len(found) + 1
 
 
-def test_two_search_while_a_third_adds_and_tidies(place):
+def test_two_search_while_a_third_adds_and_tidies(python, place):
     location, store = place
     store.add(*reversed_pair(range(5)))
-    readers = [start("search", location) for _ in range(2)]
+    readers = [start(python, "search", location) for _ in range(2)]
     try:
         for reader in readers:
             assert reader.stdout.readline() == "ready\n", reader.stderr.read()

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -248,14 +247,14 @@ def test_the_collator_says_which_rows_a_batch_has(processor):
 
 
 @pytest.mark.slow
-def test_all_processes_stop_together(tiny_run_file, tmp_path):
+def test_all_processes_stop_together(python, tiny_run_file, tmp_path):
     """One of two processes reads an image without numbers; the report has the batches of both."""
     folder = tmp_path / "two"
     launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     options = ["--dynamo_backend", "no", "--main_process_port", "0"]
     worker = Path(__file__).with_name("poison_worker.py")
     arguments = [str(worker), str(tiny_run_file), "--output_dir", str(folder), "--use_cpu", "true"]
-    command = [sys.executable, *launch.split(), *options, *arguments, "--per_device_train_batch_size", "4"]
+    command = [python, *launch.split(), *options, *arguments, "--per_device_train_batch_size", "4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550)
     assert run.returncode != 0 and "AssertionError" not in run.stderr

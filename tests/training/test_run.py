@@ -136,7 +136,7 @@ def test_every_checkpoint_continues_to_the_same_end(unbroken, run_file, tmp_path
     assert _metrics(folder) == _metrics(unbroken)
 
 
-def test_a_killed_run_ends_at_the_same_metrics(unbroken, run_file, tmp_path):
+def test_a_killed_run_ends_at_the_same_metrics(python, unbroken, run_file, tmp_path):
     folder = tmp_path / "killed"
     command = [sys.executable, str(ENTRY), str(run_file), "--output_dir", str(folder)]
     process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -150,7 +150,7 @@ def test_a_killed_run_ends_at_the_same_metrics(unbroken, run_file, tmp_path):
     cut_off = folder / "checkpoint-9"
     cut_off.mkdir()  # as left by a kill while saving
     (cut_off / "model.safetensors").write_bytes(b"half")
-    again = subprocess.run(command, env=_environment(), capture_output=True, text=True)
+    again = subprocess.run([python, *command[1:]], env=_environment(), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     assert _metrics(folder) == _metrics(unbroken)
     assert (folder / "model" / "model.safetensors").read_bytes() == (
@@ -321,10 +321,10 @@ def test_a_run_in_chunks(unbroken, run_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_run(run_file, tmp_path):
+def test_a_compiled_run(python, run_file, tmp_path):
     """In a process of its own: Accelerate takes the backend from the environment."""
     folder = tmp_path / "compiled"
-    command = [sys.executable, str(ENTRY), str(run_file), "--output_dir", str(folder), "--max_steps", "4"]
+    command = [python, str(ENTRY), str(run_file), "--output_dir", str(folder), "--max_steps", "4"]
     command += ["--torch_compile_backend", "eager"]
     run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,8 +73,8 @@ def test_every_file_is_tested():
     assert {path.stem for path in FILES.iterdir()} == set(PROCESSES)
 
 
-def _launch(config: Path, script: Path, run_file: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+def _launch(python: str, config: Path, script: Path, run_file: Path, folder: Path) -> None:
+    command = [python, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
     command += ["--main_process_port", "0", script, run_file, "--output_dir", folder, "--use_cpu", "true"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=500)
@@ -83,13 +82,13 @@ def _launch(config: Path, script: Path, run_file: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fsdp_trains_the_same_model(tmp_path):
+def test_fsdp_trains_the_same_model(python, tmp_path):
     """Two processes with half of the parameters each end with the weights of two with all of them, and save them."""
     render_dataset(tmp_path / "data", 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
     run_file = tmp_path / "run.yaml"
     run_file.write_text(yaml.safe_dump({**RUN, "data_root": str(tmp_path / "data")}))
-    _launch(FILES / "two_gpus.yaml", REPOSITORY / "train_hf.py", run_file, tmp_path / "whole")
-    _launch(FILES / "fsdp.yaml", Path(__file__).with_name("fsdp_worker.py"), run_file, tmp_path / "shards")
+    _launch(python, FILES / "two_gpus.yaml", REPOSITORY / "train_hf.py", run_file, tmp_path / "whole")
+    _launch(python, FILES / "fsdp.yaml", Path(__file__).with_name("fsdp_worker.py"), run_file, tmp_path / "shards")
     whole, shards = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "shards"))
     assert whole.keys() == shards.keys()
     for name, value in whole.items():
