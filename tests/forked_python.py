@@ -38,7 +38,7 @@ _AT_IMPORT = (
 )
 _LATER = ("TORCHELASTIC_", "TORCH_NCCL_", "PYTHONPATH", "PYTHONUNBUFFERED", "TQDM_DISABLE", "TRANSFORMERS_VERBOSITY")
 _MODULES = ("accelerate.commands.launch", "aga_model.cli.main", "aga_model.training.run", "cv2", "matplotlib.pyplot")
-_MODULES += ("lance_namespace",)  # most of what lancedb imports, which itself starts threads
+_MODULES += ("torch.utils.tensorboard", "lance_namespace")  # most of what lancedb imports, which itself starts threads
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STARTED, _REFUSED = b"s", b"r"
 _STATUS = []  # with which a program ends, when its code has ended
@@ -127,8 +127,9 @@ def serve(address):
     be the program: the request and the descriptors that came with it.
     """
     atexit.register(_leave)  # before all others, to be the last
-    imported_with = _at_import(os.environ)  # which libraries add to
+    before = _at_import(os.environ)
     _import_modules()
+    known = before, _at_import(os.environ)  # libraries set some of it, in the caller as here
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
@@ -137,7 +138,7 @@ def serve(address):
         caller, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            return _stay_with(caller, imported_with)
+            return _stay_with(caller, known)
         caller.close()
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:  # parents of programs that have ended
@@ -145,12 +146,14 @@ def serve(address):
     os._exit(0)
 
 
-def _stay_with(caller, imported_with):
+def _stay_with(caller, known):
     """Start the program, pass on the caller's signals, tell how it ended, and end; returns in the program alone."""
     header, descriptors, _, _ = socket.recv_fds(caller, 8, 250)
     with caller.makefile("rb") as stream:
         request = json.loads(stream.read(int.from_bytes(header)))
-    if _at_import(request["environment"]) != imported_with or _program(request["arguments"]) is None:
+    given = _at_import(request["environment"])
+    same = all(given.get(name) in [one.get(name) for one in known] for name in {*given, *known[0], *known[1]})
+    if not same or _program(request["arguments"]) is None:
         caller.send(_REFUSED)
         os._exit(0)
     if (program := os.fork()) == 0:
