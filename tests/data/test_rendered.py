@@ -54,7 +54,8 @@ def test_the_number_of_processes_does_not_change_a_byte(rendered, tmp_path):
 
 
 @pytest.mark.slow
-def test_spawned_workers_write_the_same(rendered, tmp_path, monkeypatch):
+def test_spawned_workers_write_the_same(python, rendered, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_module.multiprocessing.spawn, "_python_exe", python.encode())
     monkeypatch.setattr(dataset_module, "_context", lambda: dataset_module.multiprocessing.get_context("spawn"))
     render_dataset(tmp_path / "other", 40, 3, processes=2, **SMALL)
     assert hashes(tmp_path / "other") == hashes(rendered)
