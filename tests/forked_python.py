@@ -24,18 +24,7 @@ import socket
 import sys
 
 # Read when Python starts or libraries are imported; and what of that is read again later, or is about what is shown.
-_AT_IMPORT = (
-    "HF_",
-    "HUGGINGFACE",
-    "TRANSFORMERS_",
-    "TORCH",
-    "PYTORCH",
-    "TQDM_",
-    "PYTHON",
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-)
+_AT_IMPORT = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "TORCH", "PYTORCH", "TQDM_", "PYTHON", "OMP_", "MKL_", "OPENBLAS")
 _LATER = ("TORCHELASTIC_", "TORCH_NCCL_", "PYTHONPATH", "PYTHONUNBUFFERED", "TQDM_DISABLE", "TRANSFORMERS_VERBOSITY")
 _MODULES = ("accelerate.commands.launch", "aga_model.cli.main", "aga_model.training.run", "cv2", "matplotlib.pyplot")
 _MODULES += ("torch.utils.tensorboard", "lance_namespace")  # most of what lancedb imports, which itself starts threads
@@ -54,12 +43,12 @@ def started(folder):
         file.write(f'#!/bin/sh\nexec "{interpreter}" -IS "{__file__}" run "{address}" "$@"\n')
     os.chmod(path, 0o700)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONUNBUFFERED")}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([interpreter, __file__, "serve", address], env=environment, **pipes) as server:
+    # In a session of its own an interruption from the keyboard reaches programs through their callers, once.
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen([interpreter, __file__, "serve", address], env=environment, **options) as server:
         if server.stdout.readline() != b"ready\n":
             raise RuntimeError("the server of forked_python.py did not start; its error is above")
-        yield path
-        server.stdin.close()
+        yield path  # then the server's input is closed
 
 
 # --- what the path runs -------------------------------------------------------------------------------------------
@@ -224,7 +213,8 @@ def _leave():
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed
             stream.flush()
-    _die(_STATUS[0])
+    if _STATUS:  # not the server itself, whose start failed
+        _die(_STATUS[0])
 
 
 def _die(status):
