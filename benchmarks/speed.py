@@ -196,7 +196,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process")
     parser.add_argument("--warm-up", type=int, help="steps before them; default: 3 on a GPU, 1 to compile, else 0")
     parser.add_argument("--encode", type=int, default=256, help="captions to encode")
-    parser.add_argument("--images", type=int, default=512, help="pairs that the data loader reads")
+    parser.add_argument("--images", type=int, default=512, help="pairs that the data loader is timed with")
     parser.add_argument("--ceiling", type=int, default=2048, help="side of the matrices that give the ceiling")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")

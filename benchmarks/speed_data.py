@@ -113,8 +113,10 @@ def data_throughput(kind: str, workers: int, size: tuple[int, int], batch: int, 
         workers: processes of the loader; 0 for this one.
         size: height and width of the model's images.
         batch: pairs of a batch.
-        count: pairs read; what is read until the workers' queues are full is not timed.
+        count: pairs timed; those before them fill the workers' queues.
     """
+    untimed = 1 + 2 * workers
+    count += untimed * batch
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     processor.image_processor.size = {"height": size[0], "width": size[1]}
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +132,7 @@ def data_throughput(kind: str, workers: int, size: tuple[int, int], batch: int, 
             pin_memory=torch.cuda.is_available(), prefetch_factor=2 if workers else None,
         )  # fmt: skip
         batches = iter(loader)
-        for _ in range(1 + 2 * workers):
+        for _ in range(untimed):
             next(batches)
         began = time.perf_counter()
         pairs = sum(len(part["person_ids"]) for part in batches)

@@ -39,7 +39,7 @@ from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
 from .card import write_model_card
-from .errors import TrainingStopped
+from .errors import TrainingStopped, another_try
 from .finite import NONFINITE_FILE
 from .hub import open_repository
 from .processes import from_main, leave_group, require_shared
@@ -549,11 +549,9 @@ def _measure(trainer: AgaTrainer, run: PreparedRun) -> dict[str, Any]:
     try:
         measured, intervals = trainer.measure_with_intervals(evaluator)
     except NotFiniteError as error:
-        wider = " or float32" if run.args.bf16 or run.args.fp16 else ""
         raise TrainingStopped(
             f"{run.args.output_dir}: the best model gives NaN or infinity for the test split ({error}); it was not "
-            f"measured, and only its checkpoint is there. To try a lower learning_rate{wider}, give another "
-            "output_dir",
+            f"measured, and only its checkpoint is there; {another_try(run.args)}",
             everywhere=True,
         ) from error
     metrics: dict[str, Any] = measured | training_figures(trainer)
