@@ -39,8 +39,8 @@ from tqdm import tqdm
 
 from aga_model.data.files import write_json
 from aga_model.data.rendered import render_dataset
-from aga_model.training.run import METRICS_FILE
 from aga_model.training.run import main as train
+from aga_model.training.run_folder import METRICS_FILE
 from aga_model.training.saving import REMOVED, SAVING, checkpoints
 
 RESULTS = Path(__file__).parent / "results" / "training_kills.json"
