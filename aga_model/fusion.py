@@ -20,7 +20,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_atten
 
 from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
 from .packing import pack_states, same_caption, unpack_states
-from .towers import use_lean_activations
+from .towers import use_lean_layers
 
 
 def _init_linear(layer: nn.Linear, std: float) -> None:
@@ -111,7 +111,7 @@ class AgaFusionEncoder(PreTrainedModel):
         self.cross_attn = AgaCrossAttention(config)
         self.layers = nn.ModuleList([CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        use_lean_activations(self)
+        use_lean_layers(self)
         self.post_init()
 
     @torch.no_grad()
@@ -201,7 +201,7 @@ class AgaMLMHead(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, vocab_size)
-        use_lean_activations(self)
+        use_lean_layers(self)
 
     @torch.no_grad()
     def init_weights(self) -> None:

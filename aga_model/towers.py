@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.activations import QuickGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -12,6 +13,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.bert.modeling_bert import BertModel
 from transformers.models.clip.modeling_clip import (
+    CLIPMLP,
     CLIPEncoder,
     CLIPPreTrainedModel,
     CLIPTextModel,
@@ -102,12 +104,33 @@ class LeanQuickGELU(nn.Module):
         return F.silu(1.702 * values) / 1.702
 
 
-def use_lean_activations(model: nn.Module) -> None:
-    """Put [`LeanQuickGELU`] in the place of every activation of that form in a model."""
+class LeanMLP(CLIPMLP):
+    """
+    CLIP's MLP that keeps one tensor of the inner width for the backward pass, where it would keep two or three: the
+    activation is computed a second time, to the same bits, instead of kept for itself and for the second layer.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        expanded = self.fc1(hidden_states)
+        # torch.compile decides for itself what to compute twice.
+        if not expanded.requires_grad or torch.compiler.is_compiling():
+            return self._contracted(expanded)
+        # Stops as soon as it has the second layer's input, whose product is not computed again.
+        return checkpoint(self._contracted, expanded, use_reentrant=False)
+
+    def _contracted(self, expanded: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(expanded))
+
+
+def use_lean_layers(model: nn.Module) -> None:
+    """Put [`LeanQuickGELU`] and [`LeanMLP`] in the place of every activation and MLP of that form in a model."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, QuickGELUActivation):
                 setattr(module, name, LeanQuickGELU())
+            elif type(child) is CLIPMLP:
+                child.__class__ = LeanMLP  # not a new module, which would be initialised once more
 
 
 class SummaryRowMixin:
@@ -254,7 +277,7 @@ class AgaVisionModel(SummaryRowMixin, CLIPVisionModel):
         )
         self.encoder = CLIPEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        use_lean_activations(self)
+        use_lean_layers(self)
         self.use_summary_row()
         self.post_init()
 
@@ -293,7 +316,7 @@ class AgaTextModel(SummaryRowMixin, CLIPTextModel):
 
     def __init__(self, config: AgaTextConfig):
         super().__init__(config)
-        use_lean_activations(self)
+        use_lean_layers(self)
         self.use_summary_row()
 
     def summary_positions(self, input_ids: Tensor) -> Tensor:
@@ -334,9 +357,10 @@ __all__ = [
     "AgaBertTextModel",
     "AgaTextModel",
     "AgaVisionModel",
+    "LeanMLP",
     "LeanQuickGELU",
     "SummaryRowMixin",
     "caption_tokens",
     "end_positions",
-    "use_lean_activations",
+    "use_lean_layers",
 ]

@@ -11,7 +11,6 @@ import argparse
 import configparser
 import json
 import platform
-import sys
 from collections.abc import Iterable
 from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
@@ -103,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,7 +30,8 @@ from aga_model.evaluation.metrics import ranking_metrics
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.retrieval.reranking import Reranker
 from aga_model.training.arguments import parse_run_arguments
-from aga_model.training.run import NOISE_FILE, PreparedRun, fit, pair_collator, prepare, training_figures
+from aga_model.training.run import PreparedRun, fit, pair_collator, prepare, training_figures
+from aga_model.training.run_folder import NOISE_FILE
 from aga_model.training.trainer import AgaTrainer
 from aga_model.version import __version__
 

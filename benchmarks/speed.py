@@ -28,7 +28,7 @@ import transformers
 from evaluation import processor as name_of_cpu
 from rich.console import Console
 from rich.table import Table
-from speed_data import IMAGE_SIDES, data_throughput, default_workers
+from speed_data import DATA_WAYS, IMAGE_SIDES, data_throughput, default_workers
 from speed_meters import PeakMemory, count_flops, labelled, matmul_ceiling, time_by_part
 from speed_ways import EPOCHS, STEPS, TRAINING_PAIRS, WAYS, Encoding, Step, prepare
 from tqdm import tqdm
@@ -173,30 +173,38 @@ def parts_table(results: dict[str, dict]) -> Table:
 
 def data_table(rows: list[dict]) -> Table:
     """Pairs that the data loader alone gives a second."""
-    table = Table("images", "pixels", "workers", "pairs/s", title="data alone: decode, augment, batch")
+    table = Table(
+        "images", "pixels", "workers", "the field's way, pairs/s", "this package, pairs/s", "times as fast",
+        title="data alone: decode, augment, batch; medians (least to most)",
+    )  # fmt: skip
     for row in rows:
-        size = f"{row['height']}x{row['width']}"
-        table.add_row(row["images"], size, str(row["workers"]), f"{row['pairs_per_second']:.1f}")
+        size, faster = f"{row['height']}x{row['width']}", row["faster_by"]
+        paces = [f"{statistics.median(row['pairs_per_second'][way]):.1f}" for way in DATA_WAYS]
+        ratio = f"{faster['median']:.2f} ({faster['least']:.2f} to {faster['most']:.2f})"
+        table.add_row(row["images"], size, str(row["workers"]), *paces, ratio)
     return table
 
 
 def measure_data(options: argparse.Namespace) -> list[dict]:
     """The data loader's throughput in this process alone and with workers, on small and large originals."""
     size = (64, 32) if options.smoke else (384, 128)
-    workers = sorted({0, options.workers})
-    rounds = [(kind, number) for kind in IMAGE_SIDES for number in workers]
-    return [data_throughput(kind, number, size, options.batch, options.images) for kind, number in rounds]
+    numbers = sorted({0, options.workers})
+    return [
+        data_throughput(kind, workers, size, options.batch, options.images, options.rounds)
+        for kind in IMAGE_SIDES
+        for workers in numbers
+    ]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--size", choices=("vit-b16", "small", "tiny"), default="vit-b16")
     parser.add_argument("--batch", type=int, default=16, help="pairs of a step")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of every way")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of every way, and rounds of the data loader")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a process")
     parser.add_argument("--warm-up", type=int, help="steps before them; default: 3 on a GPU, 1 to compile, else 0")
     parser.add_argument("--encode", type=int, default=256, help="captions to encode")
-    parser.add_argument("--images", type=int, default=512, help="pairs that the data loader reads")
+    parser.add_argument("--images", type=int, default=512, help="pairs that the data loader is timed with")
     parser.add_argument("--ceiling", type=int, default=2048, help="side of the matrices that give the ceiling")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,8 @@
 """What the speed bench computes on: batches of pairs of real lengths, and image files to decode, augment and batch."""
 
+import math
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -8,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import AutoProcessor
 
 from aga_model import AgaConfig
@@ -24,6 +26,7 @@ CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "aga-small-rendered"
 WORDS, SPREAD, LEAST_WORDS, TOKENS_PER_WORD = 24, 8, 8, 1.2
 IRRA_AUGMENTATION = Augmentation(flip=0.5, crop_padding=0.05, erasing=0.5)
 IMAGE_SIDES = {"crops": (420, 150), "photographs": (1536, 640)}  # height, width in pixels
+DATA_WAYS = ("field", "package")
 
 
 def caption_lengths(count: int, longest: int, generator: torch.Generator) -> Tensor:
@@ -104,39 +107,119 @@ def write_images(folder: Path, count: int, height: int, width: int) -> list[str]
     return paths
 
 
-def data_throughput(kind: str, workers: int, size: tuple[int, int], batch: int, count: int) -> dict:
+class FieldPairs(Dataset):
     """
-    Pairs that the data loader alone gives a second: decoded, augmented as in IRRA, batched.
+    Pairs as the field reads them: the file decoded whole, augmented as torchvision does it, its caption tokenised on
+    its own to the full text length; for the loader's own collation.
+
+    Args:
+        paths: image files.
+        captions: one for each.
+        tokenizer: gives the text length.
+        size: height and width of the model's images.
+        mean, std: of the pixel values, three each.
+    """
+
+    def __init__(self, paths: list[str], captions: list[str], tokenizer, size: tuple[int, int], mean, std):
+        self.paths, self.captions, self.tokenizer, self.size = paths, captions, tokenizer, size
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        height, width = self.size
+        picture = Image.open(self.paths[index]).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        if torch.rand(1) < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        border = round(0.05 * max(height, width))
+        top, left = (int(torch.randint(2 * border + 1, (1,))) for _ in range(2))
+        picture = ImageOps.expand(picture, border).crop((left, top, left + width, top + height))
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().div(255)
+        pixels = (pixels - self.mean) / self.std
+        if torch.rand(1) < 0.5:
+            _erase(pixels)
+        text = self.tokenizer(self.captions[index], padding="max_length", truncation=True)
+        ids = {name: torch.tensor(text[name]) for name in ("input_ids", "attention_mask")}
+        return {"pixel_values": pixels, **ids, "person_ids": index}
+
+
+def _erase(pixels: Tensor) -> None:
+    """Put zeros into a rectangle of 2% to 40% of an image (3, height, width)."""
+    _, height, width = pixels.shape
+    area = height * width * float(torch.empty(1).uniform_(0.02, 0.4))
+    aspect = math.exp(float(torch.empty(1).uniform_(math.log(0.3), math.log(3.3))))
+    tall, wide = min(height, round(math.sqrt(area * aspect))), min(width, round(math.sqrt(area / aspect)))
+    top, left = int(torch.randint(height - tall + 1, (1,))), int(torch.randint(width - wide + 1, (1,)))
+    pixels[:, top : top + tall, left : left + wide] = 0
+
+
+def make_loader(way: str, paths: list[str], workers: int, size: tuple[int, int], batch: int) -> DataLoader:
+    """
+    Batches of pairs of these files with a caption of 18 words each.
+
+    Args:
+        way: of `DATA_WAYS`.
+        workers: processes of the loader; 0 for this one.
+        size: height and width of the model's images.
+        batch: pairs of a batch; what is left over at the end is dropped.
+    """
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    images = processor.image_processor
+    images.size = {"height": size[0], "width": size[1]}
+    captions = ["a man in a red coat with a black bag walks to the left and looks at his phone"] * len(paths)
+    how: dict[str, Any] = {"batch_size": batch, "num_workers": workers, "drop_last": True}
+    if way == "field":
+        return DataLoader(
+            FieldPairs(paths, captions, processor.tokenizer, size, images.image_mean, images.image_std), **how
+        )
+    rows = {"image": [{"path": path} for path in paths], "caption": captions, "person_id": list(range(len(paths)))}
+    dataset = PairDataset(rows, processor, IRRA_AUGMENTATION)  # type: ignore[arg-type]
+    return DataLoader(
+        dataset, collate_fn=PairCollator(processor, packed=True), pin_memory=torch.cuda.is_available(),
+        prefetch_factor=2 if workers else None, **how,
+    )  # fmt: skip
+
+
+def pairs_per_second(loader: DataLoader, untimed: int) -> float:
+    """The pace of a loader behind its first `untimed` batches, which fill the workers' queues."""
+    batches = iter(loader)
+    for _ in range(untimed):
+        next(batches)
+    began = time.perf_counter()
+    pairs = sum(len(batch["person_ids"]) for batch in batches)
+    return pairs / (time.perf_counter() - began)
+
+
+def data_throughput(kind: str, workers: int, size: tuple[int, int], batch: int, count: int, rounds: int) -> dict:
+    """
+    Pairs that the data loader alone gives a second, decoded, augmented as in IRRA and batched, in each of `DATA_WAYS`.
 
     Args:
         kind: of `IMAGE_SIDES`.
-        workers: processes of the loader; 0 for this one.
-        size: height and width of the model's images.
-        batch: pairs of a batch.
-        count: pairs read; what is read until the workers' queues are full is not timed.
+        workers, size, batch: see [`make_loader`].
+        count: pairs that are timed.
+        rounds: the ways are measured in turn, so often.
+
+    Returns:
+        of each way the pace in every round, and of this package how many times it is as fast in the same round.
     """
-    processor = AutoProcessor.from_pretrained(CHECKPOINT)
-    processor.image_processor.size = {"height": size[0], "width": size[1]}
+    untimed = 1 + 2 * workers
+    paces: dict[str, list[float]] = {way: [] for way in DATA_WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_images(Path(folder), min(count, 64), *IMAGE_SIDES[kind])
-        rows = {
-            "image": [{"path": paths[index % len(paths)]} for index in range(count)],
-            "caption": ["a man in a red coat with a black bag walks to the left and looks at his phone"] * count,
-            "person_id": list(range(count)),
-        }
-        dataset = PairDataset(rows, processor, IRRA_AUGMENTATION)  # type: ignore[arg-type]
-        loader = DataLoader(
-            dataset, batch, num_workers=workers, collate_fn=PairCollator(processor, packed=True), drop_last=True,
-            pin_memory=torch.cuda.is_available(), prefetch_factor=2 if workers else None,
-        )  # fmt: skip
-        batches = iter(loader)
-        for _ in range(1 + 2 * workers):
-            next(batches)
-        began = time.perf_counter()
-        pairs = sum(len(part["person_ids"]) for part in batches)
-        seconds = time.perf_counter() - began
-    figures = {"workers": workers, "pairs": pairs, "pairs_per_second": pairs / seconds}
-    return {"images": kind, "height": IMAGE_SIDES[kind][0], "width": IMAGE_SIDES[kind][1], **figures}
+        files = write_images(Path(folder), min(count, 64), *IMAGE_SIDES[kind])
+        total = count + untimed * batch
+        paths = (files * (1 + total // len(files)))[:total]
+        for _ in range(rounds):
+            for way, found in paces.items():
+                found.append(pairs_per_second(make_loader(way, paths, workers, size, batch), untimed))
+    ratios = [own / field for own, field in zip(paces["package"], paces["field"])]
+    faster = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+    height, width = IMAGE_SIDES[kind]
+    return {
+        "images": kind, "height": height, "width": width, "workers": workers, "pairs_per_second": paces,
+        "faster_by": faster,
+    }  # fmt: skip
 
 
 def default_workers() -> int:

@@ -39,8 +39,8 @@ from tqdm import tqdm
 
 from aga_model.data.files import write_json
 from aga_model.data.rendered import render_dataset
-from aga_model.training.run import METRICS_FILE
 from aga_model.training.run import main as train
+from aga_model.training.run_folder import METRICS_FILE
 from aga_model.training.saving import REMOVED, SAVING, checkpoints
 
 RESULTS = Path(__file__).parent / "results" / "training_kills.json"
@@ -257,7 +257,7 @@ def _attempt(work: Path, name: str, unbroken: Unbroken, tally: Tally, kills: int
     tally.kills += 1
     found = checkpoints(folder)
     tally.kills_before_the_first_checkpoint += not found
-    tally.kills_while_saving += any(folder.glob(f"{kind}*") for kind in (SAVING, REMOVED))
+    tally.kills_while_saving += any(left for kind in (SAVING, REMOVED) for left in folder.glob(f"{kind}*"))
     tally.kills_after_the_last_step += RUN["max_steps"] in found
     tally.checkpoints_compared += unbroken.check_left(folder)
     return None

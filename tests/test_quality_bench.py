@@ -135,7 +135,15 @@ def test_bad_settings_are_named(settings_folder, changes, message):
 
 
 @pytest.mark.parametrize(
-    "file", ["quality/bench.yaml", "quality/published.yaml", "choices/bench.yaml", "choices_amns/bench.yaml"]
+    "file",
+    [
+        "quality/bench.yaml",
+        "quality/published.yaml",
+        "quality/noise.yaml",
+        "quality/irra_rate.yaml",
+        "choices/bench.yaml",
+        "choices_amns/bench.yaml",
+    ],
 )
 def test_recipes_say_what_their_method_does(file):
     """What a recipe leaves unsaid comes from the base model's file, not from the defaults of the day."""

@@ -6,7 +6,7 @@ from transformers.activations import QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPMLP
 
 from aga_model import AgaConfig
-from aga_model.towers import LeanQuickGELU, use_lean_activations
+from aga_model.towers import LeanMLP, LeanQuickGELU, use_lean_layers
 from aga_model.training.optimizers import adamw_with_factors, muon_with_adamw
 
 
@@ -35,31 +35,65 @@ def test_the_lean_activation_is_clips():
     torch.testing.assert_close(LeanQuickGELU()(values), QuickGELUActivation()(values), atol=1e-14, rtol=1e-13)
 
 
-def test_the_lean_activation_keeps_a_third_less(make_model):
+@pytest.mark.parametrize(("activation", "fewer"), [("quick_gelu", 2), ("gelu_pytorch_tanh", 1)])
+def test_the_lean_mlp_keeps_one_tensor_of_the_inner_width(make_model, activation, fewer):
     config = make_model().config.vision_config
+    config.hidden_act = activation
     torch.manual_seed(0)
-    mlp = CLIPMLP(config)
-    assert isinstance(mlp.activation_fn, QuickGELUActivation)
+    parts = torch.nn.Sequential(CLIPMLP(config))
     rows, found = 50, []
     for _ in range(2):
         inputs = torch.randn(rows, config.hidden_size, generator=torch.Generator().manual_seed(1))
-        found.append(_kept_bytes(mlp, inputs.requires_grad_()))
-        use_lean_activations(mlp)
-    assert isinstance(mlp.activation_fn, LeanQuickGELU)
+        found.append(_kept_bytes(parts, inputs.requires_grad_()))
+        use_lean_layers(parts)
+    assert type(parts[0]) is LeanMLP
     (usual, outputs, gradient), (lean, lean_outputs, lean_gradient) = found
-    assert usual - lean == rows * config.intermediate_size * 4
+    assert usual - lean == fewer * rows * config.intermediate_size * 4
     torch.testing.assert_close(lean_outputs, outputs, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(lean_gradient, gradient, atol=1e-6, rtol=1e-5)
 
 
+class DroppingAdapter(torch.nn.Module):
+    """A second layer that drops, as LoRA's does."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, values):
+        return self.linear(torch.nn.functional.dropout(values, 0.5, training=True))
+
+
+def test_what_is_computed_twice_changes_no_gradient(make_model, batch):
+    """Not a bit of it: also where layers are checkpointed, or an adapter in the MLP draws what it drops."""
+
+    def gradients(lean, checkpointed, dropping):
+        model = make_model(loss_weights={"itc": 1.0, "mlm": 1.0}).train()
+        mlps = [module for module in model.modules() if isinstance(module, LeanMLP)]
+        assert len(mlps) == 6  # of two layers of the vision tower, three of the text tower, one of the fusion encoder
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        for mlp in mlps:
+            mlp.__class__ = LeanMLP if lean else CLIPMLP
+            if dropping:
+                mlp.fc2 = DroppingAdapter(mlp.fc2)
+        torch.manual_seed(2)
+        model(**batch).loss.backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    for checkpointed, dropping in ((False, False), (True, False), (False, True)):
+        usual, lean = (gradients(lean, checkpointed, dropping) for lean in (False, True))
+        assert all(torch.equal(one, other) for one, other in zip(usual, lean, strict=True))
+
+
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu_pytorch_tanh"])
-def test_every_part_of_the_clip_family_has_the_lean_activation(make_model, activation):
+def test_every_part_of_the_clip_family_is_lean(make_model, activation):
     sections = make_model().config.to_dict()
     for section in ("text_config", "vision_config", "cross_modal_config"):
         sections[section] |= {"hidden_act": activation}
     model = type(make_model())(AgaConfig(**sections))
     modules = [type(module) for module in model.modules()]
-    assert QuickGELUActivation not in modules
+    assert QuickGELUActivation not in modules and CLIPMLP not in modules
     assert (LeanQuickGELU in modules) == (activation == "quick_gelu")
 
 

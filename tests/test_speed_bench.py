@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import speed
 import torch
-from speed_data import make_batch
+from speed_data import make_batch, make_loader, write_images
 from speed_meters import OTHER, PREFIX, count_flops, labelled, time_by_part
 from speed_reference import Attention, Recipe, ReferenceModel
 from speed_ways import AGA, AGM, ENCODINGS, RANDOM, STEPS, WAYS, model_config
@@ -105,6 +105,20 @@ def test_time_belongs_to_the_part_that_causes_it():
     assert "forward" not in vars(slow)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_both_ways_of_data_give_the_same_pairs(tmp_path, workers):
+    paths = write_images(tmp_path, 5, 90, 40)
+    found = [list(make_loader(way, paths, workers, (64, 32), 2)) for way in ("field", "package")]
+    for field, package in zip(*found, strict=True):
+        assert field["pixel_values"].shape == package["pixel_values"].shape == (2, 3, 64, 32)
+        assert field["pixel_values"].dtype == package["pixel_values"].dtype == torch.float32
+        assert field["person_ids"].tolist() == package["person_ids"].tolist()
+        width = package["input_ids"].shape[1]
+        inside = package["attention_mask"].bool()
+        assert field["input_ids"].shape[1] > width and field["attention_mask"].sum() == inside.sum()
+        assert torch.equal(field["input_ids"][:, :width][inside], package["input_ids"][inside])
+
+
 @pytest.mark.slow
 def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
     options = speed.parse(["--smoke", "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "found.json")])
@@ -133,7 +147,9 @@ def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
     assert {"class attention", "masking", "TEM's words"} <= results["aga"]["rounds"][0]["parts"].keys()
     assert {row["images"] for row in content["data"]} == {"crops", "photographs"}
     assert {row["workers"] for row in content["data"]} == {0, 1}
-    assert all(row["pairs_per_second"] > 0 for row in content["data"])
+    for row in content["data"]:
+        [field], [package] = (row["pairs_per_second"][way] for way in ("field", "package"))
+        assert row["faster_by"]["median"] == pytest.approx(package / field) and field > 0
     assert "this package: AGM + TEM" in capsys.readouterr().out
 
 

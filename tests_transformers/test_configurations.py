@@ -7,6 +7,7 @@ from upstream.test_configuration_common import ConfigTester
 
 from aga_model import AgaConfig
 from aga_model.configuration_aga import (
+    _FAMILY_SECTIONS,
     AgaBertFusionConfig,
     AgaBertTextConfig,
     AgaFusionConfig,
@@ -20,12 +21,7 @@ from aga_model.configuration_aga import (
 class BertFamilyConfig(AgaConfig):
     """The common tests make a configuration from its class alone and read the sections' classes off that class."""
 
-    sub_configs = {  # noqa: RUF012 - the library reads a plain class attribute
-        "text_config": AgaBertTextConfig,
-        "vision_config": AgaViTConfig,
-        "cross_modal_config": AgaBertFusionConfig,
-        "objective_config": AgaObjectiveConfig,
-    }
+    sub_configs = AgaConfig.sub_configs | _FAMILY_SECTIONS["bert"]
     family: str = "bert"
 
 

@@ -1,5 +1,7 @@
 """Errors that end a training run with one line for the person."""
 
+from transformers import TrainingArguments
+
 
 class TrainingStopped(RuntimeError):
     """
@@ -15,4 +17,10 @@ class TrainingStopped(RuntimeError):
         self.everywhere = everywhere
 
 
-__all__ = ["TrainingStopped"]
+def another_try(args: TrainingArguments) -> str:
+    """What to do about values that are not finite."""
+    wider = " or float32" if args.bf16 or args.fp16 else ""
+    return f"to try a lower learning_rate{wider}, give another output_dir"
+
+
+__all__ = ["TrainingStopped", "another_try"]

@@ -23,7 +23,7 @@ from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
-from .errors import TrainingStopped
+from .errors import TrainingStopped, another_try
 from .finite import EMBEDDINGS, NONFINITE_FILE, Finding, FiniteGuard
 from .hub import open_repository, push_release
 from .momentum import MomentumTeacher
@@ -307,11 +307,9 @@ class AgaTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # the launcher ends all processes with the first one
         whole = checkpoints(file.parent)
         last = f"goes on from {whole[max(whole)].name}" if whole else "begins again, since there is no checkpoint"
-        wider = " or float32" if self.args.bf16 or self.args.fp16 else ""
         raise TrainingStopped(
             f"step {found.step}: NaN or infinity in the {found.what}; the training has ended and nothing of this step "
-            f"was saved. {named}. The same command {last}; to try a lower learning_rate{wider}, give another "
-            "output_dir",
+            f"was saved. {named}. The same command {last}; {another_try(self.args)}",
             everywhere=True,
         )
 

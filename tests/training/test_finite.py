@@ -12,7 +12,8 @@ from aga_model.data.pairs import PairCollator
 from aga_model.training import run as training_run
 from aga_model.training.finite import EMBEDDINGS, GRADIENT, LOSS, NONFINITE_FILE, WEIGHTS, Finding, FiniteGuard
 from aga_model.training.momentum import MomentumTeacher
-from aga_model.training.run import last_complete_checkpoint, main
+from aga_model.training.run import main
+from aga_model.training.run_folder import last_complete_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 NAN, INF = float("nan"), float("inf")

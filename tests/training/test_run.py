@@ -23,7 +23,8 @@ from aga_model.serving import SERVING_FILES
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.optimizers import adamw_with_factors
-from aga_model.training.run import _check_chunks, check_same_run, last_complete_checkpoint, main
+from aga_model.training.run import _check_chunks, main
+from aga_model.training.run_folder import check_same_run, last_complete_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 ENTRY = REPOSITORY / "train_hf.py"
@@ -190,7 +191,7 @@ def test_a_second_start_leaves_a_run_alone(unbroken, run_file, tmp_path, capsys,
     if saves:
         shutil.copy(unbroken / "run.json", folder)
         (folder / "_saving").mkdir()
-    monkeypatch.setattr(training_run, "_LOCK_SECONDS", 0)
+    monkeypatch.setattr("aga_model.training.run_folder._LOCK_SECONDS", 0)
     command = [str(run_file), "--output_dir", str(folder)]
     before = sorted(folder.iterdir())
     with (folder / ".lock").open("w") as other:

@@ -13,7 +13,8 @@ from transformers import AutoModel
 from aga_model.training import saving as saving_module
 from aga_model.training.arguments import AgaTrainingArguments, parse_run_arguments
 from aga_model.training.errors import TrainingStopped
-from aga_model.training.run import fit, last_complete_checkpoint, main, prepare
+from aga_model.training.run import fit, main, prepare
+from aga_model.training.run_folder import last_complete_checkpoint
 from aga_model.training.saving import SAVING, checkpoints, discard, discard_older, put_in_place, saving, sweep
 from aga_model.training.trainer import AgaTrainer
 
