@@ -223,11 +223,9 @@ def _parse(path: Path, named_by: str) -> ast.Module:
 def _collect_imports(folder: Path, module: str, tree: ast.Module, files: set[str]) -> None:
     """Add a module and what it imports from beside it to `files`."""
     name = f"{module}.py"
-    if name in files:
-        return
     files.add(name)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module and f"{node.module}.py" not in files:
             _collect_imports(folder, node.module, _parse(folder / f"{node.module}.py", name), files)
 
 
