@@ -23,6 +23,10 @@ PANELS = {"noisy_correspondence": "Captions of other persons", "caption_errors":
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OPTIMIZERS = {"learning_rate": "AdamW", "muon_learning_rate": "Muon"}
+_EQUAL_TIME = (
+    "At equal time every recipe has the steps that fit into the time of the one that was slowest at the first "
+    "calibration; where they are within {same_within:.0%} of those at equal steps, the same runs count for both. "
+)
 _MANY = 2.0  # standard errors from which a difference is marked
 _NONE = "-"
 
@@ -78,9 +82,10 @@ def markdown(summary: Values, command: str, plot: str, pictures: Sequence[Path])
     return "\n".join(
         [
             f"<!-- Written by `{command}`; changes by hand are lost. -->",
-            "# Quality bench",
+            f"# {summary['title']}",
             "",
             *_setup(summary, command),
+            *(["## What it shows", "", summary["findings"], ""] if summary["findings"] else []),
             "## Recipes",
             "",
             _recipe_table(summary),
@@ -127,9 +132,8 @@ def _setup(summary: Values, command: str) -> list[str]:
     return [
         "Every recipe is fine-tuned from the same base model on the same rendered data, with the same seeds and the "
         "same noise in the training captions. The best checkpoint is chosen on the validation split; figures are of "
-        f"{SPLITS[summary['measured_on']]}, and its captions have no noise. At equal time every recipe has "
-        "the steps that fit into the time of the one that was slowest at the first calibration; where they are within "
-        f"{summary['same_within']:.0%} of those at equal steps, the same runs count for both. Percentages throughout.",
+        f"{SPLITS[summary['measured_on']]}, and its captions have no noise. "
+        f"{_EQUAL_TIME.format(**summary) if 'time' in summary['results'] else ''}Percentages throughout.",
         "",
         table(("", ""), rows, text_columns=2),
     ]

@@ -11,6 +11,8 @@ Values = dict[str, Any]
 BUDGETS = ("steps", "time")
 # Sections that a recipe adds its keys to; every other value of a recipe replaces the common one.
 _SECTIONS = ("model_config", "objective_config")
+# Keys that may be missing, and that belong to one file alone.
+_OWN = ("title", "findings")
 # What the bench itself decides about a run.
 _DECIDED = (
     "output_dir", "data_root", "model_name_or_path", "seed", "max_steps", "eval_steps", "save_steps",
@@ -94,6 +96,8 @@ class Settings:
         rerank: images of each query that a recipe with the loss `itm` also re-ranks; 0 for none.
         keep_models: patterns of cell names whose models are kept and whose word attention is drawn.
         only_recipes: recipes to take of those in the folder; all when empty.
+        title: of the report.
+        findings: what we read from the results, Markdown for the report; neither is taken over by `extends`.
         recipes: by key, in the order of the tables; from the folder `recipes` beside the file.
     """
 
@@ -112,6 +116,8 @@ class Settings:
     rerank: int
     keep_models: tuple[str, ...]
     only_recipes: tuple[str, ...]
+    title: str
+    findings: str
     recipes: dict[str, Recipe]
 
     @property
@@ -187,7 +193,7 @@ def _read_settings(path: Path) -> Values:
     for key in ("run", "learning_rates"):
         if isinstance(own.get(key), dict):
             own[key] = {**values[key], **own[key]}
-    return {**values, **own}
+    return {**values, **dict.fromkeys(_OWN), **own}
 
 
 def load_settings(path: str | Path) -> Settings:
@@ -201,7 +207,7 @@ def load_settings(path: str | Path) -> Settings:
         ValueError: a key or value that cannot be; names it.
     """
     path = Path(path)
-    values = _read_settings(path)
+    values = dict.fromkeys(_OWN) | _read_settings(path)
     _require_keys(path, values, {field.name for field in fields(Settings)} - {"recipes"})
     for key, section in (("learning_rates", LearningRateSearch), ("calibration", Calibration)):
         _require_keys(path, values[key], {field.name for field in fields(section)}, f": {key}")
@@ -216,6 +222,8 @@ def load_settings(path: str | Path) -> Settings:
             "seeds": tuple(values["seeds"]),
             "budgets": tuple(values["budgets"]),
             "keep_models": tuple(values["keep_models"] or ()),
+            "title": values["title"] or "Quality bench",
+            "findings": (values["findings"] or "").strip(),
             "noise": {name: dict(noise or {}) for name, noise in values["noise"].items()},
             "calibration": Calibration(**values["calibration"]),
         },

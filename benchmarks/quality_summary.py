@@ -112,6 +112,8 @@ def summarise(settings: Settings, out: Path) -> Values:
     first = next(iter(results.values()))
     unique = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/*.json"))}
     return {
+        "title": settings.title,
+        "findings": settings.findings,
         "seeds": list(settings.seeds),
         "noise": settings.noise,
         "steps": settings.steps,

@@ -100,6 +100,14 @@ def test_settings_stand_on_those_that_they_extend():
     assert not set(choices.seeds) & set(bench.seeds)
 
 
+def test_what_was_found_belongs_to_one_file(settings_folder):
+    found = _change(settings_folder / "smoke.yaml", title="Rain", findings="- It is wet.\n")
+    (settings_folder / "more.yaml").write_text("extends: smoke.yaml\nseeds: [7]\n")
+    settings, more = load_settings(found), load_settings(settings_folder / "more.yaml")
+    assert (settings.title, settings.findings) == ("Rain", "- It is wet.")
+    assert (more.title, more.findings, more.seeds) == ("Quality bench", "", (7,))
+
+
 def test_a_recipe_adds_to_the_common_settings():
     common = {"weight_decay": 0.1, "model_config": {"a": 1, "objective_config": {"loss_weights": {"itc": 1}, "b": 2}}}
     own = {"model_config": {"objective_config": {"loss_weights": {"sdm": 1}}}}
@@ -252,6 +260,11 @@ def test_summary_by_hand(results, smoke, tmp_path):
     assert "| IRRA + AGM + TEM | 52.5 ± 2.1 | 46.5 ± 3.5 |" in text
     assert "| caption-errors-0.15 | **+5.00 ± 1.00 (5.0)** | - | **+3.50 ± 0.50 (7.0)** | +0.00 |" in text
     assert "| 61.5 ± 0.7 | 30.0 ± 0.0 |" in text
+    assert "# Quality bench\n" in text and "What it shows" not in text and "At equal time" in text
+    summary |= {"title": "Rain", "findings": "- It is wet.", "results": {"steps": summary["results"]["steps"]}}
+    text = markdown(summary, "the command", "plot.png", [])
+    assert "# Rain\n" in text and "## What it shows\n\n- It is wet.\n\n## Recipes" in text
+    assert "At equal time" not in text
 
 
 def test_the_test_over_persons_takes_the_mean_of_the_seeds(results, smoke, tmp_path):
