@@ -30,7 +30,7 @@ from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.data.benchmarks import load_benchmark
 from aga_model.data.files import write_json
 from aga_model.data.rendered import render_dataset
-from aga_model.data.tokenizer import train_tokenizer
+from aga_model.data.tokenizer import text_settings, train_tokenizer
 
 HERE = Path(__file__).resolve().parent
 _BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -277,7 +277,7 @@ def _save_random_model(base: Values, data: Path, folder: Path) -> None:
     """A model with random weights and a tokenizer of the training captions."""
     tokenizer = train_tokenizer(load_benchmark("cuhk-pedes", data)["train"]["caption"][:], base["vocab_size"])
     sections = dict(base["model_config"])
-    text = {**sections["text_config"], "vocab_size": len(tokenizer)}
+    text = {**sections["text_config"], **text_settings(tokenizer)}
     torch.manual_seed(base["seed"])
     config = AgaConfig(**{**sections, "text_config": text})
     AgaProcessor.for_config(config, tokenizer).save_pretrained(folder)

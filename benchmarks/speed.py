@@ -206,7 +206,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--encode", type=int, default=256, help="captions to encode")
     parser.add_argument("--images", type=int, default=512, help="pairs that the data loader is timed with")
     parser.add_argument("--ceiling", type=int, default=2048, help="side of the matrices that give the ceiling")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument(
+        "--ways",
+        nargs="*",
+        default=list(WAYS),
+        metavar="WAY",
+        help=f"{', '.join(WAYS)}; without any, the data loader alone",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile for this package's ways")
@@ -219,6 +225,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--embeddings", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--inspect", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if unknown := sorted(set(options.ways) - set(WAYS)):
+        parser.error(f"--ways: {', '.join(unknown)} is none of {', '.join(WAYS)}")
     if options.smoke:
         vars(options).update(SMOKE)
     if options.warm_up is None:
@@ -254,7 +262,7 @@ def report(
     write_json(options.out, content)
     options.out.with_suffix(".partial.json").unlink(missing_ok=True)
     console = Console(width=170)
-    for table in (speed_table(results, title), parts_table(results), data_table(data)):
+    for table in (*([speed_table(results, title), parts_table(results)] if results else []), data_table(data)):
         console.print(table)
 
 

@@ -58,6 +58,8 @@ def tiny_sections(vocab_size: int, **objective) -> dict:
 
 def bert_sections(tokenizer, **objective) -> dict:
     """Sections of an AgaConfig of the BERT family of the same size; the vision tower is wider than the text tower."""
+    from aga_model.data.tokenizer import text_settings
+
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     return {
         "family": "bert",
@@ -65,12 +67,8 @@ def bert_sections(tokenizer, **objective) -> dict:
         "vision_config": {**tower, "hidden_size": 48, "image_size": [32, 16], "patch_size": 8},
         "text_config": {
             **tower,
-            "vocab_size": len(tokenizer),
+            **text_settings(tokenizer),
             "caption_length": 40,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "mask_token_id": tokenizer.mask_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
         },
         "cross_modal_config": {"intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
         "objective_config": objective,

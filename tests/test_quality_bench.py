@@ -18,6 +18,9 @@ from quality_report import chance_beyond, markdown, write_report
 from quality_settings import load_settings, merge, run_values
 from quality_summary import mean_sd, paired_difference, summarise
 
+from aga_model import AgaForPreTraining, AgaProcessor
+from aga_model.data.rendered import render_dataset
+
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
 
@@ -149,6 +152,7 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         "quality/published.yaml",
         "quality/noise.yaml",
         "quality/irra_rate.yaml",
+        "quality/bert.yaml",
         "choices/bench.yaml",
         "choices_amns/bench.yaml",
     ],
@@ -170,6 +174,19 @@ def test_recipes_say_what_their_method_does(file):
             assert {"waf_target", "waf_gamma", "waf_weighting"} <= objective.keys()
         if "bsdm" in objective["loss_weights"]:
             assert "bsdm_kl_weights" in objective
+
+
+def test_random_weights_have_the_words_of_the_data(tmp_path):
+    sizes = {"val_identities": 2, "test_identities": 2, "height": 64, "width": 32, "processes": 1}
+    render_dataset(tmp_path / "data", 12, 0, **sizes)
+    base = load_settings(BENCHMARKS / "quality" / "bert.yaml").base_model
+    quality._save_random_model(base | {"vocab_size": 600}, tmp_path / "data", tmp_path / "base")
+    model = AgaForPreTraining.from_pretrained(tmp_path / "base")
+    tokenizer = AgaProcessor.from_pretrained(tmp_path / "base").tokenizer
+    text = model.config.text_config
+    assert model.config.family == "bert" and text.vocab_size == len(tokenizer) == 600
+    for name in ("bos", "eos", "mask", "pad"):
+        assert getattr(text, f"{name}_token_id") == getattr(tokenizer, f"{name}_token_id")
 
 
 def test_a_recipe_cannot_train_longer(settings_folder):

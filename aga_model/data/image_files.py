@@ -153,7 +153,7 @@ def decode_image(
         with _complete_images_only(), Image.open(io.BytesIO(data), formats=_available_formats()) as image:
             _check_size(image, path, max_pixels)
             if least_size is not None:
-                image.draft(None, least_size[::-1] if _lies_on_its_side(image) else least_size)
+                image.draft(None, least_size[::-1] if _orientation(image) in (5, 6, 7, 8) else least_size)
             image.load()
             return _to_rgb(_upright(image), path)
     except UnreadableImageError:
@@ -248,15 +248,17 @@ def _too_large_reason() -> str:
     return f"more than {Image.MAX_IMAGE_PIXELS} pixels, PIL's limit against decompression bombs"
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    """Whether EXIF says that width and height change places."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number from 1, upright, to 8; from 5 on width and height change places."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF says nothing about the orientation
-        return False
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) == 1:
+        return image  # PIL would copy it
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF says nothing about the orientation; the pixels were decoded before

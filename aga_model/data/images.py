@@ -48,8 +48,8 @@ def to_pixel_values(crops: Sequence[np.ndarray], image_processor) -> np.ndarray:
     std = np.asarray(image_processor.image_std, dtype=np.float32)
     scale = np.float32(image_processor.rescale_factor) / std
     pixels = np.empty((len(crops), 3, *crops[0].shape[:2]), dtype=np.float32)
-    for crop, channels in zip(crops, pixels):  # image by image, plane by plane: in the processor's cache
-        for plane, values, factor, shift in zip(channels, crop.transpose(2, 0, 1), scale, mean / std):
-            np.multiply(values, factor, out=plane)
-            plane -= shift
+    factors, shifts = scale[:, None, None], (mean / std)[:, None, None]
+    for crop, planes in zip(crops, pixels):  # image by image, in the processor's cache
+        np.multiply(np.ascontiguousarray(crop.transpose(2, 0, 1)), factors, out=planes)
+        planes -= shifts
     return pixels

@@ -3,9 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from aga_model.processing_aga import MASK_TOKEN
 
@@ -91,6 +92,12 @@ def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             merged.append(piece)
     return merged
+
+
+def text_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a tokenizer decides about a `text_config`: the size of the vocabulary, and the special tokens' ids."""
+    names = ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id")
+    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
 
 
 def _byte_alphabet() -> list[str]:

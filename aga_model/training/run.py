@@ -26,7 +26,7 @@ from aga_model.data.check import find_unreadable
 from aga_model.data.files import write_json
 from aga_model.data.noise import NoiseRecord, add_noise, check_noise
 from aga_model.data.pairs import PairCollator, PairDataset
-from aga_model.data.tokenizer import train_tokenizer
+from aga_model.data.tokenizer import text_settings, train_tokenizer
 from aga_model.evaluation.ranking import NotFiniteError
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.modeling_aga import AgaForPreTraining
@@ -206,14 +206,7 @@ def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaFo
     if model_args.model_name_or_path:
         return _load_start(model_args.model_name_or_path, sections, objective)
     tokenizer = train_tokenizer(train_rows["caption"], model_args.vocab_size)
-    text = {
-        **(sections.get("text_config") or {}),
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    text = {**(sections.get("text_config") or {}), **text_settings(tokenizer)}
     config = AgaConfig(**{**sections, "text_config": text, "objective_config": objective})
     return AgaForPreTraining(config), AgaProcessor.for_config(config, tokenizer)
 
