@@ -3,8 +3,11 @@ Compare recipes: fine-tune each from one base model on rendered data, under labe
 
     python benchmarks/quality.py            # settings and recipes: benchmarks/quality/
     python benchmarks/quality.py --smoke    # every stage at a tiny size
+    python benchmarks/quality.py --settings benchmarks/quality/published.yaml
 
-Writes a JSON file for each run under --out, and from these the tables and the plot of docs/quality.md. Finished runs
+NAME is that of the settings file; of one named bench.yaml, that of its folder.
+
+Writes a JSON file for each run under --out, and from these the tables and the plot of docs/NAME.md. Finished runs
 are kept, so that the same command continues what was stopped.
 """
 
@@ -292,19 +295,20 @@ def main(argv: list[str] | None = None) -> int:
     """The command; 1 when runs failed, 2 for bad settings or results of other settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", type=Path, help="default: benchmarks/quality/bench.yaml")
-    parser.add_argument("--out", type=Path, help="results; default: benchmarks/results/quality")
-    parser.add_argument("--work", type=Path, help="data and run folders; default: runs/quality")
-    parser.add_argument("--doc", type=Path, help="report, with a plot beside it; default: docs/quality.md")
+    parser.add_argument("--out", type=Path, help="results; default: benchmarks/results/NAME")
+    parser.add_argument("--work", type=Path, help="data and run folders; default: runs/NAME")
+    parser.add_argument("--doc", type=Path, help="report, with a plot beside it; default: docs/NAME.md")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes; all of it goes under runs/quality-smoke")
     parser.add_argument("--workers", type=int, default=_processors(), help="processes, a thread each")
     parser.add_argument("--only", default="*", metavar="GLOB", help="cells to run, such as 'irra--clean--*--steps'")
     parser.add_argument("--report-only", action="store_true", help="write the report of the results that are there")
     options = parser.parse_args(argv)
     root = HERE.parent
-    work = options.work or root / "runs" / ("quality-smoke" if options.smoke else "quality")
-    out = options.out or (work / "results" if options.smoke else HERE / "results" / "quality")
-    doc = options.doc or (work / "quality.md" if options.smoke else root / "docs" / "quality.md")
     path = options.settings or HERE / "quality" / ("smoke.yaml" if options.smoke else "bench.yaml")
+    name = path.resolve().parent.name if path.stem == "bench" else path.stem
+    work = options.work or root / "runs" / ("quality-smoke" if options.smoke else name)
+    out = options.out or (work / "results" if options.smoke else HERE / "results" / name)
+    doc = options.doc or (work / "quality.md" if options.smoke else root / "docs" / f"{name}.md")
     failed: Failures = {}
     try:
         settings = load_settings(path)

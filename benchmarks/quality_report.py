@@ -91,12 +91,7 @@ def markdown(summary: Values, command: str, plot: str, pictures: Sequence[Path])
             _recipe_table(summary),
             *_search_notes(summary),
             *[line for budget in budgets for line in _budget(summary, budget)],
-            "## Rank-1 against noise",
-            "",
-            f"![Rank-1 of each recipe against the rate of noise]({plot})",
-            "",
-            "Points are means over seeds, bars their standard deviation.",
-            "",
+            *_plot(summary, plot),
             *_diagnostics(summary),
             *_pictures(pictures),
         ]
@@ -294,13 +289,55 @@ def _pictures(pictures: Sequence[Path]) -> list[str]:
     return lines
 
 
+def _plot(summary: Values, plot: str) -> list[str]:
+    what = "Rank-1 of each recipe against the rate of noise" if _panels(summary) else "Metrics of each recipe"
+    hollow = "; hollow ones are re-ranked" if summary["reranking"] and not _panels(summary) else ""
+    points = f"Points are means over seeds, bars their standard deviation{hollow}."
+    return [f"## {'Rank-1 against noise' if _panels(summary) else 'Plot'}", "", f"![{what}]({plot})", "", points, ""]
+
+
+def _panels(summary: Values) -> dict[str, dict[str, float]]:
+    """Of each kind of noise with more than one rate: noise setting -> rate."""
+    return {kind: found for kind in PANELS if len(found := _rates(summary["noise"], kind)) > 1}
+
+
 def draw(summary: Values, path: Path) -> None:
-    """Rank-1 against the rate of each kind of noise, a row of panels for each budget."""
-    panels = {kind: found for kind in PANELS if len(found := _rates(summary["noise"], kind)) > 1}
-    budgets = list(summary["results"])
-    columns = max(1, len(panels))
-    figure = Figure(figsize=(5.2 * columns, 3.9 * len(budgets)), layout="constrained")
-    axes = figure.subplots(len(budgets), columns, squeeze=False, sharey="row")
+    """Rank-1 against the rate of each kind of noise, or the metrics of each recipe where there is only one rate."""
+    figure = _draw_noise(summary) if _panels(summary) else _draw_recipes(summary)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_recipes(summary: Values) -> Figure:
+    """A panel for each metric, a row of panels for each budget; means with their deviation, re-ranked ones hollow."""
+    budgets, recipes, [noise, *_] = list(summary["results"]), list(summary["recipes"]), summary["noise"]
+    figure = Figure(figsize=(9.6, (1.1 + 0.42 * len(recipes)) * len(budgets)), layout="constrained")
+    axes = figure.subplots(len(budgets), len(METRICS), squeeze=False, sharey=True)
+    for row, budget in zip(axes, budgets):
+        reranked = {one["recipe"]: one["metrics"] for one in summary["reranking"]
+                    if (one["budget"], one["noise"]) == (budget, noise)}  # fmt: skip
+        for axis, metric in zip(row, METRICS):
+            for place, key in enumerate(recipes):
+                colour = COLOURS[place % len(COLOURS)]
+                of_key = (summary["results"][budget].get(key, {}).get(noise), reranked.get(key))
+                for figures, aside, face in zip(of_key, (-0.1, 0.15), (colour, "white")):
+                    if figures:
+                        one = figures[metric]
+                        how = {"color": colour, "markerfacecolor": face, "marker": "o", "capsize": 3}
+                        axis.errorbar(one["mean"], place + aside, xerr=one["sd"] or 0.0, **how)
+            axis.set_title(f"{LABELS[metric]}, {BUDGET_TITLES[budget].lower()}")
+            axis.set_xlabel("%")
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_yticks(range(len(recipes)), [summary["recipes"][key]["name"] for key in recipes])
+        row[0].set_ylim(len(recipes) - 0.5, -0.5)
+    return figure
+
+
+def _draw_noise(summary: Values) -> Figure:
+    """Rank-1 against the rate, a panel for each kind of noise, a row of panels for each budget."""
+    panels, budgets = _panels(summary), list(summary["results"])
+    figure = Figure(figsize=(5.2 * len(panels), 3.9 * len(budgets)), layout="constrained")
+    axes = figure.subplots(len(budgets), len(panels), squeeze=False, sharey="row")
     for row, budget in zip(axes, budgets):
         for axis, (kind, noises) in zip(row, panels.items()):
             _draw_panel(axis, summary, budget, noises)
@@ -308,7 +345,7 @@ def draw(summary: Values, path: Path) -> None:
         row[0].set_ylabel("Rank-1 (%)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _rates(noises: Values, kind: str) -> dict[str, float]:

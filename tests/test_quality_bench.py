@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import quality
 import yaml
-from quality_report import chance_beyond, markdown, write_report
+from quality_report import _draw_recipes, chance_beyond, draw, markdown, write_report
 from quality_settings import load_settings, merge, run_values
 from quality_summary import mean_sd, paired_difference, summarise
 
@@ -281,7 +281,17 @@ def test_summary_by_hand(results, smoke, tmp_path):
     summary |= {"title": "Rain", "findings": "- It is wet.", "results": {"steps": summary["results"]["steps"]}}
     text = markdown(summary, "the command", "plot.png", [])
     assert "# Rain\n" in text and "## What it shows\n\n- It is wet.\n\n## Recipes" in text
-    assert "At equal time" not in text
+    assert "At equal time" not in text and "## Rank-1 against noise" in text
+
+    summary |= {"noise": {"clean": {}}}
+    text = markdown(summary, "the command", "plot.png", [])
+    assert "## Plot" in text and "![Metrics of each recipe](plot.png)" in text
+    draw(summary, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    rank1, _ = _draw_recipes(summary).axes
+    assert [text.get_text() for text in rank1.get_yticklabels()] == ["ITC", "IRRA + AGM + TEM"]
+    points = [tuple(bars.lines[0].get_xydata()[0]) for bars in rank1.containers]
+    assert points == [(51, pytest.approx(-0.1)), (52.5, pytest.approx(0.9))]
 
 
 def test_the_test_over_persons_takes_the_mean_of_the_seeds(results, smoke, tmp_path):
