@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -51,14 +52,16 @@ def best_factor(scores: Mapping[float, float]) -> float:
     return max(sorted(scores), key=lambda factor: scores[factor])
 
 
-def factor_beyond(scores: Mapping[float, float]) -> float | None:
-    """The next factor of the geometric grid behind the end where the best one is; None for one inside."""
-    factors, best = sorted(scores), best_factor(scores)
-    if best == factors[-1]:
-        return best * best / factors[-2]
-    if best == factors[0]:
-        return best * best / factors[1]
-    return None
+def near_best(scores: Mapping[float, float], near: float) -> tuple[float, ...]:
+    """The factors whose validation score is at most `near` below the best one, increasing."""
+    return tuple(sorted(factor for factor, score in scores.items() if score >= max(scores.values()) - near))
+
+
+def factors_beyond(scores: Mapping[float, float], candidates: tuple[float, ...]) -> tuple[float, ...]:
+    """The next factors of the geometric grid behind its ends, where an end is one of `candidates`."""
+    factors = sorted(scores)
+    ends = ((factors[0], factors[1]), (factors[-1], factors[-2]))
+    return tuple(end * end / inner for end, inner in ends if end in candidates)
 
 
 def equal_time_steps(seconds: Mapping[str, float], budget: float) -> dict[str, int]:
@@ -185,9 +188,10 @@ class Bench:
             **self._folders(),
         )
 
-    def _trial_job(self, recipe: str, factor: float) -> Job:
-        search, name = self.settings.learning_rates, f"{recipe}--x{factor:g}"
-        values = run_values(self.settings, recipe, self.settings.clean, search.seed, search.steps, factor)
+    def _trial_job(self, recipe: str, factor: float, seed: int) -> Job:
+        search = self.settings.learning_rates
+        name = f"{recipe}--x{factor:g}" + (f"--seed{seed}" if seed != search.seed else "")
+        values = run_values(self.settings, recipe, self.settings.clean, seed, search.steps, factor)
         about = {"recipe": recipe, "factor": factor}
         return self._job(name, self.out / "search" / f"{name}.json", about, {"run": values})
 
@@ -203,32 +207,65 @@ class Bench:
 
     def _search(self, workers: Workers, recipes: list[str]) -> tuple[dict[str, float], Failures]:
         """Factor on the learning rates of each recipe, of those whose trials all ended well."""
-        grid = self.settings.learning_rates.factors
-        if len(grid) == 1:
-            return dict.fromkeys(recipes, grid[0]), {}
-        scores, failed = self._try(workers, dict.fromkeys(recipes, grid), "learning rates")
-        beyond = {recipe: (wider,) for recipe, found in scores.items() if (wider := factor_beyond(found))}
-        more, failed_beyond = self._try(workers, beyond, "learning rates beyond the grid")
-        complete = [recipe for recipe in scores if recipe in more or recipe not in beyond]
+        search = self.settings.learning_rates
+        if len(search.factors) == 1:
+            return dict.fromkeys(recipes, search.factors[0]), {}
+        scores, failed = self._try_grid(workers, recipes)
+        trials, failed_again = self._try_near_ones(workers, scores)
         chosen: dict[str, Values] = {}
-        for recipe in complete:
-            found = scores[recipe] | more.get(recipe, {})
+        for recipe, own in trials.items():
+            means = {factor: mean(found) for factor, found in own.items()}
+            best, found = best_factor(means), scores[recipe] | means
             chosen[recipe] = {
                 "validation": {f"{factor:g}": score for factor, score in sorted(found.items())},
-                "factor": best_factor(found),
-                "extended": recipe in more,
-                "at_end": factor_beyond(found) is not None,
+                "seeds": {f"{factor:g}": len(own.get(factor, [0])) for factor in sorted(found)},
+                "factor": best,
+                "extended": len(found) > len(search.factors),
+                "at_end": best in (min(found), max(found)),
             }
         path = self.out / "learning_rates.json"
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, (read_json(path) if path.is_file() else {}) | chosen)
-        return {recipe: values["factor"] for recipe, values in chosen.items()}, failed | failed_beyond
+        return {recipe: values["factor"] for recipe, values in chosen.items()}, failed | failed_again
+
+    def _try_grid(self, workers: Workers, recipes: list[str]) -> tuple[dict[str, dict[float, float]], Failures]:
+        """Scores of the first seed on the grid, and behind its ends where these may be the best, by recipe and factor."""
+        search = self.settings.learning_rates
+        scores, failed = self._try(workers, dict.fromkeys(recipes, search.factors), "learning rates", search.seed)
+        wider: dict[str, tuple[float, ...]] = {}
+        for recipe, found in scores.items():
+            candidates = near_best(found, search.near) if search.more_seeds else (best_factor(found),)
+            wider[recipe] = factors_beyond(found, candidates)
+        beyond = {recipe: factors for recipe, factors in wider.items() if factors}
+        more, failed_beyond = self._try(workers, beyond, "learning rates beyond the grid", search.seed)
+        whole = [recipe for recipe in scores if recipe in more or recipe not in beyond]
+        return {recipe: scores[recipe] | more.get(recipe, {}) for recipe in whole}, failed | failed_beyond
+
+    def _try_near_ones(
+        self, workers: Workers, scores: dict[str, dict[float, float]]
+    ) -> tuple[dict[str, dict[float, list[float]]], Failures]:
+        """The scores of all seeds of the factors near the best one, by recipe and factor."""
+        search = self.settings.learning_rates
+        trials = {
+            recipe: {factor: [found[factor]] for factor in near_best(found, search.near)}
+            for recipe, found in scores.items()
+        }
+        failures: Failures = {}
+        for seed in search.more_seeds:
+            grids = {recipe: tuple(own) for recipe, own in trials.items() if len(own) > 1}
+            again, failed = self._try(workers, grids, f"near learning rates, seed {seed}", seed)
+            failures |= failed
+            trials = {recipe: own for recipe, own in trials.items() if recipe in again or recipe not in grids}
+            for recipe, found in again.items():
+                for factor, score in found.items():
+                    trials[recipe][factor].append(score)
+        return trials, failures
 
     def _try(
-        self, workers: Workers, grids: Mapping[str, tuple[float, ...]], label: str
+        self, workers: Workers, grids: Mapping[str, tuple[float, ...]], label: str, seed: int
     ) -> tuple[dict[str, dict[float, float]], Failures]:
         """Validation score by recipe and factor, of the recipes of which no trial failed."""
-        jobs = {recipe: [self._trial_job(recipe, factor) for factor in grid] for recipe, grid in grids.items()}
+        jobs = {recipe: [self._trial_job(recipe, factor, seed) for factor in grid] for recipe, grid in grids.items()}
         failed = workers.run(train_trial, unfinished([job for own in jobs.values() for job in own]), label)
         whole = {recipe: own for recipe, own in jobs.items() if not any(job.name in failed for job in own)}
         return {recipe: {job.about["factor"]: _score(job) for job in own} for recipe, own in whole.items()}, failed

@@ -165,13 +165,18 @@ def _search_notes(summary: Values) -> list[str]:
     for recipe in summary["recipes"].values():
         search = recipe["learning_rate_search"]
         if search:
-            tried = ", ".join(f"x{factor}: {score:.1f}" for factor, score in search["validation"].items())
-            remark = "grid extended by one factor" if search["extended"] else ""
-            remark += "; the best is still at its end" if search["extended"] and search["at_end"] else ""
-            rows.append((recipe["name"], tried, f"x{search['factor']:g}", remark))
+            counts = search.get("seeds", {})
+            tried = ", ".join(
+                f"x{factor}: {score:.1f}" + (f" ({counts[factor]} seeds)" if counts.get(factor, 1) > 1 else "")
+                for factor, score in search["validation"].items()
+            )
+            remarks = ["grid extended by one factor"] * search["extended"]
+            remarks += ["the best is still at its end"] * search["at_end"]
+            rows.append((recipe["name"], tried, f"x{search['factor']:g}", "; ".join(remarks)))
     header = ("recipe", "validation score by factor", "chosen", "remark")
     lines = [
-        "Learning rates: the same factors for every recipe, chosen on validation with a seed that is not compared.",
+        "Learning rates: the same factors for every recipe, chosen on validation with seeds that are not compared; "
+        "where several seeds are named, the mean of those factors that the first seed could hardly tell apart.",
         "",
         table(header, rows, text_columns=4),
     ]

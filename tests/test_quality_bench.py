@@ -56,10 +56,61 @@ def test_differences_are_paired_by_seed():
 
 def test_choice_of_the_learning_rate():
     assert quality.best_factor({2.0: 30.0, 0.5: 10.0, 1.0: 30.0}) == 1.0
-    assert quality.factor_beyond({0.5: 10.0, 1.0: 30.0, 2.0: 20.0}) is None
-    assert quality.factor_beyond({0.5: 10.0, 1.0: 20.0, 2.0: 30.0}) == 4.0
-    assert quality.factor_beyond({0.5: 30.0, 1.0: 20.0, 2.0: 10.0}) == 0.25
-    assert quality.factor_beyond({1.0: 1.0, 3.0: 2.0}) == 9.0
+    assert quality.near_best({2.0: 29.5, 0.5: 29.0, 1.0: 30.0}, 0.5) == (1.0, 2.0)
+    assert quality.factors_beyond({0.5: 10.0, 1.0: 30.0, 2.0: 20.0}, (1.0,)) == ()
+    assert quality.factors_beyond({0.5: 10.0, 1.0: 20.0, 2.0: 30.0}, (1.0, 2.0)) == (4.0,)
+    assert quality.factors_beyond({0.5: 30.0, 1.0: 20.0, 2.0: 10.0}, (0.5,)) == (0.25,)
+    assert quality.factors_beyond({1.0: 1.0, 3.0: 2.0}, (1.0, 3.0)) == (1 / 3, 9.0)
+
+
+class ToldTrials:
+    """Workers whose trials end with given scores: of the first seed, and of each further one."""
+
+    def __init__(self, scores, failing=()):
+        self.scores, self.failing, self.ran = scores, failing, []
+
+    def run(self, work, jobs, label):
+        for job in jobs:
+            self.ran.append(job.name)
+            job.result.parent.mkdir(parents=True, exist_ok=True)
+            content = {"validation": {"validation_mAP": self.scores[job.name]}, "settings_hash": job.settings_hash}
+            if job.name not in self.failing:
+                job.result.write_text(json.dumps(content))
+        return {job.name: "failed" for job in jobs if job.name in self.failing}
+
+
+def _search(tmp_path, workers, **search):
+    settings = load_settings(BENCHMARKS / "quality" / "bench.yaml")
+    rates = dataclasses.replace(settings.learning_rates, **search)
+    bench = quality.Bench(dataclasses.replace(settings, learning_rates=rates), tmp_path / "out", tmp_path, 1)
+    bench.base_model, bench.fixed = "a model", {}
+    return bench._search(workers, ["itc", "irra"])
+
+
+TRIALS = {
+    "itc--x0.5": 60.0, "itc--x1": 77.0, "itc--x2": 70.0,
+    "irra--x0.5": 76.5, "irra--x1": 77.0, "irra--x2": 70.0, "irra--x0.25": 70.0,
+    "irra--x0.5--seed7": 76.0, "irra--x1--seed7": 75.0, "irra--x0.5--seed8": 75.0, "irra--x1--seed8": 74.0,
+}  # fmt: skip
+
+
+def test_learning_rates_that_one_seed_cannot_tell_apart_are_tried_with_more(tmp_path):
+    workers = ToldTrials(TRIALS)
+    assert _search(tmp_path, workers, more_seeds=(), near=1.0) == ({"itc": 1.0, "irra": 1.0}, {})
+    assert workers.ran == list(TRIALS)[:6]
+    assert _search(tmp_path, workers, more_seeds=(7, 8), near=1.0) == ({"itc": 1.0, "irra": 0.5}, {})
+    assert sorted(workers.ran) == sorted(TRIALS)  # what was there has not run again
+    chosen = json.loads((tmp_path / "out" / "learning_rates.json").read_text())
+    means = {"0.25": 70, "0.5": pytest.approx(227.5 / 3), "1": pytest.approx(226 / 3), "2": 70}
+    assert chosen["irra"]["validation"] == means
+    assert chosen["irra"]["seeds"] == {"0.25": 1, "0.5": 3, "1": 3, "2": 1} and chosen["itc"]["seeds"]["1"] == 1
+    assert [(found["extended"], found["at_end"]) for found in chosen.values()] == [(True, False), (False, False)]
+
+
+def test_a_recipe_whose_trial_fails_is_left_out(tmp_path):
+    workers = ToldTrials(TRIALS, failing=("irra--x1--seed8",))
+    factors, failed = _search(tmp_path, workers, more_seeds=(7, 8), near=1.0)
+    assert factors == {"itc": 1.0} and list(failed) == ["irra--x1--seed8"]
 
 
 def test_steps_at_equal_time():
@@ -136,7 +187,14 @@ def test_a_run_has_its_factor_and_the_noise_of_its_seed():
     [
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"reference": "irrra"}, "no recipe irrra"),
-        ({"learning_rates": {"factors": [0.5, 1], "seed": 1, "steps": 2}}, "must not be one of seeds"),
+        (
+            {"learning_rates": {"factors": [0.5, 1], "seed": 101, "more_seeds": [1], "near": 1, "steps": 2}},
+            "seeds that are compared",
+        ),
+        (
+            {"learning_rates": {"factors": [0.5, 1], "seed": 101, "more_seeds": [101], "near": 1, "steps": 2}},
+            "a seed twice",
+        ),
         ({"noise": {"clean": {}, "rain": {"raindrops": 0.1}}}, "rain: unknown key raindrops"),
     ],
 )
