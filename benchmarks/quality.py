@@ -229,7 +229,7 @@ class Bench:
         return {recipe: values["factor"] for recipe, values in chosen.items()}, failed | failed_again
 
     def _try_grid(self, workers: Workers, recipes: list[str]) -> tuple[dict[str, dict[float, float]], Failures]:
-        """Scores of the first seed on the grid, and behind its ends where these may be the best, by recipe and factor."""
+        """Scores of the first seed on the grid, and behind an end that may be the best, by recipe and factor."""
         search = self.settings.learning_rates
         scores, failed = self._try(workers, dict.fromkeys(recipes, search.factors), "learning rates", search.seed)
         wider: dict[str, tuple[float, ...]] = {}
