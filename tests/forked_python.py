@@ -6,9 +6,9 @@ torch, transformers, datasets and this package, which costs a fresh process seve
 A program has a process of its own, with the arguments, environment, working folder and open files of its caller; it
 gets the caller's signals and ends as Python ends. What it starts by its `sys.executable`, spawns by multiprocessing or
 launches by torchrun is forked as well. It differs from a fresh process in this: modules are imported already, strings
-have the same hashes in all processes, its parent is the server, and a signal that nobody can catch kills it a moment
-after its caller. Where the environment has other values than the server's of what libraries read when they are
-imported, or Python is given other options than `-u` and `-B`, the process is a fresh one.
+have the same hashes in all processes, SIGINT is never ignored, its parent is the server, and a signal that nobody can
+catch kills it a moment after its caller. Where the environment has other values than the server's of what libraries
+read when they are imported, or Python is given other options than `-u` and `-B`, the process is a fresh one.
 
     forked_python.py serve SOCKET              the server, until its input ends
     forked_python.py run SOCKET ARGUMENT ...   what the path runs: hands over, and ends as the program ends
@@ -181,6 +181,7 @@ def become(path, request, descriptors):
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     tempfile.tempdir = None  # where temporary files go is asked for again
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in a shell's background ignores
     sys.executable = path
     multiprocessing.spawn.set_executable(path)
     program = _program(request["arguments"])
