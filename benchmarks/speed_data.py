@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image, ImageOps
@@ -174,7 +175,7 @@ def make_loader(way: str, paths: list[str], workers: int, size: tuple[int, int],
             FieldPairs(paths, captions, processor.tokenizer, size, images.image_mean, images.image_std), **how
         )
     rows = {"image": [{"path": path} for path in paths], "caption": captions, "person_id": list(range(len(paths)))}
-    dataset = PairDataset(rows, processor, IRRA_AUGMENTATION)  # type: ignore[arg-type]
+    dataset = PairDataset(datasets.Dataset.from_dict(rows), processor, IRRA_AUGMENTATION)
     return DataLoader(
         dataset, collate_fn=PairCollator(processor, packed=True), pin_memory=torch.cuda.is_available(),
         prefetch_factor=2 if workers else None, **how,

@@ -1,11 +1,14 @@
 """Training pairs: order, augmentation and batches."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from aga_model.data.augmentation import Augmentation
+from aga_model.data.augmentation import Augmentation, _erased, _shifted
 from aga_model.data.benchmarks import load_benchmark
+from aga_model.data.images import to_pixel_values
 from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.rendered import render_dataset
 
@@ -83,3 +86,26 @@ def test_each_augmentation_does_what_it_says():
     changed = (erased != crop).any(axis=2)
     assert 0.01 < changed.mean() < 0.5
     assert np.array_equal(erased[changed][0], crop.mean(axis=(0, 1)).astype(np.uint8))
+
+
+def test_shift_erasing_and_normalisation_are_their_formulas():
+    """To the last bit, on shifts beyond every border."""
+    generator = np.random.default_rng(0)
+    for seed in range(60):
+        height, width = generator.integers(8, 40, 2)
+        crop = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        rng = np.random.default_rng(seed)
+        down, right = (rng.integers(-round(0.3 * side), round(0.3 * side), endpoint=True) for side in (height, width))
+        rows = np.clip(np.arange(height) + down, 0, height - 1)
+        columns = np.clip(np.arange(width) + right, 0, width - 1)
+        np.testing.assert_array_equal(_shifted(crop, 0.3, np.random.default_rng(seed)), crop[rows][:, columns])
+        erased = _erased(crop, np.random.default_rng(seed))
+        changed = (erased != crop).any(axis=2)
+        assert changed.any()
+        assert (erased[changed] == crop.mean(axis=(0, 1)).astype(np.uint8)).all()
+    processor = SimpleNamespace(image_mean=[0.48, 0.45, 0.4], image_std=[0.26, 0.27, 0.28], rescale_factor=1 / 255)
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (processor.image_mean, processor.image_std))
+    wanted = crop.astype(np.float32) * (np.float32(1 / 255) / std) - mean / std
+    pixels = to_pixel_values([crop[:, ::-1], crop], processor)
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels[1], wanted.transpose(2, 0, 1))
