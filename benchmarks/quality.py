@@ -15,12 +15,12 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -52,16 +52,19 @@ def best_factor(scores: Mapping[float, float]) -> float:
     return max(sorted(scores), key=lambda factor: scores[factor])
 
 
-def near_best(scores: Mapping[float, float], near: float) -> tuple[float, ...]:
-    """The factors whose validation score is at most `near` below the best one, increasing."""
-    return tuple(sorted(factor for factor, score in scores.items() if score >= max(scores.values()) - near))
+def choose_factor(scores: Mapping[float, float], prefer: float, near: float) -> float:
+    """`prefer` where its validation score is at most `near` below the best one, else the best factor."""
+    best = best_factor(scores)
+    return prefer if prefer in scores and scores[prefer] >= scores[best] - near else best
 
 
-def factors_beyond(scores: Mapping[float, float], candidates: tuple[float, ...]) -> tuple[float, ...]:
-    """The next factors of the geometric grid behind its ends, where an end is one of `candidates`."""
-    factors = sorted(scores)
-    ends = ((factors[0], factors[1]), (factors[-1], factors[-2]))
-    return tuple(end * end / inner for end, inner in ends if end in candidates)
+def factors_beyond(scores: Mapping[float, float]) -> tuple[float, ...]:
+    """The next factor of the geometric grid, where the best one lies at an end; else nothing."""
+    best, factors = best_factor(scores), sorted(scores)
+    if best not in (factors[0], factors[-1]):
+        return ()
+    neighbour = factors[1] if best == factors[0] else factors[-2]
+    return (best * best / neighbour,)
 
 
 def equal_time_steps(seconds: Mapping[str, float], budget: float) -> dict[str, int]:
@@ -105,7 +108,7 @@ def _require_same_settings(path: Path, there: Values, now: Values) -> None:
 
 def unfinished(jobs: list[Job]) -> list[Job]:
     """
-    The jobs without a result.
+    The jobs without a result; run folders that a kill left behind a result are removed.
 
     Raises:
         ValueError: a result was made with other settings; names them.
@@ -115,6 +118,7 @@ def unfinished(jobs: list[Job]) -> list[Job]:
             there = read_json(job.result)
             if there["settings_hash"] != job.settings_hash:
                 _require_same_settings(job.result, there["settings"], job.settings)
+            shutil.rmtree(job.folder, ignore_errors=True)
     return [job for job in jobs if not job.result.is_file()]
 
 
@@ -188,10 +192,10 @@ class Bench:
             **self._folders(),
         )
 
-    def _trial_job(self, recipe: str, factor: float, seed: int) -> Job:
+    def _trial_job(self, recipe: str, factor: float) -> Job:
         search = self.settings.learning_rates
-        name = f"{recipe}--x{factor:g}" + (f"--seed{seed}" if seed != search.seed else "")
-        values = run_values(self.settings, recipe, self.settings.clean, seed, search.steps, factor)
+        name = f"{recipe}--x{factor:g}"
+        values = run_values(self.settings, recipe, self.settings.clean, search.seed, search.steps, factor)
         about = {"recipe": recipe, "factor": factor}
         return self._job(name, self.out / "search" / f"{name}.json", about, {"run": values})
 
@@ -210,62 +214,33 @@ class Bench:
         search = self.settings.learning_rates
         if len(search.factors) == 1:
             return dict.fromkeys(recipes, search.factors[0]), {}
-        scores, failed = self._try_grid(workers, recipes)
-        trials, failed_again = self._try_near_ones(workers, scores)
+        scores, failed = self._try(workers, dict.fromkeys(recipes, search.factors), "learning rates")
+        wider = {recipe: factors_beyond(found) for recipe, found in scores.items()}
+        beyond = {recipe: factors for recipe, factors in wider.items() if factors}
+        more, failed_beyond = self._try(workers, beyond, "learning rates beyond the grid")
         chosen: dict[str, Values] = {}
-        for recipe, own in trials.items():
-            means = {factor: mean(found) for factor, found in own.items()}
-            best, found = best_factor(means), scores[recipe] | means
+        for recipe in scores:
+            if recipe in beyond and recipe not in more:
+                continue
+            found = scores[recipe] | more.get(recipe, {})
+            best = best_factor(found)
             chosen[recipe] = {
-                "validation": {f"{factor:g}": score for factor, score in sorted(found.items())},
-                "seeds": {f"{factor:g}": len(own.get(factor, [0])) for factor in sorted(found)},
-                "factor": best,
-                "extended": len(found) > len(search.factors),
+                "validation": {f"{tried:g}": score for tried, score in sorted(found.items())},
+                "factor": choose_factor(found, search.prefer, search.near),
+                "best": best,
+                "extended": recipe in beyond,
                 "at_end": best in (min(found), max(found)),
             }
         path = self.out / "learning_rates.json"
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, (read_json(path) if path.is_file() else {}) | chosen)
-        return {recipe: values["factor"] for recipe, values in chosen.items()}, failed | failed_again
-
-    def _try_grid(self, workers: Workers, recipes: list[str]) -> tuple[dict[str, dict[float, float]], Failures]:
-        """Scores of the first seed on the grid, and behind an end that may be the best, by recipe and factor."""
-        search = self.settings.learning_rates
-        scores, failed = self._try(workers, dict.fromkeys(recipes, search.factors), "learning rates", search.seed)
-        wider: dict[str, tuple[float, ...]] = {}
-        for recipe, found in scores.items():
-            candidates = near_best(found, search.near) if search.more_seeds else (best_factor(found),)
-            wider[recipe] = factors_beyond(found, candidates)
-        beyond = {recipe: factors for recipe, factors in wider.items() if factors}
-        more, failed_beyond = self._try(workers, beyond, "learning rates beyond the grid", search.seed)
-        whole = [recipe for recipe in scores if recipe in more or recipe not in beyond]
-        return {recipe: scores[recipe] | more.get(recipe, {}) for recipe in whole}, failed | failed_beyond
-
-    def _try_near_ones(
-        self, workers: Workers, scores: dict[str, dict[float, float]]
-    ) -> tuple[dict[str, dict[float, list[float]]], Failures]:
-        """The scores of all seeds of the factors near the best one, by recipe and factor."""
-        search = self.settings.learning_rates
-        trials = {
-            recipe: {factor: [found[factor]] for factor in near_best(found, search.near)}
-            for recipe, found in scores.items()
-        }
-        failures: Failures = {}
-        for seed in search.more_seeds:
-            grids = {recipe: tuple(own) for recipe, own in trials.items() if len(own) > 1}
-            again, failed = self._try(workers, grids, f"near learning rates, seed {seed}", seed)
-            failures |= failed
-            trials = {recipe: own for recipe, own in trials.items() if recipe in again or recipe not in grids}
-            for recipe, found in again.items():
-                for factor, score in found.items():
-                    trials[recipe][factor].append(score)
-        return trials, failures
+        return {recipe: values["factor"] for recipe, values in chosen.items()}, failed | failed_beyond
 
     def _try(
-        self, workers: Workers, grids: Mapping[str, tuple[float, ...]], label: str, seed: int
+        self, workers: Workers, grids: Mapping[str, tuple[float, ...]], label: str
     ) -> tuple[dict[str, dict[float, float]], Failures]:
         """Validation score by recipe and factor, of the recipes of which no trial failed."""
-        jobs = {recipe: [self._trial_job(recipe, factor, seed) for factor in grid] for recipe, grid in grids.items()}
+        jobs = {recipe: [self._trial_job(recipe, factor) for factor in grid] for recipe, grid in grids.items()}
         failed = workers.run(train_trial, unfinished([job for own in jobs.values() for job in own]), label)
         whole = {recipe: own for recipe, own in jobs.items() if not any(job.name in failed for job in own)}
         return {recipe: {job.about["factor"]: _score(job) for job in own} for recipe, own in whole.items()}, failed

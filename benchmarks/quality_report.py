@@ -161,22 +161,20 @@ def _recipe_table(summary: Values) -> str:
 
 def _search_notes(summary: Values) -> list[str]:
     """How the learning rates were chosen."""
-    rows = []
+    rows, rule = [], summary["learning_rate_rule"]
     for recipe in summary["recipes"].values():
         search = recipe["learning_rate_search"]
         if search:
-            counts = search.get("seeds", {})
-            tried = ", ".join(
-                f"x{factor}: {score:.1f}" + (f" ({counts[factor]} seeds)" if counts.get(factor, 1) > 1 else "")
-                for factor, score in search["validation"].items()
-            )
-            remarks = ["grid extended by one factor"] * search["extended"]
+            tried = ", ".join(f"x{factor}: {score:.1f}" for factor, score in search["validation"].items())
+            remarks = [f"preferred: x{search['best']:g} is hardly better"] * (search["factor"] != search["best"])
+            remarks += ["grid extended by one factor"] * search["extended"]
             remarks += ["the best is still at its end"] * search["at_end"]
             rows.append((recipe["name"], tried, f"x{search['factor']:g}", "; ".join(remarks)))
     header = ("recipe", "validation score by factor", "chosen", "remark")
     lines = [
-        "Learning rates: the same factors for every recipe, chosen on validation with seeds that are not compared; "
-        "where several seeds are named, the mean of those factors that the first seed could hardly tell apart.",
+        "Learning rates: the same search for every recipe, on validation with a seed that is not compared. "
+        f"x{rule['prefer']:g} is taken where its score is at most {rule['near']:g} below the best one, so that "
+        "recipes differ in their rates only by what one seed can tell; else the best.",
         "",
         table(header, rows, text_columns=4),
     ]

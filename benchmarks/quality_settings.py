@@ -48,21 +48,17 @@ class LearningRateSearch:
     Args:
         factors: on the recipe's `learning_rate` and `muon_learning_rate`, increasing; a single one means no search.
         seed: none of the seeds that are compared.
-        more_seeds: further ones, with which the factors whose score is within `near` of the best are tried again;
-            the best mean is chosen.
+        prefer: factor that is taken where its score is at most `near` below the best one, so that recipes differ in
+            their learning rates only by what one seed can tell.
         near: as the validation score.
         steps: length of a trial.
     """
 
     factors: tuple[float, ...]
     seed: int
-    more_seeds: tuple[int, ...]
+    prefer: float
     near: float
     steps: int
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return (self.seed, *self.more_seeds)
 
 
 @dataclass(frozen=True)
@@ -222,7 +218,6 @@ def load_settings(path: str | Path) -> Settings:
         _require_keys(path, values[key], {field.name for field in fields(section)}, f": {key}")
     search = values.pop("learning_rates")
     search["factors"] = tuple(float(factor) for factor in search["factors"])
-    search["more_seeds"] = tuple(search["more_seeds"] or ())
     only = tuple(values.pop("only_recipes") or ())
     found = (_load_recipe(file, values["run"]) for file in sorted((path.parent / "recipes").glob("*.yaml")))
     recipes = sorted((recipe for recipe in found if not only or recipe.key in only), key=lambda recipe: recipe.order)
@@ -246,13 +241,12 @@ def load_settings(path: str | Path) -> Settings:
 
 
 def _check(path: Path, settings: Settings) -> None:
-    factors, tried = settings.learning_rates.factors, settings.learning_rates.seeds
+    factors, tried = settings.learning_rates.factors, settings.learning_rates.seed
     wrong = [name for name in (*settings.only_recipes, settings.reference) if name not in settings.recipes]
     for condition, message in (
         (not wrong, f"no recipe {', '.join(wrong)} in {path.parent / 'recipes'}"),
         (bool(settings.seeds), "seeds: give at least one"),
-        (not set(tried) & set(settings.seeds), "learning_rates: seeds that are compared, too"),
-        (len(set(tried)) == len(tried), "learning_rates: a seed twice"),
+        (tried not in settings.seeds, "learning_rates.seed: one of the seeds that are compared"),
         (factors == tuple(sorted(set(factors))) and len(factors) > 0, "learning_rates.factors: rising, at least one"),
         (bool(settings.budgets) and set(settings.budgets) <= set(BUDGETS), f"budgets: choose of {', '.join(BUDGETS)}"),
         (bool(settings.noise), "noise: give at least one setting"),

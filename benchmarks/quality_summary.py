@@ -124,6 +124,7 @@ def summarise(settings: Settings, out: Path) -> Values:
         "data": first["settings"]["data"],
         "base_model": {"name": settings.base_model, "sha256": first["settings"]["base_model"]},
         "cells": {"finished": len(results), "of": len(all_cells(settings))},
+        "learning_rate_rule": {"prefer": settings.learning_rates.prefer, "near": settings.learning_rates.near},
         "recipes": _recipes(settings, out, results),
         "results": _results(settings, results),
         "reranking": _reranking(settings, results),

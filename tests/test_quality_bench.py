@@ -56,15 +56,15 @@ def test_differences_are_paired_by_seed():
 
 def test_choice_of_the_learning_rate():
     assert quality.best_factor({2.0: 30.0, 0.5: 10.0, 1.0: 30.0}) == 1.0
-    assert quality.near_best({2.0: 29.5, 0.5: 29.0, 1.0: 30.0}, 0.5) == (1.0, 2.0)
-    assert quality.factors_beyond({0.5: 10.0, 1.0: 30.0, 2.0: 20.0}, (1.0,)) == ()
-    assert quality.factors_beyond({0.5: 10.0, 1.0: 20.0, 2.0: 30.0}, (1.0, 2.0)) == (4.0,)
-    assert quality.factors_beyond({0.5: 30.0, 1.0: 20.0, 2.0: 10.0}, (0.5,)) == (0.25,)
-    assert quality.factors_beyond({1.0: 1.0, 3.0: 2.0}, (1.0, 3.0)) == (1 / 3, 9.0)
+    assert quality.factors_beyond({0.5: 10.0, 1.0: 30.0, 2.0: 20.0}) == ()
+    assert quality.factors_beyond({0.5: 10.0, 1.0: 20.0, 2.0: 30.0}) == (4.0,)
+    assert quality.factors_beyond({0.5: 30.0, 1.0: 20.0, 2.0: 10.0}) == (0.25,)
+    scores = {0.5: 76.2, 1.0: 77.0, 2.0: 77.1}
+    assert [quality.choose_factor(scores, *rule) for rule in ((0.5, 1.0), (0.5, 0.5), (4.0, 1.0))] == [0.5, 2.0, 2.0]
 
 
 class ToldTrials:
-    """Workers whose trials end with given scores: of the first seed, and of each further one."""
+    """Workers whose trials end with given scores."""
 
     def __init__(self, scores, failing=()):
         self.scores, self.failing, self.ran = scores, failing, []
@@ -89,28 +89,28 @@ def _search(tmp_path, workers, **search):
 
 TRIALS = {
     "itc--x0.5": 60.0, "itc--x1": 77.0, "itc--x2": 70.0,
-    "irra--x0.5": 76.5, "irra--x1": 77.0, "irra--x2": 70.0, "irra--x0.25": 70.0,
-    "irra--x0.5--seed7": 76.0, "irra--x1--seed7": 75.0, "irra--x0.5--seed8": 75.0, "irra--x1--seed8": 74.0,
+    "irra--x0.5": 76.5, "irra--x1": 77.0, "irra--x2": 77.2, "irra--x4": 70.0,
 }  # fmt: skip
 
 
-def test_learning_rates_that_one_seed_cannot_tell_apart_are_tried_with_more(tmp_path):
+def test_the_preferred_rate_is_taken_unless_the_search_can_tell_a_better_one(tmp_path):
     workers = ToldTrials(TRIALS)
-    assert _search(tmp_path, workers, more_seeds=(), near=1.0) == ({"itc": 1.0, "irra": 1.0}, {})
-    assert workers.ran == list(TRIALS)[:6]
-    assert _search(tmp_path, workers, more_seeds=(7, 8), near=1.0) == ({"itc": 1.0, "irra": 0.5}, {})
-    assert sorted(workers.ran) == sorted(TRIALS)  # what was there has not run again
+    assert _search(tmp_path, workers, prefer=0.5, near=1.0) == ({"itc": 1.0, "irra": 0.5}, {})
+    assert workers.ran == list(TRIALS)
     chosen = json.loads((tmp_path / "out" / "learning_rates.json").read_text())
-    means = {"0.25": 70, "0.5": pytest.approx(227.5 / 3), "1": pytest.approx(226 / 3), "2": 70}
-    assert chosen["irra"]["validation"] == means
-    assert chosen["irra"]["seeds"] == {"0.25": 1, "0.5": 3, "1": 3, "2": 1} and chosen["itc"]["seeds"]["1"] == 1
-    assert [(found["extended"], found["at_end"]) for found in chosen.values()] == [(True, False), (False, False)]
+    assert chosen["irra"]["validation"] == {"0.5": 76.5, "1": 77.0, "2": 77.2, "4": 70.0}
+    remarks = {recipe: (found["best"], found["extended"], found["at_end"]) for recipe, found in chosen.items()}
+    assert remarks == {"itc": (1.0, False, False), "irra": (2.0, True, False)}
+    (tmp_path / "runs" / "irra--x1").mkdir(parents=True)  # a kill between the result and the end of the run
+    assert _search(tmp_path, workers, prefer=0.5, near=0.0) == ({"itc": 1.0, "irra": 2.0}, {})
+    assert not list((tmp_path / "runs").iterdir())
+    assert len(workers.ran) == len(TRIALS)  # what was there has not run again
 
 
-def test_a_recipe_whose_trial_fails_is_left_out(tmp_path):
-    workers = ToldTrials(TRIALS, failing=("irra--x1--seed8",))
-    factors, failed = _search(tmp_path, workers, more_seeds=(7, 8), near=1.0)
-    assert factors == {"itc": 1.0} and list(failed) == ["irra--x1--seed8"]
+@pytest.mark.parametrize("failing", ["irra--x1", "irra--x4"])
+def test_a_recipe_whose_trial_fails_is_left_out(tmp_path, failing):
+    factors, failed = _search(tmp_path, ToldTrials(TRIALS, failing=(failing,)), prefer=0.5, near=1.0)
+    assert factors == {"itc": 1.0} and list(failed) == [failing]
 
 
 def test_steps_at_equal_time():
@@ -188,12 +188,8 @@ def test_a_run_has_its_factor_and_the_noise_of_its_seed():
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"reference": "irrra"}, "no recipe irrra"),
         (
-            {"learning_rates": {"factors": [0.5, 1], "seed": 101, "more_seeds": [1], "near": 1, "steps": 2}},
-            "seeds that are compared",
-        ),
-        (
-            {"learning_rates": {"factors": [0.5, 1], "seed": 101, "more_seeds": [101], "near": 1, "steps": 2}},
-            "a seed twice",
+            {"learning_rates": {"factors": [0.5, 1], "seed": 1, "prefer": 1, "near": 1, "steps": 2}},
+            "one of the seeds that are compared",
         ),
         ({"noise": {"clean": {}, "rain": {"raindrops": 0.1}}}, "rain: unknown key raindrops"),
     ],
@@ -480,7 +476,8 @@ def test_learning_rates_are_chosen_on_validation(finished):
     chosen = json.loads((finished / "results" / "learning_rates.json").read_text())
     for recipe, search in chosen.items():
         scores = {float(factor): score for factor, score in search["validation"].items()}
-        assert scores[search["factor"]] == max(scores.values())
+        assert scores[search["best"]] == max(scores.values())
+        assert search["factor"] == quality.choose_factor(scores, prefer=0.5, near=1.0)
         assert search["extended"] and len(scores) == 3  # of two factors one is at either end
         cell = json.loads((finished / f"results/cells/{recipe}--clean--seed1--steps.json").read_text())
         assert cell["settings"]["run"]["learning_rate"] == pytest.approx(1e-2 * search["factor"])
