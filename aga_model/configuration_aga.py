@@ -56,7 +56,7 @@ def _require_choice(owner: str, key: str, value: str, choices: tuple[str, ...]) 
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_channels",
           "max_position_embeddings", "type_vocab_size", "encoder_width")  # fmt: skip
-_DROPOUTS = ("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")
+_DROPOUTS = ("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 _NUMBERS = ("layer_norm_eps", "initializer_range", "initializer_factor")
 
 
@@ -76,8 +76,9 @@ def _check_layers(owner: str, config: PreTrainedConfig, least_layers: int = 1) -
     layers = config.num_hidden_layers
     _require(layers >= least_layers, f"{owner}.num_hidden_layers must be at least {least_layers}, got {layers}")
     for key in _DROPOUTS:
-        value = getattr(config, key, 0.0)
-        _require(_is_number(value) and 0 <= value <= 1, f"{owner}.{key} must lie in [0, 1], got {value}")
+        value = getattr(config, key, None)
+        share = value is None or (_is_number(value) and 0 <= value <= 1)
+        _require(share, f"{owner}.{key} must lie in [0, 1], got {value}")
     for key in _NUMBERS:
         value = getattr(config, key, 0.0)
         _require(_is_number(value) and value >= 0, f"{owner}.{key} must be a number of 0 or more, got {value}")
@@ -400,6 +401,8 @@ class AgaObjectiveConfig(PreTrainedConfig):
         queue_size (`int`): past embeddings of the momentum model that `itc` also compares with; 0 for none.
         image_keep_ratio (`float`): share of the patches that the image encoder receives in training; 1 for all
             (choice).
+        image_keep_until (`float`): share of training after which the image encoder receives all patches, as it does in
+            evaluation; 1 for never, FLIP takes all at the end (choice).
         image_mask_strategy (`str`): `attention` is AWM, which asks for a momentum model, `random` the baseline.
         image_score_resolution (`float`): height and width at which the momentum model scores the patches, as a share
             of the image's. Below 1 the scores cost less and are coarser, as in A-CLIP's efficient variant (choice).
@@ -433,6 +436,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
     distillation_weight: float | int = 0.4
     queue_size: int = 0
     image_keep_ratio: float | int = 1.0
+    image_keep_until: float | int = 1.0
     image_mask_strategy: str = "attention"
     image_score_resolution: float | int = 1.0
     bsdm_kl_weights: list[float | int] | tuple[float | int, ...] = (1.0, 1.0)
@@ -469,7 +473,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
             value = getattr(self, key)
             _require(0 < value <= 1, f"objective_config.{key} must lie in (0, 1], got {value}")
         shares = ("attention_decay", "enrichment_probability", "enrichment_min_confidence", "enrichment_start",
-                  "distillation_weight")  # fmt: skip
+                  "distillation_weight", "image_keep_until")  # fmt: skip
         for key in shares:
             value = getattr(self, key)
             _require(0 <= value <= 1, f"objective_config.{key} must lie in [0, 1], got {value}")

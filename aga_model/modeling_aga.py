@@ -678,7 +678,6 @@ class AgaForPreTraining(AgaFusionModel):
             if objective.weight("itm") == 0:
                 self.fusion.requires_grad_(False)
         self.pairs_per_chunk = 0
-        self._enrichment_started = False
         self.training_progress = 0.0
         self.post_init()
 
@@ -690,14 +689,16 @@ class AgaForPreTraining(AgaFusionModel):
 
     @property
     def training_progress(self) -> float:
-        """Share of training done in [0, 1], which TEM's start depends on; the trainer keeps it up to date."""
+        """Share of training done in [0, 1], which TEM's start and AWM's end depend on; the trainer sets it."""
         return self._training_progress
 
     @training_progress.setter
     def training_progress(self, share: float) -> None:
         self._training_progress = share
-        # A flag of its own, so that a compiled forward pass depends on it alone and not on every step's share.
-        self._enrichment_started = share >= self.config.objective_config.enrichment_start
+        objective = self.config.objective_config
+        # Flags of their own, so that a compiled forward pass depends on them alone and not on every step's share.
+        self._enrichment_started = share >= objective.enrichment_start
+        self._drops_patches = objective.image_keep_ratio < 1 and share < objective.image_keep_until
 
     def use_chunks(self, pairs: int) -> None:
         """
@@ -1141,7 +1142,7 @@ class AgaForPreTraining(AgaFusionModel):
         selection of patches (batch, kept), None for all.
         """
         objective = self.config.objective_config
-        selects = objective.image_keep_ratio < 1 and self.training
+        selects = self._drops_patches and self.training
         attention, vision, resolution = None, None, objective.image_score_resolution
         if teacher is not None and selects and self.patch_selection.needs_attention:
             outputs, attention = teacher.model.aga.get_image_features_with_attention(pixel_values, resolution)

@@ -98,6 +98,17 @@ def test_evaluation_sees_all_patches(make, batch):
     torch.testing.assert_close(output.image_embeds, F.normalize(plain, dim=-1))
 
 
+def test_the_end_of_training_can_see_all_patches(make, batch):
+    model = make(**AWM, image_keep_until=0.5)
+    teacher = MomentumTeacher(model)
+    for progress, dropped in ((0.0, True), (0.49, True), (0.5, False), (1.0, False)):
+        model.training_progress = progress
+        output = model(**batch, teacher=teacher)
+        assert (output.kept_patches is not None) == dropped
+    plain = model.aga.get_image_features(batch["pixel_values"]).pooler_output
+    torch.testing.assert_close(output.image_embeds, F.normalize(plain, dim=-1))
+
+
 def test_random_dropping_needs_no_momentum_model(make, batch):
     model = make(image_keep_ratio=0.5, image_mask_strategy="random")
     kept = torch.stack([model(**batch).kept_patches for _ in range(40)])
@@ -140,6 +151,7 @@ def test_attention_that_is_not_given_is_named(make, batch):
     [
         ({"image_keep_ratio": 0.5}, "give momentum"),
         ({"image_keep_ratio": 0.0}, "image_keep_ratio must lie in"),
+        ({"image_keep_until": 1.5}, "image_keep_until must lie in"),
         ({"image_mask_strategy": "best"}, "choose one of attention, random"),
         ({"bsdm_kl_weights": [0.0, 0.0]}, "bsdm_kl_weights"),
         ({"waf_weighting": "inverse"}, "choose one of uniform, hard, trusted"),

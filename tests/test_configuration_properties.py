@@ -75,6 +75,7 @@ def _check(sections, family, section, name, value):
 @example(("bert", "text_config", "add_cross_attention"), True)
 @example(("bert", "text_config", "num_attention_heads"), 3)
 @example(("bert", "text_config", "hidden_dropout_prob"), 2)
+@example(("bert", "text_config", "classifier_dropout"), math.nan)
 @example(("bert", "objective_config", "loss_weights"), {"itc": math.nan})
 @example(("bert", "objective_config", "bsdm_kl_weights"), [math.nan, 1.0])
 def test_a_field_is_usable_or_named(sections_of, field, value):

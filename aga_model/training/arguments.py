@@ -82,6 +82,13 @@ class DataArguments:
             "replaced by a wrong one of the same kind, such as another colour; validation and test stay clean"
         },
     )
+    leave_out_permuted: bool = field(
+        default=False,
+        metadata={
+            "help": "train without the captions that noisy_correspondence permuted: what a method gains at most that "
+            "finds the wrong pairs"
+        },
+    )
     noise_seed: int | None = field(
         default=None,
         metadata={"help": "of both kinds of noise; the run's seed when not given (output_dir/noise.json lists it)"},

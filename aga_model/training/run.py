@@ -110,6 +110,8 @@ def _add_noise(train_rows: Dataset, data_args: DataArguments, run_seed: int) -> 
     """The training split with the noise that was asked for, and its record; None without any."""
     settings = _noise_settings(data_args, run_seed)
     noisy, record = add_noise(train_rows, *settings)
+    if data_args.leave_out_permuted:
+        noisy = noisy.select([row for row in range(len(noisy)) if row not in record.permuted])
     return noisy, (record if any(settings[:2]) else None)
 
 

@@ -80,6 +80,14 @@ def test_the_seed_of_the_run_is_that_of_the_noise(run_file, tmp_path):
     assert _captions(_prepare(run_file, tmp_path / "d", *NOISE, "--seed", "4", "--noise_seed", "3")) == first
 
 
+def test_permuted_captions_can_be_left_out(run_file, data, tmp_path):
+    run = _prepare(run_file, tmp_path / "run", *NOISE, "--leave_out_permuted", "True")
+    noisy = _prepare(run_file, tmp_path / "noisy", *NOISE).splits["train"].to_dict()
+    record = NoiseRecord.from_json(json.loads((tmp_path / "run" / "noise.json").read_text()))
+    left = [row for row in range(record.rows) if row not in record.permuted]
+    assert run.splits["train"].to_dict() == {name: [values[row] for row in left] for name, values in noisy.items()}
+
+
 def test_without_noise_there_is_no_record(run_file, data, tmp_path):
     run = _prepare(run_file, tmp_path / "run")
     assert run.splits["train"].to_dict() == load_benchmark("cuhk-pedes", data)["train"].to_dict()
