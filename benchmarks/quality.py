@@ -227,7 +227,6 @@ class Bench:
             chosen[recipe] = {
                 "validation": {f"{tried:g}": score for tried, score in sorted(found.items())},
                 "factor": choose_factor(found, search.prefer, search.near),
-                "best": best,
                 "extended": recipe in beyond,
                 "at_end": best in (min(found), max(found)),
             }

@@ -166,7 +166,8 @@ def _search_notes(summary: Values) -> list[str]:
         search = recipe["learning_rate_search"]
         if search:
             tried = ", ".join(f"x{factor}: {score:.1f}" for factor, score in search["validation"].items())
-            remarks = [f"preferred: x{search['best']:g} is hardly better"] * (search["factor"] != search["best"])
+            best = max(search["validation"], key=lambda factor: search["validation"][factor])
+            remarks = [f"preferred: x{best} is hardly better"] * (float(best) != search["factor"])
             remarks += ["grid extended by one factor"] * search["extended"]
             remarks += ["the best is still at its end"] * search["at_end"]
             rows.append((recipe["name"], tried, f"x{search['factor']:g}", "; ".join(remarks)))

@@ -99,8 +99,8 @@ def test_the_preferred_rate_is_taken_unless_the_search_can_tell_a_better_one(tmp
     assert workers.ran == list(TRIALS)
     chosen = json.loads((tmp_path / "out" / "learning_rates.json").read_text())
     assert chosen["irra"]["validation"] == {"0.5": 76.5, "1": 77.0, "2": 77.2, "4": 70.0}
-    remarks = {recipe: (found["best"], found["extended"], found["at_end"]) for recipe, found in chosen.items()}
-    assert remarks == {"itc": (1.0, False, False), "irra": (2.0, True, False)}
+    remarks = {recipe: (found["factor"], found["extended"], found["at_end"]) for recipe, found in chosen.items()}
+    assert remarks == {"itc": (1.0, False, False), "irra": (0.5, True, False)}
     (tmp_path / "runs" / "irra--x1").mkdir(parents=True)  # a kill between the result and the end of the run
     assert _search(tmp_path, workers, prefer=0.5, near=0.0) == ({"itc": 1.0, "irra": 2.0}, {})
     assert not list((tmp_path / "runs").iterdir())
@@ -205,7 +205,6 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         "quality/bench.yaml",
         "quality/published.yaml",
         "quality/noise.yaml",
-        "quality/irra_rate.yaml",
         "quality/bert.yaml",
         "choices/bench.yaml",
         "choices_amns/bench.yaml",
@@ -476,7 +475,6 @@ def test_learning_rates_are_chosen_on_validation(finished):
     chosen = json.loads((finished / "results" / "learning_rates.json").read_text())
     for recipe, search in chosen.items():
         scores = {float(factor): score for factor, score in search["validation"].items()}
-        assert scores[search["best"]] == max(scores.values())
         assert search["factor"] == quality.choose_factor(scores, prefer=0.5, near=1.0)
         assert search["extended"] and len(scores) == 3  # of two factors one is at either end
         cell = json.loads((finished / f"results/cells/{recipe}--clean--seed1--steps.json").read_text())
