@@ -3,7 +3,7 @@
 import json
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +33,7 @@ from ..evaluation.records import (
 )
 from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
 from ..retrieval import GalleryRow, Hit, PersonEncoder, Reranker, save_result_picture
+from ..retrieval.picture import stack_pictures
 from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
 from ..version import __version__
 from .messages import RENDERED_NOTE, fail, note, shown
@@ -406,13 +407,4 @@ def _failures(found: _Measured, embedded: "SplitEmbeddings") -> Image.Image | No
                 f"{len(embedded.gallery_paths)}]"
             )
             pictures.append(save_result_picture(sentence, hits, Path(folder) / "query.png", correct))
-    return _stacked(pictures) if pictures else None
-
-
-def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    stack = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        stack.paste(picture, (0, top))
-        top += picture.height
-    return stack
+    return stack_pictures(pictures) if pictures else None

@@ -17,6 +17,7 @@ from .push import push
 from .render import render
 from .report import report
 from .search import search
+from .wrong_pairs import wrong_pairs
 
 
 class _Commands(TyperGroup):
@@ -32,6 +33,6 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
-for command in (render, check_data, evaluate, index, search, demo, report, convert, export, push):
+for command in (render, check_data, wrong_pairs, evaluate, index, search, demo, report, convert, export, push):
     app.command()(command)
 app.add_typer(gallery_app, name="gallery")

@@ -58,6 +58,16 @@ def save_result_picture(
     return picture
 
 
+def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, at least one."""
+    stack = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        stack.paste(picture, (0, top))
+        top += picture.height
+    return stack
+
+
 def _draw(query: str, hits: Sequence[Hit], correct: Sequence[bool] | None) -> Image.Image:
     columns = min(COLUMNS, max(len(hits), _MIN_COLUMNS))
     width = _MARGIN + columns * (TILE_WIDTH + _MARGIN)

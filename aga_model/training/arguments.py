@@ -82,6 +82,13 @@ class DataArguments:
             "replaced by a wrong one of the same kind, such as another colour; validation and test stay clean"
         },
     )
+    leave_out_wrong_pairs: bool = field(
+        default=False,
+        metadata={
+            "help": "train without the captions that the model of model_name_or_path finds to be another person's "
+            "(output_dir/wrong_pairs.json lists them; docs/data.md)"
+        },
+    )
     leave_out_permuted: bool = field(
         default=False,
         metadata={

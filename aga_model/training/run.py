@@ -29,7 +29,8 @@ from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.tokenizer import text_settings, train_tokenizer
 from aga_model.evaluation.ranking import NotFiniteError
 from aga_model.evaluation.retrieval import RetrievalEvaluator
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.evaluation.wrong_pairs import find_wrong_pairs
+from aga_model.modeling_aga import AgaForPreTraining, AgaModel
 from aga_model.processing_aga import AgaProcessor
 from aga_model.serving import write_serving_files
 from aga_model.towers import SUMMARY_ROW_ATTENTION
@@ -41,7 +42,7 @@ from .errors import TrainingStopped, another_try
 from .hub import open_repository
 from .processes import from_main, leave_group, require_shared
 from .release import MODEL_FOLDER, ReleaseError
-from .run_folder import LOCK_FILE, METRICS_FILE, RUN_FILE, claim_run_folder
+from .run_folder import LOCK_FILE, METRICS_FILE, RUN_FILE, WRONG_PAIRS_FILE, claim_run_folder
 from .saving import SAVING, put_in_place, saving, tidying
 from .sharding import check_sharding, is_sharded_run
 from .trainer import AgaTrainer
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 # chosen by the same persons.
 _VALIDATION_SHARE = 0.05
 _VALIDATION_SEED = 0
+_MOST_WRONG = 0.9  # share of the training pairs; above it the model cannot tell pairs apart
 
 
 def _load_splits(data_args: DataArguments, decode: bool = True) -> tuple[dict[str, Dataset], dict[str, Any]]:
@@ -113,6 +115,46 @@ def _add_noise(train_rows: Dataset, data_args: DataArguments, run_seed: int) -> 
     if data_args.leave_out_permuted:
         noisy = noisy.select([row for row in range(len(noisy)) if row not in record.permuted])
     return noisy, (record if any(settings[:2]) else None)
+
+
+def _find_wrong_pairs(train_rows: Dataset, name: str, args: AgaTrainingArguments) -> dict[str, Any]:
+    """What the model `name` says about the training pairs, as JSON values; all processes must ask."""
+    model = AgaModel.from_pretrained(name).to(args.device)
+    evaluator = RetrievalEvaluator(train_rows, AutoProcessor.from_pretrained(name), args.per_device_eval_batch_size)
+    split = evaluator.embed(model)
+    found = find_wrong_pairs(split, args.seed, model.device)
+    if found.wrong_share > _MOST_WRONG:
+        raise ValueError(
+            f"leave_out_wrong_pairs: by {name} {found.wrong_share:.0%} of the training captions match their images no "
+            "better than a stranger's; start from a model that has learnt such pairs, or leave it off"
+        )
+    return {"model": name} | found.to_json(split)
+
+
+def _wrong_pairs(
+    train_rows: Dataset, model_args: ModelArguments, args: AgaTrainingArguments, first_start: bool
+) -> dict[str, Any]:
+    """[`_find_wrong_pairs`] by the model to start from; a continued run takes those of its first start."""
+    name = model_args.model_name_or_path
+    if name is None:
+        raise ValueError("leave_out_wrong_pairs asks the model to start from; give model_name_or_path")
+    if first_start:
+        return _find_wrong_pairs(train_rows, name, args)
+    return from_main(lambda: _read_found(Path(args.output_dir) / WRONG_PAIRS_FILE, len(train_rows)))
+
+
+def _read_found(file: Path, rows: int) -> dict[str, Any]:
+    """The list of a run's first start."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        same = found["rows"] == rows
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: cannot be read ({error}); the run began with it, so give another output_dir"
+        ) from error
+    if not same:
+        raise ValueError(f"{file} is of {found['rows']} training captions, not {rows}; continue with the same data")
+    return found
 
 
 def _load_start(
@@ -269,7 +311,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     """
     Load data and model, check everything, and claim the run folder.
 
-    Writes `output_dir/run.json` (exact settings) and, where noise was asked for, `noise.json` (all of it).
+    Writes `output_dir/run.json` (exact settings) and, where they were asked for, `noise.json` (all of it) and
+    `wrong_pairs.json` (what is left out).
 
     Raises:
         OSError, ValueError, StrictDataclassError: bad data or settings, or a repository on the Hub that takes no push;
@@ -289,6 +332,14 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     if noise:
         decisions["noise"] = noise.summary()
         logger.info("noise in the training captions: %s", decisions["noise"])
+    wrong_pairs = None
+    if data_args.leave_out_wrong_pairs:
+        wrong_pairs = _wrong_pairs(splits["train"], model_args, args, first_start)
+        left_out = {pair["row"] for pair in wrong_pairs["left_out"]}
+        splits["train"] = splits["train"].select([row for row in range(len(splits["train"])) if row not in left_out])
+        decisions["wrong_pairs"] = wrong_pairs | {"left_out": len(left_out)}
+        logger.info("wrong training pairs: %s", decisions["wrong_pairs"])
+        _check_batches(splits, args)
     model, processor = _build_model(model_args, splits["train"])
     if is_sharded_run(args):
         check_sharding(model, args)
@@ -298,7 +349,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     repository = _open_repository(args) if args.push_to_hub else None
     lock = FileLock(folder / LOCK_FILE)
     try:
-        checkpoint, metrics = from_main(lambda: claim_run_folder(folder, description, noise, lock))
+        checkpoint, metrics = from_main(lambda: claim_run_folder(folder, description, noise, lock, wrong_pairs))
         require_shared(folder / RUN_FILE)
     except BaseException:
         lock.release()

@@ -18,6 +18,7 @@ from .saving import checkpoints, sweep
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
 NOISE_FILE = "noise.json"
+WRONG_PAIRS_FILE = "wrong_pairs.json"
 LOCK_FILE = ".lock"  # held by the main process while the run lasts
 # A killed process holds its lock until it is gone, and older versions of filelock until its data loaders are.
 _LOCK_SECONDS = 15
@@ -126,7 +127,7 @@ def _finished_metrics(folder: Path) -> dict[str, Any] | None:
 
 def _lock_folder(folder: Path, lock: FileLock) -> None:
     """Make a run's folder unless it is there, and keep other starts of the run out of it."""
-    beginnings = {LOCK_FILE, f"{RUN_FILE}.tmp"}
+    beginnings = {LOCK_FILE, f"{RUN_FILE}.tmp", WRONG_PAIRS_FILE, f"{WRONG_PAIRS_FILE}.tmp"}
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if RUN_FILE not in there and there - beginnings:
         raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
@@ -141,10 +142,17 @@ def _lock_folder(folder: Path, lock: FileLock) -> None:
 
 
 def claim_run_folder(
-    folder: Path, run: dict[str, Any], noise: NoiseRecord | None, lock: FileLock
+    folder: Path,
+    run: dict[str, Any],
+    noise: NoiseRecord | None,
+    lock: FileLock,
+    wrong_pairs: dict[str, Any] | None = None,
 ) -> tuple[Path | None, dict[str, Any] | None]:
     """
     Lock a run's folder, and record the settings of a new run or check them against those of the run to continue.
+
+    Args:
+        wrong_pairs: content of `wrong_pairs.json`, of a run that leaves pairs out.
 
     Returns:
         the checkpoint to continue from, and the metrics of a run that is finished.
@@ -162,6 +170,8 @@ def claim_run_folder(
     sweep(folder)
     (folder / NONFINITE_FILE).unlink(missing_ok=True)
     if checkpoint is None and metrics is None:
+        if wrong_pairs:
+            write_json(folder / WRONG_PAIRS_FILE, wrong_pairs)  # first: a run that has begun reads it again
         write_json(run_file, run)
         if noise_values:
             write_json(folder / NOISE_FILE, noise_values)
@@ -173,6 +183,7 @@ __all__ = [
     "METRICS_FILE",
     "NOISE_FILE",
     "RUN_FILE",
+    "WRONG_PAIRS_FILE",
     "check_same_run",
     "claim_run_folder",
     "last_complete_checkpoint",

@@ -1,17 +1,22 @@
 """Runs on noisy training captions: only the training split changes, and a continued run has the same noise."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from test_run import RUN
 
+from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.data.benchmarks import load_benchmark
 from aga_model.data.noise import NoiseRecord
 from aga_model.data.rendered import render_dataset
+from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.run import main, prepare
 
+BASE = Path(__file__).parents[2] / "checkpoints" / "aga-small-rendered"
 NOISE = ["--noisy_correspondence", "0.25", "--caption_errors", "0.2"]
 
 
@@ -86,6 +91,62 @@ def test_permuted_captions_can_be_left_out(run_file, data, tmp_path):
     record = NoiseRecord.from_json(json.loads((tmp_path / "run" / "noise.json").read_text()))
     left = [row for row in range(record.rows) if row not in record.permuted]
     assert run.splits["train"].to_dict() == {name: [values[row] for row in left] for name, values in noisy.items()}
+
+
+@pytest.fixture
+def started_file(run_file):
+    """The run from the base model, which knows such pairs."""
+    settings = yaml.safe_load(run_file.read_text()) | {"model_name_or_path": str(BASE)}
+    del settings["model_config"]
+    run_file.write_text(yaml.safe_dump(settings))
+    return run_file
+
+
+def test_pairs_that_the_start_finds_wrong_are_left_out(started_file, tmp_path, monkeypatch):
+    noise = ["--noisy_correspondence", "0.4"]
+    noisy = _prepare(started_file, tmp_path / "noisy", *noise).splits["train"]
+    folder = tmp_path / "run"
+    run = _prepare(started_file, folder, *noise, "--leave_out_wrong_pairs", "True")
+    found = json.loads((folder / "wrong_pairs.json").read_text())
+    left_out = {pair["row"] for pair in found["left_out"]}
+    kept = [row for row in range(len(noisy)) if row not in left_out]
+    assert run.splits["train"].to_dict() == noisy.select(kept).to_dict()
+    assert all(noisy["caption"][pair["row"]] == pair["caption"] for pair in found["left_out"])
+    permuted = set(NoiseRecord.from_json(json.loads((folder / "noise.json").read_text())).permuted)
+    assert len(left_out & permuted) > 0.7 * len(permuted) and len(left_out - permuted) < 0.2 * len(kept)
+    noted = json.loads((folder / "run.json").read_text())
+    assert noted["wrong_pairs"] == found | {"left_out": len(left_out)}
+    assert noted["data_counts"]["train"]["captions"] == len(kept)
+    run.lock.release()
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a continued run takes the list of its first start")
+
+    monkeypatch.setattr(training_run, "find_wrong_pairs", forbidden)
+    again = _prepare(started_file, folder, *noise, "--leave_out_wrong_pairs", "True")
+    assert again.splits["train"].to_dict() == run.splits["train"].to_dict()
+    again.lock.release()
+    (folder / "wrong_pairs.json").unlink()
+    with pytest.raises(ValueError, match=r"wrong_pairs\.json: cannot be read"):
+        _prepare(started_file, folder, *noise, "--leave_out_wrong_pairs", "True")
+
+
+def test_wrong_pairs_ask_for_a_model_that_knows(run_file, tmp_path):
+    with pytest.raises(ValueError, match="give model_name_or_path"):
+        _prepare(run_file, tmp_path / "run", "--leave_out_wrong_pairs", "True")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_model_that_knows_nothing_is_named(started_file, tmp_path):
+    config = AgaConfig.from_pretrained(BASE)
+    torch.manual_seed(0)
+    AgaForPreTraining(config).save_pretrained(tmp_path / "fresh")
+    AgaProcessor.from_pretrained(BASE).save_pretrained(tmp_path / "fresh")
+    with pytest.raises(ValueError, match="match their images no better than a stranger's"):
+        _prepare(
+            started_file, tmp_path / "run", "--leave_out_wrong_pairs", "True", "--model_name_or_path",
+            str(tmp_path / "fresh"),
+        )  # fmt: skip
 
 
 def test_without_noise_there_is_no_record(run_file, data, tmp_path):

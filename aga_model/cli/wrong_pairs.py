@@ -1,0 +1,111 @@
+"""`aga wrong-pairs`: which captions of a split a model finds to be another person's."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from PIL import Image
+from transformers.utils import logging as transformers_logging
+
+from ..data.files import write_json
+from ..retrieval import GalleryRow, Hit, PersonEncoder, save_result_picture
+from ..retrieval.picture import COLUMNS, stack_pictures
+from .messages import RENDERED_NOTE, fail, note, shown
+
+if TYPE_CHECKING:
+    from ..evaluation.retrieval import SplitEmbeddings
+
+WRONG_PAIRS_FILE = "wrong_pairs.json"
+PICTURE_FILE = "wrong_pairs.png"
+_LISTED = 5
+_DRAWN = 8
+
+
+def wrong_pairs(
+    model: Annotated[str, typer.Option("--model", help="Folder of a saved model, or its name on the Hub.")],
+    data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the dataset.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Layout of the dataset, e.g. cuhk-pedes.")] = "cuhk-pedes",
+    split: Annotated[str, typer.Option("--split", help="Split to look at: train, val or test.")] = "train",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for wrong_pairs.json, which lists all, and wrong_pairs.png.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the pairs of strangers to compare with.")] = 0,
+) -> None:
+    """
+    Find captions that describe another person than their image shows, as far as the model can tell.
+
+    A caption is named when it is more likely wrong than right. Mend or remove what really is; a run with
+    --leave_out_wrong_pairs leaves them out by itself.
+    """
+    try:
+        _find(model, data_root, dataset, split, out, batch_size, device, seed)
+    except torch.OutOfMemoryError:
+        fail(f"a batch of {batch_size} does not fit into the GPU's memory: give a smaller --batch-size")
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def _find(
+    model: str,
+    data_root: Path,
+    dataset: str,
+    split: str,
+    out: Path | None,
+    batch_size: int,
+    device: str | None,
+    seed: int,
+) -> None:
+    # Imported here, so that the other commands run without the libraries of the extra `train`.
+    from ..data.benchmarks import load_benchmark
+    from ..evaluation.retrieval import RetrievalEvaluator
+    from ..evaluation.wrong_pairs import find_wrong_pairs
+
+    splits = load_benchmark(dataset, data_root)
+    if split not in splits:
+        raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
+    transformers_logging.disable_progress_bar()
+    encoder = PersonEncoder.from_pretrained(model, device)
+    if encoder.rendered_only:
+        note(RENDERED_NOTE)
+    embedded = RetrievalEvaluator(splits[split], encoder.processor, batch_size).embed(encoder.model)
+    found = find_wrong_pairs(embedded, seed, encoder.device)
+    report = {"model": model, "dataset": dataset, "split": split, "seed": seed} | found.to_json(embedded)
+    worst = report["left_out"]
+    typer.echo(
+        f"about {found.wrong_share:.1%} of {report['rows']:,} captions are another person's; {len(worst):,} are more "
+        f"likely wrong than right, and about {found.wrong_kept:,.0f} wrong ones are not among them"
+    )
+    for pair in worst[:_LISTED]:
+        typer.echo(f"  {shown(pair['image'])}: {shown(pair['caption'])}")
+    if len(worst) > _LISTED:
+        typer.echo("  and more")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / WRONG_PAIRS_FILE, report)
+        if worst:
+            _draw([pair["row"] for pair in worst[:_DRAWN]], embedded, encoder.device).save(out / PICTURE_FILE)
+        typer.echo(f"all of them: {shown(out / WRONG_PAIRS_FILE)}" + (f", {PICTURE_FILE}" if worst else ""))
+
+
+def _draw(rows: list[int], embedded: "SplitEmbeddings", device: torch.device) -> Image.Image:
+    """Each caption with the image that it is said to describe, framed red, and the images that match it best."""
+    ranking = embedded.rank_images(COLUMNS - 1, device)
+    own = {int(image): row for row, image in enumerate(embedded.gallery_image_ids)}
+    texts = torch.nn.functional.normalize(embedded.text_embeds, dim=-1)
+    images = torch.nn.functional.normalize(embedded.image_embeds, dim=-1)
+    pictures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows:
+            first = own[int(embedded.query_image_ids[row])]
+            best = [place for place in ranking.top_indices[row].tolist() if place != first]
+            hits = [
+                Hit(rank, float(texts[row] @ images[place]), GalleryRow(embedded.gallery_paths[place]))
+                for rank, place in enumerate([first, *best])
+            ]
+            framed = [False] + [True] * len(best)
+            pictures.append(save_result_picture(embedded.captions[row], hits, Path(folder) / "pair.png", framed))
+    return stack_pictures(pictures)
