@@ -172,10 +172,13 @@ def _search_notes(summary: Values) -> list[str]:
             remarks += ["the best is still at its end"] * search["at_end"]
             rows.append((recipe["name"], tried, f"x{search['factor']:g}", "; ".join(remarks)))
     header = ("recipe", "validation score by factor", "chosen", "remark")
+    preferred = (
+        f"x{rule['prefer']:g} is taken where its score is at most {rule['near']:g} below the best one, so that "
+        "recipes differ in their rates only by what one seed can tell; else the best."
+    )
     lines = [
         "Learning rates: the same search for every recipe, on validation with a seed that is not compared. "
-        f"x{rule['prefer']:g} is taken where its score is at most {rule['near']:g} below the best one, so that "
-        "recipes differ in their rates only by what one seed can tell; else the best.",
+        + (preferred if rule["near"] else "The best is taken."),
         "",
         table(header, rows, text_columns=4),
     ]
