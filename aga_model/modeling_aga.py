@@ -695,10 +695,9 @@ class AgaForPreTraining(AgaFusionModel):
     @training_progress.setter
     def training_progress(self, share: float) -> None:
         self._training_progress = share
-        objective = self.config.objective_config
         # Flags of their own, so that a compiled forward pass depends on them alone and not on every step's share.
-        self._enrichment_started = share >= objective.enrichment_start
-        self._drops_patches = objective.image_keep_ratio < 1 and share < objective.image_keep_until
+        self._enrichment_started = share >= self.config.objective_config.enrichment_start
+        self._drops_patches = share < self.config.objective_config.image_keep_until
 
     def use_chunks(self, pairs: int) -> None:
         """
@@ -1142,7 +1141,7 @@ class AgaForPreTraining(AgaFusionModel):
         selection of patches (batch, kept), None for all.
         """
         objective = self.config.objective_config
-        selects = self._drops_patches and self.training
+        selects = objective.image_keep_ratio < 1 and self._drops_patches and self.training
         attention, vision, resolution = None, None, objective.image_score_resolution
         if teacher is not None and selects and self.patch_selection.needs_attention:
             outputs, attention = teacher.model.aga.get_image_features_with_attention(pixel_values, resolution)

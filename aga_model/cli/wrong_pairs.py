@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -62,7 +62,7 @@ def _find(
     # Imported here, so that the other commands run without the libraries of the extra `train`.
     from ..data.benchmarks import load_benchmark
     from ..evaluation.retrieval import RetrievalEvaluator
-    from ..evaluation.wrong_pairs import find_wrong_pairs
+    from ..evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
 
     splits = load_benchmark(dataset, data_root)
     if split not in splits:
@@ -73,7 +73,11 @@ def _find(
         note(RENDERED_NOTE)
     embedded = RetrievalEvaluator(splits[split], encoder.processor, batch_size).embed(encoder.model)
     found = find_wrong_pairs(embedded, seed, encoder.device)
-    report = {"model": model, "dataset": dataset, "split": split, "seed": seed} | found.to_json(embedded)
+    if found.wrong_share > MOST_WRONG:
+        note("this model can hardly tell these pairs from strangers': take one that has learnt such data")
+    report: dict[str, Any] = {"model": model, "dataset": dataset, "split": split, "seed": seed} | found.to_json(
+        embedded
+    )
     worst = report["left_out"]
     typer.echo(
         f"about {found.wrong_share:.1%} of {report['rows']:,} captions are another person's; {len(worst):,} are more "

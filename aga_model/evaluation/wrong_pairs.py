@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from .retrieval import SplitEmbeddings
 
 _STRANGERS = 20_000  # pairs of a caption and the image of another person
 _SPREAD = 0.5  # p-values above it are taken for those of wrong pairs alone
+MOST_WRONG = 0.9  # share above which a model cannot tell pairs apart
 _CHUNK = 512  # pairs compared at a time
 
 
@@ -134,7 +137,8 @@ def _share_as_good(
         rows, own: (pairs,), row of the query and of its own candidate.
     """
     shares = []
-    for start in range(0, len(rows), _CHUNK):
+    starts = range(0, len(rows), _CHUNK)
+    for start in tqdm(starts, desc="comparing pairs", leave=False, disable=not PartialState().is_main_process):
         row, column = (
             torch.as_tensor(values[start : start + _CHUNK], device=queries.device) for values in (rows, own)
         )
@@ -145,4 +149,4 @@ def _share_as_good(
     return torch.cat(shares).double().cpu().numpy()
 
 
-__all__ = ["WrongPairs", "find_wrong_pairs"]
+__all__ = ["MOST_WRONG", "WrongPairs", "find_wrong_pairs"]

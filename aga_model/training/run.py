@@ -29,7 +29,7 @@ from aga_model.data.pairs import PairCollator, PairDataset
 from aga_model.data.tokenizer import text_settings, train_tokenizer
 from aga_model.evaluation.ranking import NotFiniteError
 from aga_model.evaluation.retrieval import RetrievalEvaluator
-from aga_model.evaluation.wrong_pairs import find_wrong_pairs
+from aga_model.evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
 from aga_model.modeling_aga import AgaForPreTraining, AgaModel
 from aga_model.processing_aga import AgaProcessor
 from aga_model.serving import write_serving_files
@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 # chosen by the same persons.
 _VALIDATION_SHARE = 0.05
 _VALIDATION_SEED = 0
-_MOST_WRONG = 0.9  # share of the training pairs; above it the model cannot tell pairs apart
 
 
 def _load_splits(data_args: DataArguments, decode: bool = True) -> tuple[dict[str, Dataset], dict[str, Any]]:
@@ -119,11 +118,12 @@ def _add_noise(train_rows: Dataset, data_args: DataArguments, run_seed: int) -> 
 
 def _find_wrong_pairs(train_rows: Dataset, name: str, args: AgaTrainingArguments) -> dict[str, Any]:
     """What the model `name` says about the training pairs, as JSON values; all processes must ask."""
-    model = AgaModel.from_pretrained(name).to(args.device)
+    model: Any = AgaModel.from_pretrained(name)
+    model.to(args.device)
     evaluator = RetrievalEvaluator(train_rows, AutoProcessor.from_pretrained(name), args.per_device_eval_batch_size)
     split = evaluator.embed(model)
     found = find_wrong_pairs(split, args.seed, model.device)
-    if found.wrong_share > _MOST_WRONG:
+    if found.wrong_share > MOST_WRONG:
         raise ValueError(
             f"leave_out_wrong_pairs: by {name} {found.wrong_share:.0%} of the training captions match their images no "
             "better than a stranger's; start from a model that has learnt such pairs, or leave it off"
