@@ -297,10 +297,11 @@ def _pictures(pictures: Sequence[Path]) -> list[str]:
 
 
 def _plot(summary: Values, plot: str) -> list[str]:
-    what = "Rank-1 of each recipe against the rate of noise" if _panels(summary) else "Metrics of each recipe"
-    hollow = "; hollow ones are re-ranked" if summary["reranking"] and not _panels(summary) else ""
+    lines = _draws_lines(summary)
+    what = "Rank-1 of each recipe against the rate of noise" if lines else "Metrics of each recipe"
+    hollow = "; hollow ones are re-ranked" if summary["reranking"] and not lines else ""
     points = f"Points are means over seeds, bars their standard deviation{hollow}."
-    return [f"## {'Rank-1 against noise' if _panels(summary) else 'Plot'}", "", f"![{what}]({plot})", "", points, ""]
+    return [f"## {'Rank-1 against noise' if lines else 'Plot'}", "", f"![{what}]({plot})", "", points, ""]
 
 
 def _panels(summary: Values) -> dict[str, dict[str, float]]:
@@ -308,36 +309,56 @@ def _panels(summary: Values) -> dict[str, dict[str, float]]:
     return {kind: found for kind in PANELS if len(found := _rates(summary["noise"], kind)) > 1}
 
 
+def _draws_lines(summary: Values) -> bool:
+    """Whether there are rates to draw against, and no more recipes than can be told apart."""
+    return bool(_panels(summary)) and len(summary["recipes"]) <= len(COLOURS)
+
+
 def draw(summary: Values, path: Path) -> None:
-    """Rank-1 against the rate of each kind of noise, or the metrics of each recipe where there is only one rate."""
-    figure = _draw_noise(summary) if _panels(summary) else _draw_recipes(summary)
+    """Rank-1 against the rate of each kind of noise, or the metrics of each recipe."""
+    figure = _draw_noise(summary) if _draws_lines(summary) else _draw_recipes(summary)
     figure.savefig(path, dpi=110)
 
 
 def _draw_recipes(summary: Values) -> Figure:
-    """A panel for each metric, a row of panels for each budget; means with their deviation, re-ranked ones hollow."""
-    budgets, recipes, [noise, *_] = list(summary["results"]), list(summary["recipes"]), summary["noise"]
-    figure = Figure(figsize=(9.6, (1.1 + 0.42 * len(recipes)) * len(budgets)), layout="constrained")
-    axes = figure.subplots(len(budgets), len(METRICS), squeeze=False, sharey=True)
-    for row, budget in zip(axes, budgets):
-        reranked = {one["recipe"]: one["metrics"] for one in summary["reranking"]
-                    if (one["budget"], one["noise"]) == (budget, noise)}  # fmt: skip
-        for axis, metric in zip(row, METRICS):
-            for place, key in enumerate(recipes):
-                colour = COLOURS[place % len(COLOURS)]
-                of_key = (summary["results"][budget].get(key, {}).get(noise), reranked.get(key))
-                for figures, aside, face in zip(of_key, (-0.1, 0.15), (colour, "white")):
-                    if figures:
-                        one = figures[metric]
-                        how = {"color": colour, "markerfacecolor": face, "marker": "o", "capsize": 3}
-                        axis.errorbar(one["mean"], place + aside, xerr=one["sd"] or 0.0, **how)
-            axis.set_title(f"{LABELS[metric]}, {BUDGET_TITLES[budget].lower()}")
-            axis.set_xlabel("%")
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
+    """
+    Means with their deviation, re-ranked ones hollow: a panel for each metric, in a row for each budget; with several
+    noise settings a panel for each of them, in a row for each budget and metric.
+    """
+    budgets, noises, recipes = list(summary["results"]), list(summary["noise"]), list(summary["recipes"])
+    several = len(noises) > 1
+    grid = [
+        [(budget, metric, noise) for noise in noises for metric in ([own] if several else METRICS)]
+        for budget in budgets
+        for own in (METRICS if several else METRICS[:1])
+    ]
+    figure = Figure(figsize=(2.4 + 3.6 * len(grid[0]), (1.1 + 0.42 * len(recipes)) * len(grid)), layout="constrained")
+    axes = figure.subplots(len(grid), len(grid[0]), squeeze=False, sharey=True, sharex="row" if several else False)
+    for row, panels in zip(axes, grid):
+        for axis, (budget, metric, noise) in zip(row, panels):
+            _draw_recipe_panel(axis, summary, budget, metric, noise)
+            axis.set_title(f"{LABELS[metric]}, {noise if several else BUDGET_TITLES[budget].lower()}")
+            if several and len(budgets) > 1:
+                axis.set_xlabel(f"%, {BUDGET_TITLES[budget].lower()}")
         row[0].set_yticks(range(len(recipes)), [summary["recipes"][key]["name"] for key in recipes])
         row[0].set_ylim(len(recipes) - 0.5, -0.5)
     return figure
+
+
+def _draw_recipe_panel(axis, summary: Values, budget: str, metric: str, noise: str) -> None:
+    reranked = {one["recipe"]: one["metrics"] for one in summary["reranking"]
+                if (one["budget"], one["noise"]) == (budget, noise)}  # fmt: skip
+    for place, key in enumerate(summary["recipes"]):
+        colour = COLOURS[place % len(COLOURS)]
+        of_key = (summary["results"][budget].get(key, {}).get(noise), reranked.get(key))
+        for figures, aside, face in zip(of_key, (-0.1, 0.15), (colour, "white")):
+            if figures:
+                one = figures[metric]
+                how = {"color": colour, "markerfacecolor": face, "marker": "o", "capsize": 3}
+                axis.errorbar(one["mean"], place + aside, xerr=one["sd"] or 0.0, **how)
+    axis.set_xlabel("%")
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_noise(summary: Values) -> Figure:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import quality
 import yaml
-from quality_report import _draw_recipes, chance_beyond, draw, markdown, write_report
+from quality_report import _draw_recipes, _draws_lines, chance_beyond, draw, markdown, write_report
 from quality_settings import load_settings, merge, run_values
 from quality_summary import mean_sd, paired_difference, summarise
 
@@ -345,6 +345,20 @@ def test_summary_by_hand(results, smoke, tmp_path):
     assert [text.get_text() for text in rank1.get_yticklabels()] == ["ITC", "IRRA + AGM + TEM"]
     points = [tuple(bars.lines[0].get_xydata()[0]) for bars in rank1.containers]
     assert points == [(51, pytest.approx(-0.1)), (52.5, pytest.approx(0.9))]
+
+
+def test_more_recipes_than_colours_get_a_row_each(results, smoke, tmp_path):
+    summary = summarise(smoke, results)
+    many = {f"{number}": summary["recipes"]["itc"] | {"name": f"recipe {number}"} for number in range(9)}
+    figures = {key: summary["results"]["steps"]["itc"] for key in many}
+    summary |= {"recipes": many, "results": {"steps": figures}}
+    assert not _draws_lines(summary)
+    panels = _draw_recipes(summary).axes
+    assert [panel.get_title() for panel in panels] == [
+        "Rank-1, clean", "Rank-1, caption-errors-0.15", "mAP, clean", "mAP, caption-errors-0.15",
+    ]  # fmt: skip
+    assert [text.get_text() for text in panels[2].get_yticklabels()] == [f"recipe {number}" for number in range(9)]
+    assert [bars.lines[0].get_xydata()[0][0] for bars in panels[0].containers] == [51] * 9
 
 
 def test_the_test_over_persons_takes_the_mean_of_the_seeds(results, smoke, tmp_path):
