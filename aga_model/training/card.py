@@ -116,14 +116,19 @@ def _momentum(objective: dict[str, Any]) -> str:
     )
 
 
-def _noise(run: dict[str, Any]) -> str:
-    noise = run.get("noise")
-    if not noise:
-        return "none added"
-    return (
-        f"{noise['permuted_rows']} of {noise['rows']} training captions permuted between persons, "
-        f"{noise['errors']} of {noise['mentions']} attribute phrases made wrong, on purpose"
-    )
+def label_noise(run: dict[str, Any]) -> str:
+    """Wrong captions that were put in, and those that were left out."""
+    noise, wrong = run.get("noise"), run.get("wrong_pairs")
+    parts = ["none added"]
+    if noise:
+        without = ", which were then left out" if run["data"].get("leave_out_permuted") else ""
+        parts = [
+            f"{noise['permuted_rows']} of {noise['rows']} training captions permuted between persons{without}, "
+            f"{noise['errors']} of {noise['mentions']} attribute phrases made wrong, on purpose"
+        ]
+    if wrong:
+        parts.append(f"{wrong['left_out']} of {wrong['rows']} left out, which the model to start from found wrong")
+    return "; ".join(parts)
 
 
 def _optimiser(training: dict[str, Any]) -> str:
@@ -202,7 +207,7 @@ def write_model_card(
         counts=run["data_counts"],
         validation=run["validation"]["source"],
         start=_start(run),
-        noise=_noise(run),
+        noise=label_noise(run),
         architecture=_architecture(model),
         losses=", ".join(f"{name} x {weight}" for name, weight in objective["loss_weights"].items()),
         masking=f"{strategy}, ratio {objective['mask_ratio']}",

@@ -14,6 +14,7 @@ from aga_model.data.noise import NoiseRecord
 from aga_model.data.rendered import render_dataset
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
+from aga_model.training.card import label_noise
 from aga_model.training.run import main, prepare
 
 BASE = Path(__file__).parents[2] / "checkpoints" / "aga-small-rendered"
@@ -116,6 +117,8 @@ def test_pairs_that_the_start_finds_wrong_are_left_out(started_file, tmp_path, m
     assert len(left_out & permuted) > 0.7 * len(permuted) and len(left_out - permuted) < 0.2 * len(kept)
     noted = json.loads((folder / "run.json").read_text())
     assert noted["wrong_pairs"] == found | {"left_out": len(left_out)}
+    said = f"; {len(left_out)} of {len(noisy)} left out, which the model to start from found wrong"
+    assert label_noise(noted).endswith(said) and label_noise({"data": {}}) == "none added"
     assert noted["data_counts"]["train"]["captions"] == len(kept)
     run.lock.release()
 
