@@ -201,8 +201,10 @@ def _diagnose(job: Job, run: PreparedRun, model, held_out) -> Values:
         "attribute_share": masked_attribute_share(model, run.processor, captions, words),
         "mlm_accuracy": mlm_accuracy(model, run.processor, captions, paths, rows["person_id"][:], words),
     }
-    # The truth about attributes is that of the caption's own image, so it is unknown in permuted pairs.
-    if run.data_args.caption_errors and not run.data_args.noisy_correspondence:
+    # The truth about attributes is that of the caption's own image, so it is unknown in permuted pairs; and errors are
+    # noted by rows of the whole split.
+    whole = not (run.data_args.leave_out_wrong_pairs or run.data_args.leave_out_permuted)
+    if whole and run.data_args.caption_errors and not run.data_args.noisy_correspondence:
         noise_file = Path(run.args.output_dir) / NOISE_FILE
         record = NoiseRecord.from_json(json.loads(noise_file.read_text(encoding="utf-8")))
         noisy = run.splits["train"]
