@@ -16,7 +16,6 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from transformers.utils import logging as transformers_logging
 
 from ..data.files import write_json
 from ..evaluation import Difference, Interval, bootstrap_intervals, compare_queries
@@ -36,7 +35,8 @@ from ..retrieval import GalleryRow, Hit, PersonEncoder, Reranker, save_result_pi
 from ..retrieval.picture import stack_pictures
 from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
 from ..version import __version__
-from .messages import RENDERED_NOTE, fail, note, shown
+from .messages import fail, note, shown
+from .splits import open_split
 
 if TYPE_CHECKING:
     from ..evaluation.retrieval import SplitEmbeddings
@@ -170,18 +170,11 @@ def _evaluate(
         raise ValueError(f"--rerank re-ranks the images of captions, which --direction {direction} does not measure")
     others = {} if compare is None else {each: read_records(compare / QUERY_FILES[each]) for each in direction.single}
     # Imported here, so that the other commands run without the libraries of the extra `train`.
-    from ..data.benchmarks import load_benchmark
     from ..evaluation.retrieval import RetrievalEvaluator
 
-    splits = load_benchmark(dataset, data_root)
-    if split not in splits:
-        raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
-    transformers_logging.disable_progress_bar()
-    encoder = PersonEncoder.from_pretrained(model, device)
-    if encoder.rendered_only:
-        note(RENDERED_NOTE)
+    rows, encoder = open_split(model, data_root, dataset, split, device)
     reranker = None if rerank is None else Reranker.from_encoder(encoder, rerank_memory, batch_size, rerank_similarity)
-    evaluator = RetrievalEvaluator(splits[split], encoder.processor, batch_size)
+    evaluator = RetrievalEvaluator(rows, encoder.processor, batch_size)
     embedded = evaluator.embed(encoder.model)
     candidates = min(rerank or 0, len(embedded.gallery_paths))
     rankings = {each: _rank(embedded, each, encoder.device, max(TOP_K, candidates)) for each in direction.single}

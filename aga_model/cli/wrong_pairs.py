@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import typer
 from PIL import Image
-from transformers.utils import logging as transformers_logging
 
 from ..data.files import write_json
-from ..retrieval import GalleryRow, Hit, PersonEncoder, save_result_picture
+from ..retrieval import GalleryRow, Hit, save_result_picture
 from ..retrieval.picture import COLUMNS, stack_pictures
-from .messages import RENDERED_NOTE, fail, note, shown
+from .messages import fail, note, shown
+from .splits import open_split
 
 if TYPE_CHECKING:
     from ..evaluation.retrieval import SplitEmbeddings
@@ -60,18 +60,11 @@ def _find(
     seed: int,
 ) -> None:
     # Imported here, so that the other commands run without the libraries of the extra `train`.
-    from ..data.benchmarks import load_benchmark
     from ..evaluation.retrieval import RetrievalEvaluator
     from ..evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
 
-    splits = load_benchmark(dataset, data_root)
-    if split not in splits:
-        raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
-    transformers_logging.disable_progress_bar()
-    encoder = PersonEncoder.from_pretrained(model, device)
-    if encoder.rendered_only:
-        note(RENDERED_NOTE)
-    embedded = RetrievalEvaluator(splits[split], encoder.processor, batch_size).embed(encoder.model)
+    rows, encoder = open_split(model, data_root, dataset, split, device)
+    embedded = RetrievalEvaluator(rows, encoder.processor, batch_size).embed(encoder.model)
     found = find_wrong_pairs(embedded, seed, encoder.device)
     if found.wrong_share > MOST_WRONG:
         note("this model can hardly tell these pairs from strangers': take one that has learnt such data")

@@ -1,0 +1,34 @@
+"""What commands that measure a model on a split of a dataset begin with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers.utils import logging as transformers_logging
+
+from ..retrieval import PersonEncoder
+from .messages import RENDERED_NOTE, note
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def open_split(
+    model: str, data_root: Path, dataset: str, split: str, device: str | None
+) -> "tuple[Dataset, PersonEncoder]":
+    """
+    The rows of a split, one per caption, and the model; says so where it has only seen drawings.
+
+    Raises:
+        OSError, ValueError: data or model cannot be read, or there is no such split; names it.
+    """
+    # Imported here, so that the other commands run without the libraries of the extra `train`.
+    from ..data.benchmarks import load_benchmark
+
+    splits = load_benchmark(dataset, data_root)
+    if split not in splits:
+        raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
+    transformers_logging.disable_progress_bar()
+    encoder = PersonEncoder.from_pretrained(model, device)
+    if encoder.rendered_only:
+        note(RENDERED_NOTE)
+    return splits[split], encoder
