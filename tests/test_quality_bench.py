@@ -9,17 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import quality
+import quality_cells
 import yaml
+from datasets import Dataset
 from quality_report import _draw_recipes, _draws_lines, chance_beyond, draw, markdown, write_report
 from quality_settings import load_settings, merge, run_values
 from quality_summary import mean_sd, paired_difference, summarise
 
-from aga_model import AgaForPreTraining, AgaProcessor
+from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model.data.noise import CaptionError, NoiseRecord
 from aga_model.data.rendered import render_dataset
+from aga_model.training.run_folder import NOISE_FILE
 
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
@@ -246,6 +251,34 @@ def test_a_recipe_cannot_train_longer(settings_folder):
     _change(settings_folder / "recipes" / "itc.yaml", max_steps=1000)
     with pytest.raises(ValueError, match=r"itc\.yaml: max_steps is set by the bench"):
         load_settings(settings_folder / "smoke.yaml")
+
+
+@pytest.mark.parametrize("left_out", ["nothing", "leave_out_wrong_pairs", "leave_out_permuted"])
+def test_the_truth_about_errors_needs_the_rows_of_the_record(tmp_path, monkeypatch, left_out):
+    """Of rows 0 to 3 the first and the last are read, the last as row 1. Without some pairs the rows are others'."""
+    errors = [CaptionError(row, 0, 3, "top colour", "red", "blue", "red", "blue") for row in (1, 3)]
+    record = NoiseRecord(seed=0, caption_errors=0.15, rows=4, mentions=4, errors=errors)
+    (tmp_path / NOISE_FILE).write_text(json.dumps(record.to_json()))
+    rows = Dataset.from_dict(
+        {"caption": list("abcd"), "image": [{"path": name} for name in "wxyz"], "person_id": [0, 1, 2, 3]}
+    )
+    flags = dict.fromkeys(("nothing", "leave_out_wrong_pairs", "leave_out_permuted"), False) | {left_out: True}
+    run = SimpleNamespace(
+        processor=None,
+        data_args=SimpleNamespace(**flags, noisy_correspondence=0.0, caption_errors=0.15),
+        args=SimpleNamespace(output_dir=str(tmp_path)),
+        splits={"train": rows},
+    )
+    read = []
+    for name in ("masked_attribute_share", "mlm_accuracy"):
+        monkeypatch.setattr(quality_cells, name, lambda *arguments: {})
+    monkeypatch.setattr(
+        quality_cells, "enrichment_truth",
+        lambda model, processor, captions, images, found, rounds: read.append((captions, [one.row for one in found])),
+    )  # fmt: skip
+    model = SimpleNamespace(config=AgaConfig(objective_config={"loss_weights": {"mlm": 1.0}}))
+    quality_cells._diagnose(SimpleNamespace(settings={"diagnostic_captions": 2}), run, model, rows)
+    assert read == ([(["a", "d"], [1])] * 2 if left_out == "nothing" else [])
 
 
 # --- summary ----------------------------------------------------------------------------------------------------
