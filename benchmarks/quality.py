@@ -215,7 +215,7 @@ class Bench:
         if len(search.factors) == 1:
             return dict.fromkeys(recipes, search.factors[0]), {}
         scores, failed = self._try(workers, dict.fromkeys(recipes, search.factors), "learning rates")
-        wider = {recipe: factors_beyond(found) for recipe, found in scores.items()}
+        wider = {recipe: factors_beyond(found) for recipe, found in scores.items() if search.extend}
         beyond = {recipe: factors for recipe, factors in wider.items() if factors}
         more, failed_beyond = self._try(workers, beyond, "learning rates beyond the grid")
         chosen: dict[str, Values] = {}

@@ -169,7 +169,7 @@ def _search_notes(summary: Values) -> list[str]:
             best = max(search["validation"], key=lambda factor: search["validation"][factor])
             remarks = [f"preferred: x{best} is hardly better"] * (float(best) != search["factor"])
             remarks += ["grid extended by one factor"] * search["extended"]
-            remarks += ["the best is still at its end"] * search["at_end"]
+            remarks += ["the best is at the grid's end"] * search["at_end"]
             rows.append((recipe["name"], tried, f"x{search['factor']:g}", "; ".join(remarks)))
     header = ("recipe", "validation score by factor", "chosen", "remark")
     preferred = (

@@ -51,6 +51,7 @@ class LearningRateSearch:
         prefer: factor that is taken where its score is at most `near` below the best one, so that recipes differ in
             their learning rates only by what one seed can tell.
         near: as the validation score.
+        extend: where the best factor is at an end of the grid, the one beyond it is tried too.
         steps: length of a trial.
     """
 
@@ -58,6 +59,7 @@ class LearningRateSearch:
     seed: int
     prefer: float
     near: float
+    extend: bool
     steps: int
 
 

@@ -112,6 +112,14 @@ def test_the_preferred_rate_is_taken_unless_the_search_can_tell_a_better_one(tmp
     assert len(workers.ran) == len(TRIALS)  # what was there has not run again
 
 
+def test_a_grid_that_is_not_to_be_extended(tmp_path):
+    workers = ToldTrials(TRIALS)
+    assert _search(tmp_path, workers, near=0.0, extend=False) == ({"itc": 1.0, "irra": 2.0}, {})
+    assert "irra--x4" not in workers.ran
+    chosen = json.loads((tmp_path / "out" / "learning_rates.json").read_text())
+    assert (chosen["irra"]["extended"], chosen["irra"]["at_end"]) == (False, True)
+
+
 @pytest.mark.parametrize("failing", ["irra--x1", "irra--x4"])
 def test_a_recipe_whose_trial_fails_is_left_out(tmp_path, failing):
     factors, failed = _search(tmp_path, ToldTrials(TRIALS, failing=(failing,)), prefer=0.5, near=1.0)
@@ -193,7 +201,7 @@ def test_a_run_has_its_factor_and_the_noise_of_its_seed():
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"reference": "irrra"}, "no recipe irrra"),
         (
-            {"learning_rates": {"factors": [0.5, 1], "seed": 1, "prefer": 1, "near": 1, "steps": 2}},
+            {"learning_rates": {"factors": [0.5, 1], "seed": 1, "prefer": 1, "near": 1, "extend": True, "steps": 2}},
             "one of the seeds that are compared",
         ),
         ({"noise": {"clean": {}, "rain": {"raindrops": 0.1}}}, "rain: unknown key raindrops"),
