@@ -31,12 +31,14 @@ PLAIN = "all_patches"
 WAYS = {
     PLAIN: "all patches",
     "awm": "AWM, scores at full size",
+    "awm_three_quarters": "AWM, scores at three quarters of height and width",
     "awm_reduced": "AWM, scores at half height and width",
     "random": "random dropping, no momentum model",
 }
 OBJECTIVES = {
     PLAIN: {"image_keep_ratio": 1.0},
     "awm": {"image_mask_strategy": "attention", "image_score_resolution": 1.0},
+    "awm_three_quarters": {"image_mask_strategy": "attention", "image_score_resolution": 0.75},
     "awm_reduced": {"image_mask_strategy": "attention", "image_score_resolution": 0.5},
     "random": {"image_mask_strategy": "random"},
 }

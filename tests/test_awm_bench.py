@@ -18,7 +18,7 @@ def test_every_way_is_timed(python, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["settings"]["smoke"] and found["device"]["processor"] in run.stdout
     plain = found["results"]["all_patches"]["rounds"]
-    for way in ("all_patches", "awm", "awm_reduced", "random"):
+    for way in ("all_patches", "awm", "awm_three_quarters", "awm_reduced", "random"):
         result = found["results"][way]
         ratios = [one / other for one, other in zip(plain, result["rounds"])]
         assert len(ratios) == 2 and min(result["rounds"]) > 0
