@@ -221,6 +221,7 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         "quality/bert.yaml",
         "choices/bench.yaml",
         "choices_amns/bench.yaml",
+        "choices_weights/bench.yaml",
     ],
 )
 def test_recipes_say_what_their_method_does(file):
