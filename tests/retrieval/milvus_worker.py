@@ -53,8 +53,12 @@ def inner(folder, port_file, descriptor):
     config = milvus.MilvusServerConfig(data_dir=str(folder))
     config.set("etcd_log_level", "error")
     config.set("proxy.timeTickInterval", 20)  # ms: how long a read waits for what was written before
+    config.set("common.session.ttl", 3600)  # s: with 30, a machine that halts for longer loses the server
     for service in _SERVICES:
         config.set(f"{service}.ip", "127.0.0.1")  # there is no other address, which they would look for
+    etcd = folder / "etcd.yaml"
+    etcd.write_text("unsafe-no-fsync: true\n")  # nothing here outlives the tests, and a slow disk holds everything up
+    os.environ["ETCD_CONFIG_PATH"] = str(etcd)
     server = milvus.MilvusServer(config)
     try:
         server.start()
