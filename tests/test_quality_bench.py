@@ -218,6 +218,7 @@ def test_bad_settings_are_named(settings_folder, changes, message):
         "quality/bench.yaml",
         "quality/published.yaml",
         "quality/noise.yaml",
+        "quality/noise_seeds.yaml",
         "quality/bert.yaml",
         "choices/bench.yaml",
         "choices_amns/bench.yaml",
