@@ -5,20 +5,22 @@ It lies in a folder (LanceDB, see `lance_store`) or on a server (Milvus, see `mi
 """
 
 import os
-import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
+from .crops import CROPS, crop_name, is_crop_name
 from .store import (
-    CROPS,
     Filter,
     GalleryError,
     GalleryRow,
+    GallerySettings,
     GalleryStore,
     Manifest,
     VectorIndex,
@@ -89,6 +91,7 @@ class Gallery:
         self._manifest = manifest
         self._opened = store
         self._first = first
+        self.expired = 0  # images that this object erased because they were older than the gallery keeps them
 
     @classmethod
     def create(
@@ -102,7 +105,7 @@ class Gallery:
     ) -> "Gallery":
         """
         A new, empty gallery. Nothing is written before the first `add`; a gallery that is overwritten stays until
-        then, but for its saved crops, which are removed at once.
+        then, and its settings go on to hold.
 
         Args:
             location: folder, or `milvus://[user:password@]host:port/collection`.
@@ -117,10 +120,7 @@ class Gallery:
         """
         location = os.fspath(location)
         _store_type(location).check_place(location, overwrite)
-        gallery = cls(location, Manifest(model_name, model_hash, dim), None, first)
-        if overwrite and gallery.crops is not None:
-            shutil.rmtree(gallery.crops, ignore_errors=True)
-        return gallery
+        return cls(location, Manifest(model_name, model_hash, dim), None, first)
 
     @classmethod
     def open(cls, location: str | os.PathLike) -> "Gallery":
@@ -170,6 +170,28 @@ class Gallery:
         """Folder for crops of videos and photographs, which goes with the gallery; None for a server's gallery."""
         return None if self.folder is None else self.folder.absolute() / CROPS
 
+    @property
+    def settings(self) -> GallerySettings:
+        """What was laid down for everyone who uses the gallery, as it stands now."""
+        return GallerySettings() if self._opened is None else self._opened.settings
+
+    def change_settings(self, settings: GallerySettings) -> None:
+        """
+        Lay down other settings. A shorter time for which images are kept holds at once: older ones are erased.
+
+        Raises:
+            GalleryError: the gallery is empty, or cannot be written.
+        """
+        if self._opened is None:
+            raise GalleryError(f"gallery {self} is empty: add images before you change its settings")
+        self._opened.change_settings(settings)
+        self.purge()
+
+    @property
+    def unfinished(self) -> str:
+        """What is left to do of a deletion that was interrupted, in a sentence; empty if there is nothing."""
+        return "" if self._opened is None else self._opened.unfinished
+
     def require_model(self, model_hash: str, model_name: str) -> None:
         """Raise GalleryError unless the gallery was made with this model: other embeddings cannot be compared."""
         if model_hash != self.model_hash:
@@ -183,14 +205,19 @@ class Gallery:
         server, separator, rest = self.location.partition("://")
         return self.location if not separator else f"{server}://{rest.rpartition('@')[2]}"
 
-    def add(self, embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> None:
+    def add(
+        self, embeddings: np.ndarray, rows: Sequence[GalleryRow], crops: Sequence[Image.Image | None] | None = None
+    ) -> None:
         """
         Add images. A row takes the place of the row with its id, that is with the same content, frame and box, and of
         all rows of the same source file with another content. Of the same content twice in `rows` the last counts.
+        Images that are older than the gallery keeps them are erased, also among these ([`Gallery.expired`]).
 
         Args:
             embeddings: float32 (n, dim), unit rows.
             rows: what is known of each image.
+            crops: RGB images, None for rows that need none. They are saved within a gallery's folder, and deleted with
+                their rows, whose `path` they become; a server keeps no images, and does not save them.
 
         Raises:
             GalleryError: another model's embeddings, or the gallery cannot be written.
@@ -200,14 +227,19 @@ class Gallery:
         embeddings = _unit_rows(embeddings, self.dim)
         if len(rows) != len(embeddings):
             raise ValueError(f"{len(embeddings)} embeddings but {len(rows)} rows")
-        for row in rows:
+        if crops is not None and len(crops) != len(rows):
+            raise ValueError(f"{len(crops)} crops but {len(rows)} rows")
+        for row, crop in zip(rows, crops or [None] * len(rows)):
             check_row(row)
             self.require_model(row.model_hash, "the model of these embeddings")
+            if crop is not None:
+                _check_crop(row)
         if self._opened is None:
             store = _store_type(self.location)
             with self._first() as first:
                 self._opened = store.create(self.location, self._manifest) if first else store.open(self.location)
-        self._opened.add(embeddings, rows)
+        self._opened.add(embeddings, rows, crops)
+        self.purge()
 
     def search(self, query_embeddings: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[Hit]]:
         """
@@ -232,14 +264,17 @@ class Gallery:
             return [[] for _ in queries]
         return [
             [Hit(rank, scored.score, scored.row) for rank, scored in enumerate(found, start=1)]
-            for found in self._opened.search(queries, top_k, where)
+            for found in self._opened.search(queries, top_k, self._fresh(where))
         ]
 
     def delete(self, where: Filter) -> int:
         """
-        Remove images. In a folder their rows and embeddings are gone from every file when this returns, which rewrites
-        the gallery; delete many at a time. (The file system may keep freed blocks for a while.) A server is asked to,
-        see `milvus_store`.
+        Remove images. In a folder their rows, embeddings and saved crops are gone from every file when this returns,
+        and so is what earlier additions replaced, which rewrites the gallery; delete many at a time. (The file system
+        may keep freed blocks for a while.) The list of files that could not be read loses all that may tell of them.
+        What was begun is finished: a process that is killed, or a full disk, leaves it to the next that opens the
+        gallery or writes to it, and no search finds what it removes meanwhile. A server is asked to, see
+        `milvus_store`.
 
         Returns:
             Number of removed images.
@@ -252,28 +287,50 @@ class Gallery:
             raise ValueError("a filter without a condition would delete every image: say which")
         if self._opened is None:
             return 0
-        self._delete_crops(where)
-        return self._opened.delete(where)
+        removed = self._opened.delete(where)
+        self.purge()
+        return removed
 
-    def _delete_crops(self, where: Filter) -> None:
-        """Remove saved crops; before their rows, so that a deletion that was interrupted can be done again."""
-        if self.crops is None or not self.crops.is_dir():
-            return
-        for path in {row.path for row in self.rows(where) if row.path != row.source}:
-            if Path(path).is_relative_to(self.crops):
-                Path(path).unlink(missing_ok=True)
+    def purge(self) -> int:
+        """
+        Erase the images that are older than the gallery keeps them ([`GallerySettings`]). Searches leave them out in
+        any case, and every addition and deletion does this, too.
+
+        Returns:
+            Number of erased images.
+
+        Raises:
+            GalleryError: the gallery cannot be written.
+        """
+        keep = self.settings.keep_seconds
+        if self._opened is None or keep is None:
+            return 0
+        stale = Filter(stale_before=time.time() - keep)
+        expired = self._opened.delete(stale) if self._opened.count(stale) else 0
+        self.expired += expired
+        return expired
+
+    def _fresh(self, where: Filter | None) -> Filter | None:
+        """The filter without images that are older than the gallery keeps them."""
+        keep = self.settings.keep_seconds
+        if keep is None:
+            return where
+        kept_since = time.time() - keep
+        if where is not None and where.fresh_since is not None:
+            kept_since = max(kept_since, where.ages()[0] or 0.0)
+        return replace(where or Filter(), fresh_since=kept_since)
 
     def count(self, where: Filter | None = None) -> int:
         """Number of images."""
-        return 0 if self._opened is None else self._opened.count(where)
+        return 0 if self._opened is None else self._opened.count(self._fresh(where))
 
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
         """What is known of the images, in no particular order."""
-        return iter(()) if self._opened is None else self._opened.rows(where)
+        return iter(()) if self._opened is None else self._opened.rows(self._fresh(where))
 
     def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids of images and their embeddings, float32 (n, dim), a few thousand at a time, in no particular order."""
-        return iter(()) if self._opened is None else self._opened.embeddings(where)
+        return iter(()) if self._opened is None else self._opened.embeddings(self._fresh(where))
 
     def vector_index(self) -> VectorIndex:
         """How searches are answered now."""
@@ -317,6 +374,16 @@ def _store_type(location: str) -> "type[LanceStore] | type[MilvusStore]":
 
 def _missing(error: ImportError, what: str, package: str, extra: str) -> GalleryError:
     return GalleryError(f"{what} needs {package} ({error}): pip install 'aga-model[{extra}]'")
+
+
+def _check_crop(row: GalleryRow) -> None:
+    """Raise ValueError unless the crop of a row has a name that it can be saved under."""
+    whole = row.box is not None and all(side == int(side) >= 0 for side in row.box)
+    if not whole or not is_crop_name(crop_name(row.source_hash, row.frame, row.box or ())):
+        raise ValueError(
+            f"the crop of {row.source!r} cannot be saved: its row needs a box of whole pixels and the SHA-256 of its "
+            f"source in hexadecimal, got {row.box} and {row.source_hash!r}"
+        )
 
 
 def _unit_rows(embeddings: np.ndarray, dim: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from aga_model.data.image_files import MIN_SIDE, read_image, read_image_file
 
+from .crops import crop_name, write_crop
 from .detection import Box, Detection, PersonDetector
 from .tracking import PersonTracker
 from .video import EVERY, UnreadableVideoError, read_frame, sample_frames
@@ -22,7 +23,6 @@ MIN_HEIGHT = 40
 CropBox = tuple[int, int, int, int]
 
 _FRAMES_PER_CALL = 8  # of the detector
-_HASH_DIGITS = 16  # in the names of saved crops
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def cut_again(
 def save_crop(crop: PersonCrop, folder: str | os.PathLike) -> Path:
     """
     Write a crop as JPEG into a folder of its source's hash under `folder`; the name tells frame and box. The file is
-    there whole or not at all, and the same crop always gets the same name.
+    there whole or not at all, and the same crop always gets the same name. A gallery removes, with its next deletion,
+    what lies in its own folder of crops and is named by none of its rows: give crops to [`Gallery.add`] for that one.
 
     Returns:
         The file.
@@ -141,14 +142,8 @@ def save_crop(crop: PersonCrop, folder: str | os.PathLike) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    place = Path(folder, crop.source_hash[:_HASH_DIGITS])
-    place.mkdir(parents=True, exist_ok=True)
-    frame = "photograph" if crop.frame is None else f"{crop.frame:08d}"
-    path = place / f"{frame}_{'_'.join(map(str, crop.box))}.jpg"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    # Crops are small: the colours of clothes are worth more than the bytes that coarser colour would save.
-    crop.image.save(temporary, "JPEG", quality=95, subsampling="4:4:4")
-    temporary.replace(path)
+    path = Path(folder, crop_name(crop.source_hash, crop.frame, crop.box))
+    write_crop(crop.image, path)
     return path
 
 

@@ -1,14 +1,21 @@
 """
 A gallery in a folder, kept by LanceDB.
 
-    gallery.json       format version, model name and hash, dim, name of the table
-    images-N.lance/    the table: one row per image with its embedding; N counts how often the gallery was overwritten
+    gallery.json       format version, model name and hash, dim, settings, name of the table
+    images-N.lance/    the table: one row per image with its embedding; N counts how often it was written anew
+    crops/             saved crops, see `crops`
+    skipped.json       files that the last `aga index` could not read
     .lock              held while a process writes
-    .erasing           there while a deletion is not finished
+    .erasing           there while a deletion is not finished: what it removes
 
-Every write is one commit of LanceDB, which is there whole or not at all, whenever the process ends. Writers take turns
-by the lock. Readers need none: each read sees the last commit, and one whose files were tidied away under it reads
-again.
+Every addition is one commit of LanceDB, which is there whole or not at all, whenever the process ends. Writers take
+turns by the lock. Readers need none: each read sees the last commit, and one whose files were tidied away under it
+reads again.
+
+What LanceDB deletes or replaces is only marked, and what it was killed at stays in its folder as files that it does
+not know itself. Therefore a deletion writes what remains into a new table, with its index, names that in gallery.json,
+and removes the folder of the old one. What it removes is written down before anything else: from then on no search
+finds it, and whoever opens the gallery next, or writes to it, finishes what was interrupted.
 
 Up to `EXACT_ROWS` rows are kept in memory from the first search to the next commit, because reading them takes many
 times as long as comparing. Of more rows, a search whose filter leaves up to as many reads these and compares with
@@ -20,13 +27,14 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lancedb
 import numpy as np
@@ -34,23 +42,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 from lancedb.index import IvfFlat, IvfRq
+from PIL import Image
 
-from .store import (
+from .crops import (
     CROPS,
+    crop_file,
+    crop_name,
+    has_foreign_crops,
+    is_crop_name,
+    remove_crop,
+    saved_crops,
+    stored_crop_path,
+    write_crop,
+)
+from .store import (
     EXACT_ROWS,
+    FORMAT_VERSION,
     BestRows,
     Filter,
     GalleryError,
     GalleryRow,
+    GallerySettings,
     Manifest,
     ScoredRow,
     VectorIndex,
     VectorIndexReport,
+    last_of_each,
     measure_recall,
+    read_text,
     row_of,
     storable,
     store_text,
-    without_replaced,
 )
 
 MANIFEST = "gallery.json"
@@ -59,7 +81,7 @@ SKIPPED = "skipped.json"  # of `aga index`
 _ERASING = ".erasing"
 _TABLE = re.compile(r"images-(\d+)")
 _OWN_FILES = re.compile(
-    r"gallery\.json(\.tmp)?|skipped\.json(\.tmp)?|\.lock|\.erasing|images-\d+\.lance"
+    r"gallery\.json(\.tmp)?|skipped\.json(\.tmp)?|\.lock|\.erasing(\.tmp)?|images-\d+\.lance(\.removed)?"
     r"|embeddings-\d+\.safetensors(\.tmp)?|rows-\d+\.jsonl(\.tmp)?"  # of format version 1
 )
 _LOCK_SECONDS = 600  # as long as another process may build an index
@@ -84,12 +106,14 @@ class _Held:
     A table in memory.
 
     Attributes:
-        version: of the table, or an older one.
+        version: of the table, or an older one; its name, and what is left out of it.
+        folder: of the gallery.
         rows: all columns but the embedding.
         embeddings (`np.ndarray`): float32 (n, dim).
     """
 
-    version: int
+    version: tuple[str, int, str | None]
+    folder: Path
     rows: pa.Table
     embeddings: np.ndarray
 
@@ -103,17 +127,50 @@ class _Held:
         results = best.found()
         ids = sorted({row_id for found in results for row_id, _ in found})
         found_rows = rows.take(pc.index_in(pa.array(ids, pa.string()), value_set=rows["id"]))
-        known = {value["id"]: row_of(value) for value in found_rows.to_pylist()}
+        known = {value["id"]: _row_of(value, self.folder) for value in found_rows.to_pylist()}
         return [[ScoredRow(score, known[row_id]) for row_id, score in found] for found in results]
 
     def _fulfils(self, where: Filter) -> np.ndarray:
         """What `_sql` says, of each row; what a row does not say fulfils nothing."""
-        since, until = where.times()
-        texts = {name: pa.array(values, pa.string()) for name, values in where.texts().items()}
+        texts = {name: pa.array(values, pa.string()) for name, values in _texts(where, self.folder).items()}
         conditions = [pc.is_in(self.rows[name], values) for name, values in texts.items()]
-        conditions += [pc.greater_equal(self.rows["time"], since)] if since is not None else []
-        conditions += [pc.less(self.rows["time"], until)] if until is not None else []
+        ages = pc.coalesce(self.rows["time"], self.rows["added"]) if "added" in self.rows.column_names else None
+        for moments, (since, until) in ((self.rows["time"], where.times()), (ages, where.ages())):
+            if moments is None:  # of an earlier version, which knows no ages
+                continue
+            conditions += [pc.greater_equal(moments, since)] if since is not None else []
+            conditions += [pc.less(moments, until)] if until is not None else []
+        if not conditions:
+            return np.ones(len(self.rows), dtype=bool)
         return np.logical_and.reduce([condition.fill_null(False).to_numpy() for condition in conditions])
+
+
+class _Record(NamedTuple):
+    """
+    What gallery.json says.
+
+    Attributes:
+        manifest: see there.
+        version: of the format.
+        table: name of the table.
+        lineage: the same for as long as it is one gallery; another when it was overwritten.
+        settings: see there.
+    """
+
+    manifest: Manifest
+    version: int
+    table: str
+    lineage: str
+    settings: GallerySettings
+
+
+class _Before(NamedTuple):
+    """What a row that is replaced, or a row of its source, held."""
+
+    source: str
+    source_hash: str
+    path: str
+    added: float | None
 
 
 class LanceStore:
@@ -126,12 +183,14 @@ class LanceStore:
 
     exact_rows = EXACT_ROWS
 
-    def __init__(self, folder: Path, manifest: Manifest, table_name: str, table: Any):
+    def __init__(self, folder: Path, record: _Record, table: Any):
         self.folder = folder
-        self.manifest = manifest
-        self._table_name = table_name
+        self.manifest = record.manifest
+        self._record = record
         self._table = table
+        self._mark: _Mark | None = None  # of the gallery.json that `_record` was read from
         self._held: _Held | None = None
+        self._unknown_deletion = _is_empty(folder / _ERASING)
         self._lock = FileLock(folder / ".lock")
 
     @staticmethod
@@ -147,59 +206,99 @@ class LanceStore:
     @classmethod
     def create(cls, location: str | os.PathLike, manifest: Manifest) -> "LanceStore":
         """
-        Make an empty gallery, in place of the one that is there; that one stays until the new one is ready.
+        Make an empty gallery, in place of the one that is there; that one stays until the new one is ready, and its
+        settings go on to hold.
 
         Raises:
-            GalleryError: the folder holds anything else, or another process is writing there for long.
-            OSError: the folder cannot be written.
+            GalleryError: the folder holds anything else, another process is writing there for long, or it cannot be
+                written.
         """
         folder = Path(location)
         _check_place(folder, overwrite=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(FileLock(folder / ".lock"), folder):
-            numbers = [int(match[1]) for name in os.listdir(folder) if (match := _TABLE.match(name))]
-            name = f"images-{max(numbers, default=0) + 1}"
-            table = _connect(folder).create_table(name, schema=_schema(manifest.dim))
-            content = json.dumps(manifest.to_dict() | {"table": name}, indent=2) + "\n"
-            _replace_file(folder / MANIFEST, content.encode())
-            _remove_all_but(folder, {MANIFEST, SKIPPED, ".lock", f"{name}.lance"})
-        return cls(folder, manifest, name, table)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(FileLock(folder / ".lock"), folder):
+                name = _next_table(folder)
+                table = _connect(folder).create_table(name, schema=_schema(manifest.dim))
+                record = _Record(manifest, FORMAT_VERSION, name, secrets.token_hex(8), _settings_of(folder))
+                _write_record(folder, record)
+                store = cls(folder, record, table)
+                _remove_all_but(folder, {MANIFEST, ".lock", f"{name}.lance"})
+                store._sweep_crops(None)
+        except GalleryError:
+            raise
+        except _LANCE_ERRORS as error:
+            raise GalleryError(f"gallery {folder} cannot be made ({_first_line(error)})") from error
+        return store
 
     @classmethod
     def open(cls, location: str | os.PathLike) -> "LanceStore":
         """
-        Open a gallery. A deletion that was interrupted is finished, where the folder can be written.
+        Open a gallery. A deletion that was interrupted is finished, where the folder can be written and nobody else
+        writes there; no search finds what it removes in any case ([`LanceStore.unfinished`]).
 
         Raises:
             GalleryError: there is none, or it is damaged; the message names the file.
         """
         folder = Path(location)
-        manifest, name = _read_manifest(folder)
-        place = folder / f"{name}.lance"
-        if not place.is_dir():
-            raise GalleryError(f"{place} is missing: {_REMEDY}")
-        try:
-            table = _connect(folder).open_table(name)
-            schema = table.schema
-        except _LANCE_ERRORS as error:
-            raise GalleryError(f"{place} is damaged ({_first_line(error)}): {_REMEDY}") from error
-        if schema != _schema(manifest.dim):
-            raise GalleryError(f"{place} does not hold what {folder / MANIFEST} says: {_REMEDY}")
-        store = cls(folder, manifest, name, table)
-        if (folder / _ERASING).exists():
-            with contextlib.suppress(Timeout, OSError), store._lock.acquire(timeout=0):
-                store._finish_erasing()
+        record, mark, table = _open_table(folder)
+        store = cls(folder, record, table)
+        store._mark = mark
+        if (folder / _ERASING).exists() or _leftovers(folder, record.table):
+            with (
+                contextlib.suppress(Timeout, *_LANCE_ERRORS),
+                store._lock.acquire(timeout=0),
+            ):
+                store._follow()
+                store._tidy()
         return store
 
-    def add(self, embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> None:
-        embeddings, rows = without_replaced(embeddings, rows)
-        if not rows:
-            return
+    @property
+    def settings(self) -> GallerySettings:
+        self._follow()
+        return self._record.settings
+
+    def change_settings(self, settings: GallerySettings) -> None:
         with self._writing():
+            self._write(self._record._replace(settings=settings))
+
+    @property
+    def unfinished(self) -> str:
+        if self._unknown_deletion:
+            return (
+                f"an earlier version was interrupted while it deleted images of {self.folder}, and did not write down "
+                "which: delete them again"
+            )
+        if not (self.folder / _ERASING).exists():
+            return ""
+        return (
+            f"a deletion of images of {self.folder} is not finished, though no search finds them: it will be when the "
+            "gallery is opened while its folder can be written, its disk has space and no other process writes there"
+        )
+
+    def add(
+        self, embeddings: np.ndarray, rows: Sequence[GalleryRow], crops: Sequence[Image.Image | None] | None = None
+    ) -> None:
+        kept = last_of_each(rows)
+        if not kept:
+            return
+        embeddings, rows = embeddings[kept], [rows[place] for place in kept]
+        images = [None if crops is None else crops[place] for place in kept]
+        with self._writing():
+            before = self._before(rows)
+            rows = self._with_crops(rows, images, before)
+            rows = [_dated(row, before.get(row.id)) for row in rows]
+            hashes = {store_text(row.source): row.source_hash for row in rows}
+            changed = {
+                each.source
+                for each in before.values()
+                if each.source in hashes and hashes[each.source] != each.source_hash
+            }
             merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            if outdated := self._outdated(rows):
-                merge = merge.when_not_matched_by_source_delete(outdated)
+            if changed:
+                merge = merge.when_not_matched_by_source_delete(_outdated(changed, hashes))
             merge.execute(_to_arrow(embeddings, rows))
+            self._remove_replaced_crops(before, rows, changed, hashes)
             if self._table.stats()["fragment_stats"]["num_fragments"] > _MOST_FRAGMENTS:
                 self._table.optimize(cleanup_older_than=_KEPT_VERSIONS)
 
@@ -207,24 +306,30 @@ class LanceStore:
         return self._read(lambda table: self._search(table, queries, top_k, where))
 
     def delete(self, where: Filter) -> int:
-        condition = _sql(where)
         with self._writing():
-            removed = self._table.count_rows(condition)
-            if removed:
-                (self.folder / _ERASING).touch()
-                self._rewrite(f"NOT coalesce({condition}, false)")
-                (self.folder / _ERASING).unlink()
+            self._require_no_link(self.folder / CROPS)
+            removed = self._table.count_rows(self._condition(where))
+            _replace_file(self.folder / _ERASING, json.dumps({"filter": where.to_dict()}).encode())
+            try:
+                self._tidy()
+            except _LANCE_ERRORS as error:
+                raise GalleryError(
+                    f"the deletion is not finished ({_first_line(error)}): no search finds these images any more, and "
+                    f"they are removed from the files of gallery {self.folder} when it is next opened or written to"
+                ) from error
         return removed
 
     def count(self, where: Filter | None = None) -> int:
-        condition = _sql(where)
-        return self._read(lambda table: table.count_rows(condition))
+        return self._read(lambda table: table.count_rows(self._condition(where)))
 
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
         # All of them before the first is given, so that a read whose files are tidied away can be made again.
-        condition = _sql(where)
-        for batch in self._read(lambda table: list(_batches(table, condition, _ROW_COLUMNS))):
-            yield from map(row_of, batch.to_pylist())
+        def ask(table: Any) -> list[pa.RecordBatch]:
+            return list(_batches(table, self._condition(where), self._columns[2:]))
+
+        for batch in self._read(ask):
+            for values in batch.to_pylist():
+                yield _row_of(values, self.folder)
 
     def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         for batch in self._scan(where, ["id", "embedding"]):
@@ -238,7 +343,7 @@ class LanceStore:
         reason = ""
         with self._writing():
             if self._table.count_rows() > self.exact_rows:
-                reason = self._create_index()
+                reason = self._create_index(self._table)
             else:
                 reason = f"up to {self.exact_rows:,} images every search compares with each of them"
             index = self._vector_index(self._table)
@@ -248,21 +353,43 @@ class LanceStore:
 
     def compact(self) -> None:
         with self._writing():
-            self._rewrite("true")
+            self._require_no_link(self.folder / CROPS)
+            self._rewrite(None)
+            self._sweep_crops(None)
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     def _read(self, ask: Callable[[Any], _Result]) -> _Result:
         """What `ask` finds in the table; again, if another process has tidied up meanwhile."""
         for attempt in range(_READS):
+            self._follow()
             version = self._version()
             try:
                 return ask(self._table)
             except _LANCE_ERRORS as error:
-                self._require_same_table()
+                if self._follow():
+                    continue
                 if attempt == _READS - 1 or self._version() == version:
                     raise self._damaged(error) from error
-        raise AssertionError("the last attempt returns or raises")
+        raise GalleryError(f"gallery {self.folder} is written anew over and over: try again later")
+
+    def _follow(self) -> bool:
+        """
+        Go on with the table that gallery.json names now; whether it is another one than before.
+
+        Raises:
+            GalleryError: it is another gallery, or cannot be read.
+        """
+        if self._mark is not None and _mark_of(self.folder) == self._mark:
+            return False
+        record, mark, table = _open_table(self.folder)
+        if (record.manifest, record.lineage) != (self.manifest, self._record.lineage):
+            raise GalleryError(f"gallery {self.folder} was overwritten by another process: open it again")
+        moved = record.table != self._record.table
+        self._record, self._mark = record, mark
+        if moved:
+            self._table, self._held = table, None
+        return moved
 
     def _version(self) -> int | None:
         try:
@@ -271,24 +398,55 @@ class LanceStore:
             return None
 
     def _scan(self, where: Filter | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        self._follow()
         try:
-            yield from _batches(self._table, _sql(where), columns)
+            yield from _batches(self._table, self._condition(where), columns)
         except _LANCE_ERRORS as error:
-            self._require_same_table()
+            if self._follow():
+                raise GalleryError(
+                    f"gallery {self.folder} was written anew while it was read: begin the reading again"
+                ) from error
             raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> GalleryError:
-        place = self.folder / f"{self._table_name}.lance"
-        return GalleryError(f"{place} is damaged or cannot be read ({_first_line(error)}): {_REMEDY}")
+    @property
+    def _columns(self) -> list[str]:
+        """Of the table: `id` and `embedding`, and those of the row."""
+        return _COLUMNS if self._record.version == FORMAT_VERSION else _OLD_COLUMNS
 
-    def _require_same_table(self) -> None:
-        if _read_manifest(self.folder) != (self.manifest, self._table_name):
-            raise GalleryError(f"gallery {self.folder} was overwritten by another process: open it again")
+    def _condition(self, where: Filter | None) -> str | None:
+        """A filter in SQL, without the images that an unfinished deletion removes; None where that is all of them."""
+        pending, condition = self._pending(), _sql(where, self.folder)
+        if pending is None:
+            return condition
+        left = f"NOT coalesce({_sql(pending, self.folder)}, false)"
+        return left if condition is None else f"({condition} AND {left})"
+
+    def _pending(self) -> Filter | None:
+        """What a deletion that is not finished removes; None also where an earlier version did not write it down."""
+        try:
+            text = (self.folder / _ERASING).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        if not text:
+            return None
+        try:
+            return Filter(**json.loads(text)["filter"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise GalleryError(
+                f"{self.folder / _ERASING} is damaged ({_first_line(error)}): remove it and delete again what it was "
+                "to remove"
+            ) from error
+
+    def _damaged(self, error: Exception) -> GalleryError:
+        if isinstance(error, GalleryError):
+            return error
+        place = self.folder / f"{self._record.table}.lance"
+        return GalleryError(f"{place} is damaged or cannot be read ({_first_line(error)}): {_REMEDY}")
 
     def _search(self, table: Any, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
         if table.count_rows() <= self.exact_rows:
             return self._hold(table).search(queries, top_k, where)
-        condition = _sql(where)
+        condition = self._condition(where)
         count = table.count_rows(condition)
         # With many results asked for, the index would have to compare with every row, too.
         if max(self.exact_rows, top_k * _REFINE) < count and self._vector_index(table).kind != "FLAT":
@@ -302,14 +460,16 @@ class LanceStore:
         return [[ScoredRow(score, known[row_id]) for row_id, score in found if row_id in known] for found in results]
 
     def _hold(self, table: Any) -> _Held:
-        held, version = self._held, table.version
+        held, condition = self._held, self._condition(None)
+        version = (self._record.table, table.version, condition)
         if held is None or held.version != version:
             # Others may write between the two reads: then it is older than its content, and is read again next time.
-            batches = list(_batches(table, None, _COLUMNS))
+            batches = list(_batches(table, condition, self._columns))
             parts = [_matrix(batch, self.manifest.dim) for batch in batches]
             embeddings = np.concatenate([np.empty((0, self.manifest.dim), np.float32), *parts])
-            rows = pa.Table.from_batches(batches, _schema(self.manifest.dim)).drop_columns(["embedding"])
-            self._held = held = _Held(version, rows.combine_chunks(), embeddings)
+            schema = pa.schema([_schema(self.manifest.dim).field(name) for name in self._columns])
+            rows = pa.Table.from_batches(batches, schema).drop_columns(["embedding"])
+            self._held = held = _Held(version, self.folder, rows.combine_chunks(), embeddings)
         return held
 
     def _nearest(self, table: Any, query: np.ndarray, top_k: int, condition: str | None) -> list[ScoredRow]:
@@ -318,20 +478,22 @@ class LanceStore:
         search = search.minimum_nprobes(_NPROBES).maximum_nprobes(_NPROBES).refine_factor(_REFINE)
         if condition is not None:
             search = search.where(condition, prefilter=True)
-        columns = ["id", "embedding", *_ROW_COLUMNS]
+        columns = self._columns
         best = BestRows(query[None], top_k)
         known: dict[str, GalleryRow] = {}
         for batch in search.select([*columns, "_distance"]).to_arrow().to_batches():
             best.update(batch["id"], _matrix(batch, self.manifest.dim))
-            known.update((value["id"], row_of(value)) for value in batch.drop_columns(["embedding"]).to_pylist())
+            values = batch.drop_columns(["embedding"]).to_pylist()
+            known.update((value["id"], _row_of(value, self.folder)) for value in values)
         return [ScoredRow(score, known[row_id]) for row_id, score in best.found()[0]]
 
     def _rows_of(self, table: Any, ids: set[str]) -> dict[str, GalleryRow]:
         if not ids:
             return {}
         condition = f"id IN ({', '.join(map(_quoted, sorted(ids)))})"
-        values = [value for batch in _batches(table, condition, ["id", *_ROW_COLUMNS]) for value in batch.to_pylist()]
-        return {value["id"]: row_of(value) for value in values}
+        columns = ["id", *self._columns[2:]]
+        values = [value for batch in _batches(table, condition, columns) for value in batch.to_pylist()]
+        return {value["id"]: _row_of(value, self.folder) for value in values}
 
     def _vector_index(self, table: Any) -> VectorIndex:
         for index in table.list_indices():
@@ -345,63 +507,188 @@ class LanceStore:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with _locked(self._lock, self.folder):
-            self._require_same_table()
-            self._held = None  # so that what is deleted is gone from memory, too
-            if (self.folder / _ERASING).exists():
-                self._finish_erasing()
             try:
+                self._follow()
+                self._require_no_link(self.folder / f"{self._record.table}.lance")
+                self._held = None  # so that what is deleted is gone from memory, too
+                self._upgrade()
+                self._tidy()
                 yield
             except GalleryError:
                 raise
             except _LANCE_ERRORS as error:
-                raise self._unwritable(error) from error
+                reason = f"{self.folder} cannot be changed ({_first_line(error)})"
+                raise GalleryError(f"gallery {reason}") from error
 
-    def _unwritable(self, error: Exception) -> GalleryError:
-        return GalleryError(f"gallery {self.folder} cannot be changed ({_first_line(error)})")
+    def _require_no_link(self, place: Path) -> None:
+        """Through a link a stranger's gallery would have files removed elsewhere; its owner's would keep them."""
+        if place.is_symlink():
+            raise GalleryError(
+                f"{place} is a symbolic link, through which nothing is removed: put what it points to in its place"
+            )
 
-    def _outdated(self, rows: Sequence[GalleryRow]) -> str | None:
-        """The condition on rows whose source has changed, None where there are none."""
-        hashes = {store_text(row.source): row.source_hash for row in rows}
-        condition = f"source IN ({', '.join(map(_quoted, hashes))})"
-        changed = {
-            value["source"]
-            for batch in _batches(self._table, condition, ["source", "source_hash"])
-            for value in batch.to_pylist()
-            if hashes[value["source"]] != value["source_hash"]
-        }
-        if not changed:
-            return None
-        return " OR ".join(
-            f"(source = {_quoted(source)} AND source_hash <> {_quoted(hashes[source])})" for source in sorted(changed)
+    def _upgrade(self) -> None:
+        """Write what an earlier version made in today's form."""
+        if self._record.version < FORMAT_VERSION:
+            self._rewrite(None)
+
+    def _tidy(self) -> None:
+        """Finish a deletion, and remove what a process left that was killed. The lock is held."""
+        erasing = self.folder / _ERASING
+        if erasing.exists():
+            self._erase(self._pending())
+        _remove_all_but(self.folder, {MANIFEST, SKIPPED, ".lock", _ERASING, f"{self._record.table}.lance"})
+        if erasing.exists():
+            erasing.unlink()
+            _sync_folder(self.folder)
+
+    def _erase(self, where: Filter | None) -> None:
+        """Remove every trace of the images of a filter; None removes what writes before this have left."""
+        self._upgrade()
+        condition = None if where is None else _sql(where, self.folder)
+        self._remove_skipped(where, condition)
+        kept = None if condition is None else f"NOT coalesce({condition}, false)"
+        self._sweep_crops(kept)
+        if (condition is not None and self._table.count_rows(condition)) or not self._is_clean():
+            self._rewrite(kept)
+
+    def _is_clean(self) -> bool:
+        """Whether LanceDB's folder holds nothing but what its present version reads."""
+        place = self.folder / f"{self._record.table}.lance"
+        data, deletions, indices = (
+            len(os.listdir(place / part)) if (place / part).is_dir() else 0
+            for part in ("data", "_deletions", "_indices")
         )
+        fragments = self._table.stats()["fragment_stats"]["num_fragments"]
+        return data == fragments and deletions == 0 and indices == len(self._table.list_indices())
 
-    def _rewrite(self, kept: str) -> None:
+    def _rewrite(self, kept: str | None) -> None:
         """
-        Write the rows that fulfil a condition anew and remove every old file: what LanceDB deletes or replaces is only
-        marked, and its own compaction leaves rows with few marks among them as they are.
+        Write the rows that fulfil a condition into a new table, with an index if there is one, and go on with that;
+        the folder of the old one is removed with all that lies in it.
         """
+        old, name = self._record, _next_table(self.folder)
         had_index = self._vector_index(self._table).kind != "FLAT"
-        self._table.add(_reader(self._table, kept, None), mode="overwrite")
-        self._remove_old_files()
-        if had_index and self._table.count_rows() > self.exact_rows:
-            self._create_index()
+        reader = _reader(self._table, kept, None)
+        if old.version < FORMAT_VERSION:
+            reader = _upgraded(reader, self.manifest.dim, self.folder)
+        place = self.folder / f"{name}.lance"
+        try:
+            table = _connect(self.folder).create_table(name, data=reader, schema=_schema(self.manifest.dim))
+            if had_index and table.count_rows() > self.exact_rows:
+                self._create_index(table)
+            _sync(place)
+            self._write(old._replace(version=FORMAT_VERSION, table=name))
+        except BaseException:
+            if not _names(self.folder, name):
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        self._table = table
+        # In one step, so that nobody reads what is left of it while it is removed.
+        removed = self.folder / f"{old.table}.lance.removed"
+        os.rename(self.folder / f"{old.table}.lance", removed)
+        shutil.rmtree(removed)
 
-    def _finish_erasing(self) -> None:
-        self._remove_old_files()
-        (self.folder / _ERASING).unlink(missing_ok=True)
+    def _write(self, record: _Record) -> None:
+        _write_record(self.folder, record)
+        self._record, self._mark = record, _mark_of(self.folder)
 
-    def _remove_old_files(self) -> None:
-        # One millisecond, because lancedb warns of 0. No other process is writing, so that files without a commit are
-        # those of a process that was killed.
-        time.sleep(0.002)
-        self._table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+    def _before(self, rows: Sequence[GalleryRow]) -> dict[str, _Before]:
+        """What the table holds of these rows and their sources, by id."""
+        if self._table.count_rows() == 0:
+            return {}
+        sources, ids = ({store_text(row.source) for row in rows}, {row.id for row in rows})
+        condition = " OR ".join(
+            f"{column} IN ({', '.join(map(_quoted, sorted(values)))})"
+            for column, values in (("source", sources), ("id", ids))
+        )
+        columns = ["id", *_Before._fields]
+        values = [value for batch in _batches(self._table, condition, columns) for value in batch.to_pylist()]
+        return {value.pop("id"): _Before(**value) for value in values}
 
-    def _create_index(self) -> str:
+    def _with_crops(
+        self, rows: Sequence[GalleryRow], images: Sequence[Image.Image | None], before: dict[str, _Before]
+    ) -> list[GalleryRow]:
+        """The rows with the paths that are stored; crops that are given are saved. None is left if one cannot be."""
+        held = {each.path for each in before.values()}
+        written: list[Path] = []
+        stored = []
+        try:
+            for row, image in zip(rows, images):
+                path = row.path
+                if image is not None:
+                    path = f"{CROPS}/{crop_name(row.source_hash, row.frame, row.box or ())}"
+                    file = self.folder / path
+                    self._require_no_link(self.folder / CROPS)
+                    write_crop(image, file)
+                    if path not in held:
+                        written.append(file)
+                elif path and path != row.source:
+                    path = stored_crop_path(path, self.folder) or path
+                stored.append(replace(row, path=path))
+        except BaseException:
+            for file in written:
+                remove_crop(file)
+            raise
+        return stored
+
+    def _remove_replaced_crops(
+        self, before: dict[str, _Before], rows: Sequence[GalleryRow], changed: set[str], hashes: dict[str, str]
+    ) -> None:
+        """Remove the saved crops of rows that are no more, or that have another image now."""
+        ids, paths = {row.id for row in rows}, {row.path for row in rows}
+        for row_id, each in before.items():
+            outdated = each.source in changed and hashes[each.source] != each.source_hash
+            path = read_text(each.path)
+            if (row_id in ids or outdated) and path not in paths:
+                file = crop_file(path, self.folder)
+                if file is not None:
+                    remove_crop(file)
+
+    def _sweep_crops(self, kept: str | None) -> None:
+        """Remove the saved crops that no row of a condition names."""
+        if not (self.folder / CROPS).is_dir() or (self.folder / CROPS).is_symlink():
+            return
+        named = "starts_with(path, 'crops/')"
+        left = self._paths(named if kept is None else f"{named} AND {kept}")
+        for path, file in saved_crops(self.folder):
+            if path not in left:
+                remove_crop(file)
+        if kept is not None:  # crops with names of other makers go with their rows
+            for path in self._paths(f"{named} AND NOT {kept}") - left:
+                if (own := crop_file(path, self.folder)) is not None:
+                    remove_crop(own)
+
+    def _paths(self, condition: str) -> set[str]:
+        batches = _batches(self._table, condition, ["path"])
+        return {read_text(path) for batch in batches for path in batch["path"].to_pylist()}
+
+    def _remove_skipped(self, where: Filter | None, condition: str | None) -> None:
+        """
+        Take out of the list of files that could not be read those that may tell of the deleted: their files, whatever
+        lies in the same folders, and paths in which their person ids stand.
+        """
+        file = self.folder / SKIPPED
+        if where is None or not file.exists():
+            return
+        batches = list(_batches(self._table, condition, ["source", "person_id"]))
+        sources = {read_text(value) for batch in batches for value in batch["source"].to_pylist()}
+        persons = {read_text(value) for batch in batches for value in batch["person_id"].to_pylist() if value}
+        persons |= {str(person) for person in where.person_ids or ()}
+        folders = {os.path.dirname(source) for source in (*sources, *map(str, where.sources or ()))}
+        try:
+            items = json.loads(file.read_text(encoding="utf-8"))
+            left = [item for item in items if not _tells_of(str(item["path"]), folders, persons)]
+        except (ValueError, KeyError, TypeError):  # what cannot be read may tell of anybody
+            left = []
+        _replace_file(file, (json.dumps(left, indent=2, sort_keys=True) + "\n").encode())
+
+    def _create_index(self, table: Any) -> str:
         """Make the index; returns why it is of another kind than usual."""
         if self.manifest.dim % 8:
-            self._table.create_index("embedding", config=IvfFlat(distance_type="dot"), replace=True)
+            table.create_index("embedding", config=IvfFlat(distance_type="dot"), replace=True)
             return f"IVF_RQ needs a multiple of 8 dimensions, and these embeddings have {self.manifest.dim}"
-        self._table.create_index("embedding", config=IvfRq(distance_type="dot"), replace=True)
+        table.create_index("embedding", config=IvfRq(distance_type="dot"), replace=True)
         return ""
 
 
@@ -425,12 +712,13 @@ def _schema(dim: int) -> pa.Schema:
             pa.field("person_id", text),
             pa.field("track", text),
             pa.field("detection_score", number),
+            pa.field("added", number),
         ]
     )
 
 
 _COLUMNS = _schema(1).names
-_ROW_COLUMNS = [name for name in _COLUMNS if name not in ("id", "embedding")]
+_OLD_COLUMNS = [name for name in _COLUMNS if name != "added"]  # of format version 2
 
 
 def _to_arrow(embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> pa.Table:
@@ -463,24 +751,88 @@ def _batches(table: Any, condition: str | None, columns: list[str]) -> Iterator[
     return (batch for batch in _reader(table, condition, columns) if batch.num_rows)
 
 
-def _sql(where: Filter | None) -> str | None:
+def _texts(where: Filter, folder: Path) -> dict[str, tuple[str, ...]]:
+    """[`Filter.texts`], with the paths of saved crops as they are stored, too."""
+    texts = where.texts()
+    if "path" in texts:
+        stored = [stored_crop_path(str(path), folder) for path in where.paths or ()]
+        texts["path"] += tuple(store_text(path) for path in stored if path is not None)
+    return texts
+
+
+def _sql(where: Filter | None, folder: Path) -> str | None:
     """The filter as a condition in SQL."""
     if where is None or where.is_empty:
         return None
-    since, until = where.times()
     conditions = [
         f"{column} IN ({', '.join(map(_quoted, values))})" if values else "false"
-        for column, values in where.texts().items()
+        for column, values in _texts(where, folder).items()
     ]
-    if since is not None:
-        conditions.append(f"time >= {since!r}")
-    if until is not None:
-        conditions.append(f"time < {until!r}")
+    for moment, (since, until) in (("time", where.times()), ("coalesce(time, added)", where.ages())):
+        if since is not None:
+            conditions.append(f"{moment} >= {since!r}")
+        if until is not None:
+            conditions.append(f"{moment} < {until!r}")
     return f"({' AND '.join(conditions)})"
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _row_of(values: dict[str, Any], folder: Path) -> GalleryRow:
+    """The row that is stored as these values, with the path of a saved crop where the gallery lies now."""
+    row = row_of(values)
+    if not row.path or row.path == row.source:
+        return row
+    if os.path.isabs(row.path):
+        return replace(row, path=_moved(row, folder)) if "added" not in values else row
+    stored = stored_crop_path(row.path, folder)  # anything else that is no absolute path leads out of the gallery
+    return replace(row, path="" if stored is None else os.path.join(os.path.abspath(folder), stored))
+
+
+def _moved(row: GalleryRow, folder: Path) -> str:
+    """The path of a row of format version 2, which is absolute; of a saved crop where the gallery lies now."""
+    stored = stored_crop_path(row.path, folder)
+    if stored is None and row.box is not None:
+        name = Path(row.path).as_posix().rpartition(f"/{CROPS}/")[2]
+        if is_crop_name(name) and (folder / CROPS / name).is_file():
+            stored = f"{CROPS}/{name}"
+    return row.path if stored is None else os.path.join(os.path.abspath(folder), stored)
+
+
+def _upgraded(reader: pa.RecordBatchReader, dim: int, folder: Path) -> pa.RecordBatchReader:
+    """Rows of format version 2 in today's form. Nobody knows when they were added: their age counts from now."""
+    schema, now = _schema(dim), time.time()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            rows = [_row_of(values, folder) for values in batch.select(_OLD_COLUMNS[2:]).to_pylist()]
+            paths = [store_text(stored_crop_path(row.path, folder) or row.path) if row.box else None for row in rows]
+            kept = pc.coalesce(pa.array(paths, pa.string()), batch["path"])
+            columns = {name: batch[name] for name in _OLD_COLUMNS} | {"path": kept}
+            columns["added"] = pa.array([now] * len(rows), pa.float64())
+            yield pa.record_batch([columns[name] for name in schema.names], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _dated(row: GalleryRow, before: _Before | None) -> GalleryRow:
+    """The row with the moment at which it came into the gallery."""
+    if row.added is not None:
+        return row
+    return replace(row, added=time.time() if before is None or before.added is None else before.added)
+
+
+def _outdated(changed: set[str], hashes: dict[str, str]) -> str:
+    """The condition on rows of these sources that have another hash."""
+    return " OR ".join(
+        f"(source = {_quoted(source)} AND source_hash <> {_quoted(hashes[source])})" for source in sorted(changed)
+    )
+
+
+def _tells_of(path: str, folders: set[str], persons: set[str]) -> bool:
+    return os.path.dirname(path) in folders or any(person.lower() in path.lower() for person in persons)
 
 
 def _connect(folder: Path) -> Any:
@@ -491,10 +843,19 @@ def _connect(folder: Path) -> Any:
 @contextlib.contextmanager
 def _locked(lock: FileLock, folder: Path) -> Iterator[None]:
     try:
-        with lock.acquire(timeout=_LOCK_SECONDS):
-            yield
+        lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout as error:
         raise GalleryError(f"gallery {folder} is being written by another process: try again later") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise GalleryError(
+            f"gallery {folder} cannot be written ({reason.lower()}): make its folder writable, or copy the gallery to "
+            "one that is"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -508,15 +869,28 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not os.access(folder, os.W_OK):
         raise GalleryError(f"gallery {folder} cannot be written")
     has_gallery = (folder / MANIFEST).exists()
-    foreign = sorted(name for name in os.listdir(folder) if name != CROPS and not _OWN_FILES.fullmatch(name))
+    foreign = sorted(name for name in os.listdir(folder) if not _OWN_FILES.fullmatch(name) and name != CROPS)
+    if not foreign and has_foreign_crops(folder):
+        foreign = [CROPS]
     if foreign and not has_gallery:
         raise GalleryError(f"{folder} holds other files ({foreign[0]}): give a new or empty folder for the gallery")
     if has_gallery and not overwrite:
         raise GalleryError(f"{folder} holds a gallery already: open it or overwrite it")
 
 
-def _read_manifest(folder: Path) -> tuple[Manifest, str]:
-    """What gallery.json says, and the name of the table."""
+_Mark = tuple[int, int, int]
+
+
+def _mark_of(folder: Path) -> _Mark | None:
+    """What tells one gallery.json from the next; None where there is none."""
+    try:
+        found = os.stat(folder / MANIFEST)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _read_record(folder: Path) -> _Record:
     file = folder / MANIFEST
     if folder.exists() and not folder.is_dir():
         raise GalleryError(f"gallery {folder} is a file: give the folder that `aga index` wrote")
@@ -527,10 +901,83 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise GalleryError(f"{file} is damaged ({error}): {_REMEDY}") from error
     manifest = Manifest.from_json(text, str(file))
-    name = json.loads(text).get("table")
+    content = json.loads(text)
+    name = content.get("table")
     if not isinstance(name, str) or not _TABLE.fullmatch(name):
         raise GalleryError(f"{file} is damaged (table is {name!r}): {_REMEDY}")
-    return manifest, name
+    settings = GallerySettings.from_dict(content.get("settings", {}), str(file))
+    # Format version 2 has no lineage; its table was made once and stayed.
+    return _Record(manifest, content["format_version"], name, str(content.get("lineage", name)), settings)
+
+
+def _write_record(folder: Path, record: _Record) -> None:
+    content = record.manifest.to_dict() | {
+        "table": record.table,
+        "lineage": record.lineage,
+        "settings": asdict(record.settings),
+    }
+    _replace_file(folder / MANIFEST, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _settings_of(folder: Path) -> GallerySettings:
+    """Of a gallery that is overwritten; none where there is none, or it cannot be read."""
+    try:
+        return _read_record(folder).settings
+    except GalleryError:
+        return GallerySettings()
+
+
+def _open_table(folder: Path) -> tuple[_Record, _Mark | None, Any]:
+    """What gallery.json says, and its table, while others may write it anew."""
+    for attempt in range(_READS):
+        mark = _mark_of(folder)
+        record = _read_record(folder)
+        place = folder / f"{record.table}.lance"
+        try:
+            if not place.is_dir():
+                raise GalleryError(f"{place} is missing: {_REMEDY}")
+            table = _connect(folder).open_table(record.table)
+            schema = table.schema
+        except _LANCE_ERRORS as error:
+            if attempt < _READS - 1 and _mark_of(folder) != mark:
+                continue
+            if isinstance(error, GalleryError):
+                raise
+            raise GalleryError(f"{place} is damaged ({_first_line(error)}): {_REMEDY}") from error
+        wanted = _schema(record.manifest.dim)
+        if record.version < FORMAT_VERSION:
+            wanted = pa.schema([wanted.field(name) for name in _OLD_COLUMNS])
+        if schema != wanted:
+            raise GalleryError(f"{place} does not hold what {folder / MANIFEST} says: {_REMEDY}")
+        return record, mark, table
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _names(folder: Path, table: str) -> bool:
+    """Whether gallery.json names a table, or may do so."""
+    try:
+        return _read_record(folder).table == table
+    except GalleryError:
+        return True
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a file is there and holds nothing."""
+    try:
+        return file.stat().st_size == 0
+    except OSError:
+        return False
+
+
+def _next_table(folder: Path) -> str:
+    numbers = [int(match[1]) for name in os.listdir(folder) if (match := _TABLE.match(name))]
+    return f"images-{max(numbers, default=0) + 1}"
+
+
+def _leftovers(folder: Path, table: str) -> bool:
+    """Whether a process was killed that wrote the gallery anew."""
+    used = {MANIFEST, SKIPPED, ".lock", f"{table}.lance"}
+    return any(name not in used and _OWN_FILES.fullmatch(name) for name in os.listdir(folder))
 
 
 def _remove_all_but(folder: Path, kept: set[str]) -> None:
@@ -538,7 +985,7 @@ def _remove_all_but(folder: Path, kept: set[str]) -> None:
     for name in os.listdir(folder):
         if name not in kept and _OWN_FILES.fullmatch(name):
             path = folder / name
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -547,17 +994,39 @@ def _remove_all_but(folder: Path, kept: set[str]) -> None:
 def _replace_file(path: Path, content: bytes) -> None:
     """Write a file so that it has its whole content from the moment it bears its name, even over a power cut."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name != "nt":  # folders cannot be opened there
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a table's files to the disk, before what they replace is removed."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(os.path.join(parent, name), os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        _sync_folder(Path(parent))
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,9 @@ Every read asks for Strong consistency: it sees what any process has written bef
 folder. A changed file's new row and the removal of its old one are two requests; a process that ends between them
 leaves both, until the file is added again. A row that is added again may be missing to others for the moment in which
 the server replaces it. And the server decides when the bytes of deleted rows leave its disk: `compact` asks it to
-rewrite its segments, and it drops the old ones after its own time (`dataCoord.gc.dropTolerance`).
+rewrite its segments, and it drops the old ones after its own time ([`SERVER_KEEPS`]).
+
+The gallery's settings are a property of the collection, so that every process reads them with each question.
 
 Up to `EXACT_ROWS` rows the index is FLAT, which is exact. Above, `build_index` makes an HNSW index, with which a
 search is approximate unless a filter leaves few rows; rows that are added later are found through the server's interim
@@ -22,12 +24,13 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import grpc
 import numpy as np
+from PIL import Image
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from .store import (
@@ -36,15 +39,16 @@ from .store import (
     Filter,
     GalleryError,
     GalleryRow,
+    GallerySettings,
     Manifest,
     ScoredRow,
     VectorIndex,
     VectorIndexReport,
+    last_of_each,
     measure_recall,
     row_of,
     storable,
     store_text,
-    without_replaced,
 )
 
 _SCHEME = "milvus"
@@ -60,6 +64,13 @@ _HNSW = {"M": 16, "efConstruction": 200}
 _LEAST_EF = 128
 _TEXT_BYTES = 65_535
 _STRONG = {"consistency_level": "Strong"}
+_SETTINGS = "aga.settings"  # property of the collection
+SERVER_KEEPS = (
+    "the bytes of deleted rows stay in the server's segments and in the logs of its message queue until it collects "
+    "them: whoever runs it sets dataCoord.gc.dropTolerance, dataCoord.gc.missingTolerance, "
+    "rocksmq.retentionTimeInMinutes and rocksmq.retentionSizeInMB (or the retention of its Kafka or Pulsar) as low as "
+    "the deletion asks for, and runs `aga gallery compact`"
+)
 
 # pymilvus prints each error with a traceback before it raises it.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
@@ -140,6 +151,8 @@ class MilvusStore:
         with _reported(place):
             client = _connect(place)
             _check_place(client, place, overwrite=True)
+            there = client.has_collection(place.collection)
+            settings = _settings_of(client, place) if there else GallerySettings()  # which go on to hold
             client.drop_collection(place.collection)
             schema = client.create_schema(
                 auto_id=False, enable_dynamic_field=False, description=json.dumps(manifest.to_dict())
@@ -152,7 +165,10 @@ class MilvusStore:
             schema.add_field("facts", DataType.JSON)
             index = _index_params(client, "FLAT", {})
             client.create_collection(place.collection, schema=schema, index_params=index, **_STRONG)
-        return cls(place, client, manifest)
+            store = cls(place, client, manifest)
+            if settings != GallerySettings():
+                store.change_settings(settings)
+        return store
 
     @classmethod
     def open(cls, location: str) -> "MilvusStore":
@@ -171,12 +187,30 @@ class MilvusStore:
             client.load_collection(place.collection)
         return cls(place, client, manifest)
 
-    def add(self, embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> None:
-        embeddings, rows = without_replaced(embeddings, rows)
+    @property
+    def settings(self) -> GallerySettings:
+        with _reported(self._place):
+            return _settings_of(self._client, self._place)
+
+    def change_settings(self, settings: GallerySettings) -> None:
+        with _reported(self._place):
+            self._client.alter_collection_properties(self._name, {_SETTINGS: json.dumps(asdict(settings))})
+
+    @property
+    def unfinished(self) -> str:
+        return ""
+
+    def add(
+        self, embeddings: np.ndarray, rows: Sequence[GalleryRow], crops: Sequence[Image.Image | None] | None = None
+    ) -> None:
+        """A server keeps no images: `crops` are not saved."""
+        kept = last_of_each(rows)
+        embeddings, rows = embeddings[kept], [rows[place] for place in kept]
         with _reported(self._place):
             for start in range(0, len(rows), _ROWS_PER_REQUEST):
                 part = slice(start, start + _ROWS_PER_REQUEST)
-                entities = [_entity(row, embedding) for row, embedding in zip(rows[part], embeddings[part])]
+                dated = self._dated(rows[part])
+                entities = [_entity(row, embedding) for row, embedding in zip(dated, embeddings[part])]
                 self._client.upsert(self._name, entities)
                 if outdated := self._outdated(rows[part]):
                     self._client.delete(self._name, ids=outdated)
@@ -259,6 +293,13 @@ class MilvusStore:
                 if time.monotonic() > end:
                     raise GalleryError(f"{self._place}: the server has not finished compacting, it goes on with it")
                 time.sleep(0.2)
+
+    def _dated(self, rows: Sequence[GalleryRow]) -> list[GalleryRow]:
+        """The rows with the moments at which they came into the gallery."""
+        held = self._entities({row.id for row in rows if row.added is None}, ["id", "facts"])
+        before = {row_id: entity["facts"].get("added") for row_id, entity in held.items()}
+        now = time.time()
+        return [row if row.added is not None else replace(row, added=before.get(row.id) or now) for row in rows]
 
     def _outdated(self, rows: Sequence[GalleryRow]) -> list[str]:
         """Ids of rows whose source has changed."""
@@ -357,6 +398,14 @@ def _expression(where: Filter | None) -> str:
         conditions.append(f"time >= {_NO_TIME / 10 if since is None else since!r}")
     if until is not None:
         conditions.append(f"time < {until!r}")
+    since, until = where.ages()
+    # Earlier versions stored no moment of the addition: such a row without a time has no age, and stays.
+    if since is not None:
+        undated = f"(not (exists facts['added']) or facts['added'] >= {since!r})"
+        conditions.append(f"(time >= {since!r} or (time < {_NO_TIME / 10!r} and {undated}))")
+    if until is not None:
+        known = f"(time >= {_NO_TIME / 10!r} and time < {until!r})"
+        conditions.append(f"({known} or (time < {_NO_TIME / 10!r} and facts['added'] < {until!r}))")
     return " and ".join(conditions)
 
 
@@ -369,6 +418,17 @@ def _connect(place: _Place) -> MilvusClient:
     return MilvusClient(
         uri=f"http://{place.address}", user=place.user, password=place.password, timeout=_CONNECT_SECONDS
     )
+
+
+def _settings_of(client: MilvusClient, place: _Place) -> GallerySettings:
+    text = client.describe_collection(place.collection).get("properties", {}).get(_SETTINGS)
+    if text is None:
+        return GallerySettings()
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = text
+    return GallerySettings.from_dict(values, f"property {_SETTINGS} of {place}")
 
 
 def _check_place(client: MilvusClient, place: _Place, overwrite: bool) -> None:

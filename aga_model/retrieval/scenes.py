@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -130,7 +130,10 @@ def index_scenes(
         while batch := list(islice(crops, WRITE_EVERY)):
             embeddings = encoder.encode_images([crop.image for crop in batch], batch_size)
             rows = [_row(crop, encoder.model_hash, settings, facts_of) for crop in batch]
-            gallery.add(embeddings, rows)
+            if _is_of_gallery(settings.crops, gallery):
+                gallery.add(embeddings, rows, [crop.image for crop in batch])
+            else:
+                gallery.add(embeddings, _saved(rows, batch, settings.crops))
             report.people += len(rows)
     report = _total(shards.gather(report))
     report.seconds = time.perf_counter() - began
@@ -192,14 +195,13 @@ def _crops(
 def _row(crop: PersonCrop, model_hash: str, settings: SceneSettings, facts_of: FactsOf) -> GalleryRow:
     source = str(crop.source)
     facts = facts_of(source)
-    path = "" if settings.crops is None else str(save_crop(crop, settings.crops).absolute())
     taken = facts.time if crop.offset is None else None
     if crop.offset is not None and settings.started is not None:
         taken = settings.started + crop.offset
     return GalleryRow(
         source=source,
         source_hash=crop.source_hash,
-        path=path,
+        path="",
         width=crop.image.width,
         height=crop.image.height,
         model_hash=model_hash,
@@ -212,6 +214,20 @@ def _row(crop: PersonCrop, model_hash: str, settings: SceneSettings, facts_of: F
         track=crop.track,
         detection_score=crop.detection_score,
     )
+
+
+def _is_of_gallery(crops: Path | None, gallery: Gallery) -> bool:
+    """Whether crops are saved by the gallery, into its own folder."""
+    if crops is None or gallery.crops is None:
+        return False
+    return os.path.realpath(crops) == os.path.realpath(gallery.crops)
+
+
+def _saved(rows: list[GalleryRow], crops: Sequence[PersonCrop], folder: Path | None) -> list[GalleryRow]:
+    """The rows with the paths of their crops, which are saved into a folder, if there is one."""
+    if folder is None:
+        return rows
+    return [replace(row, path=str(save_crop(crop, folder).absolute())) for row, crop in zip(rows, crops)]
 
 
 __all__ = ["SceneReport", "SceneSettings", "index_scenes"]

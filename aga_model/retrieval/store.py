@@ -11,15 +11,16 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
-FORMAT_VERSION = 2
-CROPS = "crops"  # folder for saved crops within that of a gallery
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2  # that is still read
 EXACT_ROWS = 50_000  # up to here a search compares with every row
 RECALL_AT = 10
 _RECALL_QUERIES = 64
@@ -42,7 +43,7 @@ class GalleryRow:
         source (`str`): absolute path of the image or video file that the person was seen in.
         source_hash (`str`): SHA-256 of that file in hexadecimal.
         path (`str`): absolute path of the image: the source itself, or the saved crop; empty for a crop that was not
-            saved.
+            saved. A folder gallery keeps the path of a crop of its own relative to the folder, wherever that lies.
         width, height (`int`): of the image, in pixels.
         model_hash (`str`): of the model that made the embedding.
         frame (`int`, *optional*): number of the video frame, from 0.
@@ -52,6 +53,8 @@ class GalleryRow:
         time (`float`, *optional*): when the image was taken, in seconds since 1970-01-01 UTC.
         offset (`float`, *optional*): seconds from the beginning of the video.
         detection_score (`float`, *optional*): confidence of the detector in [0, 1].
+        added (`float`, *optional*): when the row came into the gallery, in seconds since 1970-01-01 UTC. The gallery
+            fills it in, and keeps it when the row is added again. Two rows that differ in it alone are equal.
     """
 
     source: str
@@ -68,6 +71,7 @@ class GalleryRow:
     person_id: str | None = None
     track: str | None = None
     detection_score: float | None = None
+    added: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         # One form each, so that equal facts give equal ids and filters, whatever the caller's types.
@@ -76,7 +80,7 @@ class GalleryRow:
         for name in ("camera", "person_id", "track"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, str(value) or None)
-        for name in ("time", "offset", "detection_score"):
+        for name in ("time", "offset", "detection_score", "added"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, float(value))
 
@@ -90,8 +94,10 @@ class GalleryRow:
         return hashlib.sha256(content.encode()).hexdigest()[:_ID_CHARACTERS]
 
     def to_dict(self) -> dict[str, Any]:
-        """Id and every field as JSON values."""
-        return {"id": self.id, **asdict(self)}
+        """Id and fields as JSON values, without `added`: the same content gives the same, whenever it came in."""
+        values = asdict(self)
+        del values["added"]
+        return {"id": self.id, **values}
 
 
 def check_row(row: GalleryRow) -> None:
@@ -109,7 +115,7 @@ def check_row(row: GalleryRow) -> None:
         raise ValueError(f"frame of {row.source!r} must be 0 or more, got {row.frame}")
     if row.box is not None and not (len(row.box) == 4 and row.box[0] < row.box[2] and row.box[1] < row.box[3]):
         raise ValueError(f"box of {row.source!r} must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2, got {row.box}")
-    for name in ("time", "offset", "detection_score"):
+    for name in ("time", "offset", "detection_score", "added"):
         value = getattr(row, name)
         if value is not None and not math.isfinite(value):
             raise ValueError(f"{name} of {row.source!r} is not finite")
@@ -130,6 +136,10 @@ class Filter:
             the working folder.
         since, until: images taken at `since` or later, and before `until`: seconds since 1970-01-01 UTC or a
             `datetime`, which without time zone is local. An image without a time fulfils neither.
+        ids: images with one of these row ids ([`GalleryRow.id`]).
+        fresh_since, stale_before: images that were taken at this time or later, and before it; of an image without a
+            time, the moment counts at which it was added. What a gallery that keeps its images for a while only
+            distinguishes ([`GallerySettings`]).
 
     Raises:
         ValueError: a name is empty, a time is not finite, or `until` is not after `since`.
@@ -142,13 +152,16 @@ class Filter:
     sources: Collection[str | os.PathLike] | None = None
     paths: Collection[str | os.PathLike] | None = None
     tracks: Collection[str] | None = None
+    ids: Collection[str] | None = None
+    fresh_since: float | datetime | None = None
+    stale_before: float | datetime | None = None
 
     def __post_init__(self) -> None:
-        for name in ("cameras", "person_ids", "tracks"):
+        for name in ("cameras", "person_ids", "tracks", "ids"):
             self._normalise(name, str)
         for name in ("sources", "paths"):
             self._normalise(name, os.path.abspath)
-        for name in ("since", "until"):
+        for name in ("since", "until", "fresh_since", "stale_before"):
             value = getattr(self, name)
             if value is not None:
                 seconds = value.timestamp() if isinstance(value, datetime) else float(value)
@@ -170,12 +183,20 @@ class Filter:
 
     def times(self) -> tuple[float | None, float | None]:
         """`since` and `until` in seconds since 1970-01-01 UTC."""
-        since, until = (None if value is None else float(value) for value in (self.since, self.until))  # type: ignore
-        return since, until
+        return self._seconds("since"), self._seconds("until")
+
+    def ages(self) -> tuple[float | None, float | None]:
+        """`fresh_since` and `stale_before` in seconds since 1970-01-01 UTC."""
+        return self._seconds("fresh_since"), self._seconds("stale_before")
+
+    def _seconds(self, name: str) -> float | None:
+        value = getattr(self, name)
+        return None if value is None else float(value)
 
     def texts(self) -> dict[str, tuple[str, ...]]:
         """The conditions that name values: column of the row -> the values that it may have, as they are stored."""
         columns = {
+            "id": self.ids,
             "camera": self.cameras,
             "person_id": self.person_ids,
             "source": self.sources,
@@ -191,7 +212,65 @@ class Filter:
     @property
     def is_empty(self) -> bool:
         """Whether it lets every image through."""
-        return all(getattr(self, field.name) is None for field in fields(self))
+        return not self.to_dict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The conditions that it has, as JSON values; `Filter(**values)` is an equal one."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+                if value is not None}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GallerySettings:
+    """
+    What whoever keeps a gallery has laid down for everyone who uses it; it lies with the gallery.
+
+    Args:
+        keep_seconds (`float`, *optional*): how long images are kept, from when they were taken, or, where that is not
+            known, from when they were added. Older ones are never returned, and erased by the next write.
+        audit (`str`, *optional*): absolute path of the file that every search, export and deletion is written to.
+        purpose_required (`bool`): whether each of these must say what it is for.
+        hide_faces (`bool`): whether faces are hidden in everything that is shown or saved. No viewer can show them.
+
+    Raises:
+        ValueError: a value of the wrong kind; names it.
+    """
+
+    keep_seconds: float | None = None
+    audit: str | None = None
+    purpose_required: bool = False
+    hide_faces: bool = False
+
+    def __post_init__(self) -> None:
+        keep = self.keep_seconds
+        if keep is not None and not (type(keep) in (int, float) and 0 < keep < math.inf):
+            raise ValueError(f"keep_seconds of a gallery must be a positive number, got {keep!r}")
+        if self.audit is not None and not (isinstance(self.audit, str) and os.path.isabs(self.audit)):
+            raise ValueError(f"audit of a gallery must be the absolute path of a file, got {self.audit!r}")
+        for name in ("purpose_required", "hide_faces"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} of a gallery must be true or false, got {getattr(self, name)!r}")
+
+    @classmethod
+    def from_dict(cls, values: Any, place: str) -> "GallerySettings":
+        """
+        Read what `asdict` gave.
+
+        Raises:
+            GalleryError: it is damaged, or has settings that this version does not know, and so could not keep to;
+                names `place`.
+        """
+        if not isinstance(values, dict):
+            raise GalleryError(f"{place} is damaged (settings are {values!r}): {_REMEDY}")
+        if unknown := sorted(set(values) - {each.name for each in fields(cls)}):
+            raise GalleryError(
+                f"{place} has the setting {unknown[0]}, which this version does not know: update aga-model"
+            )
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise GalleryError(f"{place} is damaged ({error}): {_REMEDY}") from error
 
 
 @dataclass(frozen=True)
@@ -228,7 +307,7 @@ class Manifest:
         version = content.get("format_version") if isinstance(content, dict) else None
         if not isinstance(version, int):
             raise GalleryError(f"{place} is damaged (no format_version): {_REMEDY}")
-        if version < FORMAT_VERSION:
+        if version < OLDEST_VERSION:
             raise GalleryError(
                 f"{place} has format version {version}, which this version no longer reads: index the images again "
                 "with `aga index --overwrite`"
@@ -295,17 +374,34 @@ class GalleryStore(Protocol):
 
     manifest: Manifest
 
-    def add(self, embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> None:
+    @property
+    def settings(self) -> GallerySettings:
+        """What was laid down for this gallery, as it stands now."""
+
+    def change_settings(self, settings: GallerySettings) -> None:
+        """Lay down other settings."""
+
+    @property
+    def unfinished(self) -> str:
+        """What is left to do of a deletion that was interrupted, in a sentence; empty if there is nothing."""
+
+    def add(
+        self, embeddings: np.ndarray, rows: Sequence[GalleryRow], crops: Sequence[Image.Image | None] | None = None
+    ) -> None:
         """
         Add float32 unit rows (n, dim). A row takes the place of the row with its id, and of all rows of the same
-        source with another hash. Of equal ids in `rows` the last counts.
+        source with another hash. Of equal ids in `rows` the last counts. Crops are saved where the store has a place
+        for them.
         """
 
     def search(self, queries: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[ScoredRow]]:
         """The best rows for each of the float32 unit rows (n, dim): by falling score, equal ones by id."""
 
     def delete(self, where: Filter) -> int:
-        """Remove rows; returns how many. A LanceDB store leaves no byte of them; see `milvus_store` for a server."""
+        """
+        Remove rows and their saved crops; returns how many rows. A LanceDB store leaves no byte of them, nor of what
+        earlier writes replaced, also when it removes none; see `milvus_store` for a server.
+        """
 
     def count(self, where: Filter | None = None) -> int:
         """Number of rows."""
@@ -326,12 +422,11 @@ class GalleryStore(Protocol):
         """Merge small files and drop what was replaced or deleted."""
 
 
-def without_replaced(embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> tuple[np.ndarray, list[GalleryRow]]:
-    """What remains of rows that are added one by one: the last of each id, of each source those of its last hash."""
+def last_of_each(rows: Sequence[GalleryRow]) -> list[int]:
+    """Which remain of rows that are added one by one: the last of each id, of each source those of its last hash."""
     hashes = {row.source: row.source_hash for row in rows}
     last = {row.id: index for index, row in enumerate(rows)}
-    kept = [index for index in sorted(last.values()) if hashes[rows[index].source] == rows[index].source_hash]
-    return embeddings[kept], [rows[index] for index in kept]
+    return [index for index in sorted(last.values()) if hashes[rows[index].source] == rows[index].source_hash]
 
 
 def store_text(text: str) -> str:
@@ -364,13 +459,13 @@ def read_text(stored: str) -> str:
     )
 
 
-_FIELDS = tuple(field.name for field in fields(GalleryRow))
+_FIELDS = tuple(each.name for each in fields(GalleryRow))
 _TEXTS = ("source", "path", "camera", "person_id", "track")
 
 
 def storable(row: GalleryRow) -> dict[str, Any]:
-    """Id and fields with every text as `store_text` gives it; `box` is a list."""
-    values = row.to_dict()
+    """Id and all fields with every text as `store_text` gives it; `box` is a list."""
+    values = row.to_dict() | {"added": row.added}
     for name in _TEXTS:
         if values[name] is not None:
             values[name] = store_text(values[name])
@@ -380,8 +475,8 @@ def storable(row: GalleryRow) -> dict[str, Any]:
 
 
 def row_of(values: dict[str, Any]) -> GalleryRow:
-    """The row of which `storable` made this; other keys are left aside."""
-    read = {name: values[name] for name in _FIELDS}
+    """The row of which `storable` made this; other keys are left aside. Earlier versions stored no `added`."""
+    read = {name: values[name] for name in _FIELDS if name != "added"} | {"added": values.get("added")}
     for name in _TEXTS:
         if read[name] is not None and _ESCAPE in read[name]:
             read[name] = read_text(read[name])

@@ -136,7 +136,7 @@ def each_data_file(path, action):
         (lambda path: damage_manifest(path, dim=None), r"gallery\.json is damaged \(dim is None\)"),
         (lambda path: damage_manifest(path, table="../x"), r"gallery\.json is damaged \(table"),
         (lambda path: damage_manifest(path, format_version=1), "format version 1.*index the images again"),
-        (lambda path: damage_manifest(path, format_version=3), "update aga-model"),
+        (lambda path: damage_manifest(path, format_version=4), "update aga-model"),
         (lambda path: damage_manifest(path, dim=9), r"images-1\.lance does not hold what .*gallery\.json says"),
         (lambda path: damage_manifest(path, table="images-2"), r"images-2\.lance is missing"),
         (lambda path: [file.unlink() for file in path.rglob("*.manifest")], r"images-1\.lance is damaged"),
