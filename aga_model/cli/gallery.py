@@ -1,13 +1,15 @@
 """`aga gallery`: look after a gallery."""
 
+import os
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..retrieval import Filter, Gallery
+from ..retrieval import Filter, Gallery, GallerySettings
 from ..retrieval.times import read_time
 from .index import shown_index
 from .messages import fail, note, shown
@@ -34,6 +36,9 @@ def info(location: Location) -> None:
             typer.echo(f"search: approximate by a vector index {index.kind} of {index.rows:,} images")
         if gallery.folder is not None:
             typer.echo(f"size: {_bytes_in(gallery.folder) / 2**20:,.1f} MiB")
+        for line in _shown_settings(gallery.settings):
+            typer.echo(line)
+        _tell_unfinished(gallery)
     except (ValueError, OSError) as error:
         fail(error)
 
@@ -64,6 +69,9 @@ def delete(
         if where.is_empty:
             raise ValueError("say which images: --person, --source, --camera or --older-than")
         gallery = Gallery.open(location)
+        _tell_unfinished(gallery)
+        if source:
+            where = replace(where, sources=_known_sources(gallery, source))
         if until is not None and (undated := gallery.count() - _dated(gallery)):
             note(f"{undated} images have no time and are not touched by --older-than")
         if dry_run:
@@ -71,8 +79,10 @@ def delete(
             return
         removed = gallery.delete(where)
         typer.echo(f"{removed} images removed, the gallery holds {gallery.count()}")
-        if removed and gallery.folder is None:
-            note("no search finds them any more; `aga gallery compact` asks the server to drop their bytes")
+        if gallery.expired:
+            typer.echo(f"{gallery.expired} more were older than the gallery keeps its images, and are erased")
+        if gallery.folder is None:
+            note(f"no search finds them any more, but {_server_keeps()}")
     except (ValueError, OSError) as error:
         fail(error)
 
@@ -91,6 +101,85 @@ def compact(location: Location) -> None:
         fail(error)
 
 
+@gallery_app.command()
+def retention(
+    location: Location,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="Keep images for so long (12h, 30d, 8w): from when they were taken, else added."),
+    ] = None,
+    forever: Annotated[bool, typer.Option("--forever", help="Keep images until they are deleted.")] = False,
+) -> None:
+    """
+    How long the gallery keeps its images; without an option, say how long it is.
+
+    Older images are found by no search from this moment on. They are erased now, and later ones by the next write to
+    the gallery or by `aga gallery purge`.
+    """
+    try:
+        if keep is not None and forever:
+            raise ValueError("give --keep or --forever, not both")
+        gallery = Gallery.open(location)
+        if keep is not None or forever:
+            seconds = None if keep is None else _age(keep, "--keep").total_seconds()
+            gallery.change_settings(replace(gallery.settings, keep_seconds=seconds))
+        typer.echo(_shown_settings(gallery.settings)[0])
+        if gallery.expired:
+            typer.echo(f"{gallery.expired} images erased, the gallery holds {gallery.count()}")
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+@gallery_app.command()
+def purge(location: Location) -> None:
+    """Erase the images that are older than the gallery keeps them; for a daily job."""
+    try:
+        gallery = Gallery.open(location)
+        if gallery.settings.keep_seconds is None:
+            raise ValueError(f"gallery {gallery} keeps its images for ever: see `aga gallery retention --keep`")
+        typer.echo(f"{gallery.purge()} images erased, the gallery holds {gallery.count()}")
+        if gallery.folder is None:
+            note(f"no search finds them any more, but {_server_keeps()}")
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+@gallery_app.command()
+def settings(
+    location: Location,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="Write every search, export and deletion into this file.")
+    ] = None,
+    no_audit: Annotated[bool, typer.Option("--no-audit", help="Write no such file.")] = False,
+    purpose: Annotated[
+        bool | None,
+        typer.Option("--purpose-required/--no-purpose-required", help="Each of these must say what it is for."),
+    ] = None,
+    faces: Annotated[
+        bool | None,
+        typer.Option("--hide-faces/--show-faces", help="Hide faces in everything that is shown or saved."),
+    ] = None,
+) -> None:
+    """What holds for everyone who uses the gallery; without an option, say what does."""
+    try:
+        if audit is not None and no_audit:
+            raise ValueError("give --audit or --no-audit, not both")
+        gallery = Gallery.open(location)
+        changes: dict[str, str | bool | None] = {}
+        if audit is not None or no_audit:
+            changes["audit"] = None if audit is None else os.path.abspath(audit)
+        if purpose is not None:
+            changes["purpose_required"] = purpose
+        if faces is not None:
+            changes["hide_faces"] = faces
+        if changes:
+            gallery.change_settings(replace(gallery.settings, **changes))  # type: ignore[arg-type]
+        for line in _shown_settings(gallery.settings):
+            typer.echo(line)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
 @gallery_app.command("build-index")
 def build_index(location: Location) -> None:
     """Build the vector index of a large gallery and measure what a search by it finds of the exact result."""
@@ -102,12 +191,70 @@ def build_index(location: Location) -> None:
 
 def _oldest(text: str, now: datetime) -> datetime:
     """The time before which images are older than an age (30d) or a date."""
-    if (age := _AGE.fullmatch(text)) is None:
+    if _AGE.fullmatch(text) is None:
         return read_time(text, "--older-than")
     try:
-        return now - timedelta(**{_AGE_UNITS[age[2]]: int(age[1])})
+        return now - _age(text, "--older-than")
     except OverflowError as error:
         raise ValueError(f"--older-than {text} is before the calendar begins") from error
+
+
+def _age(text: str, option: str) -> timedelta:
+    """An age such as 12h, 30d or 8w."""
+    age = _AGE.fullmatch(text)
+    try:
+        found = timedelta(**{_AGE_UNITS[age[2]]: int(age[1])}) if age is not None else None
+    except OverflowError as error:
+        raise ValueError(f"{option} {text} is before the calendar begins") from error
+    if not found:
+        raise ValueError(f"{option} {text}: give a time such as 12h, 30d or 8w")
+    return found
+
+
+def _shown_settings(settings: GallerySettings) -> list[str]:
+    """A line on each setting, retention first."""
+    keep = settings.keep_seconds
+    kept = (
+        "until they are deleted" if keep is None else f"for {_shown_age(keep)} from when they were taken, else added"
+    )
+    shown_audit = "no" if settings.audit is None else f"into {shown(settings.audit)}"
+    return [
+        f"images are kept {kept}",
+        f"searches, exports and deletions are written down: {shown_audit}",
+        f"a purpose is asked for: {'yes' if settings.purpose_required else 'no'}",
+        f"faces are hidden: {'yes' if settings.hide_faces else 'no'}",
+    ]
+
+
+def _shown_age(seconds: float) -> str:
+    for unit, length in (("weeks", 7 * 86_400), ("days", 86_400), ("hours", 3600)):
+        if seconds >= 2 * length and seconds % length == 0:
+            return f"{seconds / length:g} {unit}"
+    return f"{seconds / 3600:g} hours"
+
+
+def _tell_unfinished(gallery: Gallery) -> None:
+    if unfinished := gallery.unfinished:
+        note(unfinished)
+
+
+def _server_keeps() -> str:
+    from ..retrieval.milvus_store import SERVER_KEEPS
+
+    return SERVER_KEEPS
+
+
+def _known_sources(gallery: Gallery, names: list[str]) -> list[str]:
+    """
+    The paths by which a gallery names these files: as they are given, or else whichever leads to the same file, since
+    the gallery may have been filled through a symbolic link.
+    """
+    given = [os.path.abspath(name) for name in names]
+    if all(gallery.count(Filter(sources=[name])) for name in given):
+        return given
+    wanted = {os.path.realpath(name) for name in given}
+    same = {row.source for row in gallery.rows() if os.path.realpath(row.source) in wanted}
+    return [*given, *sorted(same)]
 
 
 def _dated(gallery: Gallery) -> int:

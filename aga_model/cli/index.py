@@ -196,6 +196,8 @@ def _index(
             note(RENDERED_NOTE)
         if gallery.is_made:
             note(f"adding to the gallery {gallery}, which holds {gallery.count()} images")
+        if unfinished := gallery.unfinished:
+            note(unfinished)
     report, people = IndexReport(), SceneReport()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # files that matter are reported as skipped
@@ -206,11 +208,13 @@ def _index(
             bar = _bar("finding people", "frame") if shards.is_main else no_progress
             settings = replace(scenes.settings, crops=None if scenes.recut else gallery.crops)
             people = index_scenes(scenes.paths, found, encoder, gallery, settings, batch_size, bar, facts_of, shards)
-    made = any(shards.gather(gallery.is_made))
+    made, expired = any(shards.gather(gallery.is_made)), sum(shards.gather(gallery.expired))
     if shards.is_main:
         if made and not gallery.is_made:  # by another process
             gallery = Gallery.open(out)
         _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
+        if expired:
+            typer.echo(f"{expired} images are older than the gallery keeps them, and were erased")
 
 
 def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped]) -> None:
@@ -241,7 +245,7 @@ def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Path], list
     """
     Image files, videos and skipped files with absolute paths, each once; the gallery itself may lie among the images.
     """
-    gallery = Path(os.path.abspath(out))
+    gallery = os.path.realpath(out)
     found: dict[Path, None] = {}
     skipped: dict[Path, Skipped] = {}
     videos: dict[Path, None] = {}
@@ -250,8 +254,8 @@ def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Path], list
             (videos if _is_video(path) else found)[path] = None
         else:
             within, left_out = find_images(path)
-            found |= dict.fromkeys(image for image in within if not image.is_relative_to(gallery))
-            others = [item for item in left_out if not item.path.is_relative_to(gallery)]
+            found |= dict.fromkeys(image for image in within if not _is_within(image, gallery))
+            others = [item for item in left_out if not _is_within(item.path, gallery)]
             within_videos = dict.fromkeys(item.path for item in others if _is_video(item.path))
             videos |= within_videos
             skipped |= {item.path: item for item in others if item.path not in within_videos}
@@ -260,6 +264,11 @@ def _find(images: Iterable[str], out: str) -> tuple[list[Path], list[Path], list
         reason = f"; the first, {first.path}: {first.reason}" if first is not None else ""
         raise GalleryError(f"no image and no video in {', '.join(images)} ({len(skipped)} other files{reason})")
     return list(found), list(videos), list(skipped.values())
+
+
+def _is_within(path: Path, folder: str) -> bool:
+    """Whether a file lies in a folder, by whatever path or link either is reached."""
+    return Path(os.path.realpath(path)).is_relative_to(folder)
 
 
 def _expanded(images: Iterable[str]) -> list[Path]:

@@ -19,7 +19,15 @@ from .results import Answer, collapse, write_csv, write_page
 from .scenes import SceneReport, SceneSettings, index_scenes
 from .searching import Ranking, answer_image, answer_sentence
 from .shards import ShardError, Shards
-from .store import EXACT_ROWS, Filter, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
+from .store import (
+    EXACT_ROWS,
+    Filter,
+    GalleryError,
+    GalleryRow,
+    GallerySettings,
+    VectorIndex,
+    VectorIndexReport,
+)
 from .tracking import PersonTracker
 from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
 
@@ -33,6 +41,7 @@ __all__ = [
     "Gallery",
     "GalleryError",
     "GalleryRow",
+    "GallerySettings",
     "Hit",
     "HogDetector",
     "IndexReport",

@@ -286,8 +286,8 @@ class LanceStore:
         images = [None if crops is None else crops[place] for place in kept]
         with self._writing():
             before = self._before(rows)
-            rows = self._with_crops(rows, images, before)
-            rows = [_dated(row, before.get(row.id)) for row in rows]
+            paths = self._save_crops(rows, images, before)
+            rows = [_to_store(row, path, before.get(row.id)) for row, path in zip(rows, paths)]
             hashes = {store_text(row.source): row.source_hash for row in rows}
             changed = {
                 each.source
@@ -606,10 +606,10 @@ class LanceStore:
         values = [value for batch in _batches(self._table, condition, columns) for value in batch.to_pylist()]
         return {value.pop("id"): _Before(**value) for value in values}
 
-    def _with_crops(
+    def _save_crops(
         self, rows: Sequence[GalleryRow], images: Sequence[Image.Image | None], before: dict[str, _Before]
-    ) -> list[GalleryRow]:
-        """The rows with the paths that are stored; crops that are given are saved. None is left if one cannot be."""
+    ) -> list[str]:
+        """Save the crops that are given, or none if one cannot be; the paths that are stored with the rows."""
         held = {each.path for each in before.values()}
         written: list[Path] = []
         stored = []
@@ -625,7 +625,7 @@ class LanceStore:
                         written.append(file)
                 elif path and path != row.source:
                     path = stored_crop_path(path, self.folder) or path
-                stored.append(replace(row, path=path))
+                stored.append(path)
         except BaseException:
             for file in written:
                 remove_crop(file)
@@ -817,11 +817,12 @@ def _upgraded(reader: pa.RecordBatchReader, dim: int, folder: Path) -> pa.Record
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _dated(row: GalleryRow, before: _Before | None) -> GalleryRow:
-    """The row with the moment at which it came into the gallery."""
-    if row.added is not None:
-        return row
-    return replace(row, added=time.time() if before is None or before.added is None else before.added)
+def _to_store(row: GalleryRow, path: str, before: _Before | None) -> GalleryRow:
+    """The row with the path that is stored, and the moment at which it came into the gallery."""
+    added = row.added
+    if added is None:
+        added = time.time() if before is None or before.added is None else before.added
+    return replace(row, path=path, added=added)
 
 
 def _outdated(changed: set[str], hashes: dict[str, str]) -> str:
