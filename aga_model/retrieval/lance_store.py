@@ -7,6 +7,7 @@ A gallery in a folder, kept by LanceDB.
     skipped.json       files that the last `aga index` could not read
     .lock              held while a process writes
     .erasing           there while a deletion is not finished: what it removes
+    .building/         what LanceDB writes for a while when it builds an index
 
 Every addition is one commit of LanceDB, which is there whole or not at all, whenever the process ends. Writers take
 turns by the lock. Readers need none: each read sees the last commit, and one whose files were tidied away under it
@@ -29,6 +30,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -79,9 +81,10 @@ MANIFEST = "gallery.json"
 SKIPPED = "skipped.json"  # of `aga index`
 
 _ERASING = ".erasing"
+_BUILDING = ".building"
 _TABLE = re.compile(r"images-(\d+)")
 _OWN_FILES = re.compile(
-    r"gallery\.json(\.tmp)?|skipped\.json(\.tmp)?|\.lock|\.erasing(\.tmp)?|images-\d+\.lance(\.removed)?"
+    r"gallery\.json(\.tmp)?|skipped\.json(\.tmp)?|\.lock|\.erasing(\.tmp)?|\.building|images-\d+\.lance(\.removed)?"
     r"|embeddings-\d+\.safetensors(\.tmp)?|rows-\d+\.jsonl(\.tmp)?"  # of format version 1
 )
 _LOCK_SECONDS = 600  # as long as another process may build an index
@@ -98,6 +101,7 @@ _SPARE = 10  # rows beyond top_k that the index is asked for, since its order is
 _REMEDY = "make the gallery again with `aga index --overwrite`"
 _LANCE_ERRORS = (RuntimeError, OSError, ValueError)  # what lancedb raises, without a type of its own
 _Result = TypeVar("_Result")
+_temporary_folder = threading.Lock()  # the environment is the whole process's
 
 
 @dataclass(frozen=True)
@@ -685,11 +689,12 @@ class LanceStore:
 
     def _create_index(self, table: Any) -> str:
         """Make the index; returns why it is of another kind than usual."""
-        if self.manifest.dim % 8:
-            table.create_index("embedding", config=IvfFlat(distance_type="dot"), replace=True)
-            return f"IVF_RQ needs a multiple of 8 dimensions, and these embeddings have {self.manifest.dim}"
-        table.create_index("embedding", config=IvfRq(distance_type="dot"), replace=True)
-        return ""
+        with _temporary_files_in(self.folder / _BUILDING):
+            if self.manifest.dim % 8:
+                table.create_index("embedding", config=IvfFlat(distance_type="dot"), replace=True)
+                return f"IVF_RQ needs a multiple of 8 dimensions, and these embeddings have {self.manifest.dim}"
+            table.create_index("embedding", config=IvfRq(distance_type="dot"), replace=True)
+            return ""
 
 
 def _schema(dim: int) -> pa.Schema:
@@ -834,6 +839,26 @@ def _outdated(changed: set[str], hashes: dict[str, str]) -> str:
 
 def _tells_of(path: str, folders: set[str], persons: set[str]) -> bool:
     return os.path.dirname(path) in folders or any(person.lower() in path.lower() for person in persons)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """
+    LanceDB writes its temporary files into a folder, and not to the system's place for them: building an index it
+    writes vectors there, and what a process leaves that is killed meanwhile is found by nobody.
+    """
+    with _temporary_folder:
+        before = os.environ.get("TMPDIR")
+        folder.mkdir(exist_ok=True)
+        os.environ["TMPDIR"] = os.path.abspath(folder)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _connect(folder: Path) -> Any:
