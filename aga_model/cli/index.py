@@ -288,8 +288,8 @@ def _find_split(images: Sequence[str], split: str) -> tuple[list[Path], FactsOf]
         raise ValueError(f"--split {split}: {root} has the splits {', '.join(splits)}")
     rows = splits[split]
     facts = {
-        os.path.abspath(image["path"]): ImageFacts(camera or None, str(person))
-        for image, camera, person in zip(rows["image"], rows["camera_id"], rows["person_id"])
+        os.path.abspath(image["path"]): ImageFacts(camera or None, person)
+        for image, camera, person in zip(rows["image"], rows["camera_id"], rows["person_name"])
     }
     return sorted(map(Path, facts)), facts.__getitem__
 
@@ -322,6 +322,8 @@ def _print_summary(
 ) -> None:
     if people.seconds:
         again = f", {people.unchanged} photographs unchanged" if people.unchanged else ""
+        again += f", {people.copies} copies of other files" if people.copies else ""
+        again += f", {people.updated} images with new facts" if people.updated else ""
         typer.echo(f"{people.people} people found in {people.frames} frames{again}; {people.seconds:.1f} s")
     if report.seconds or not people.seconds:
         copies = f"{report.copies} copies of other files, " if report.copies else ""

@@ -16,6 +16,7 @@ FEATURES = Features(
         "image": Image(decode=False),
         "caption": Value("string"),
         "person_id": Value("int64"),
+        "person_name": Value("string"),
         "image_id": Value("int64"),
         "camera_id": Value("string"),
         "split": Value("string"),
@@ -42,6 +43,8 @@ def load_benchmark(name: str, root: str | Path, skip: Collection[str] = ()) -> d
         - `caption`;
         - `person_id`: as in the annotation; an own set whose ids are not all whole numbers has its persons numbered
           from 0 in the order of their names;
+        - `person_name`: the person's id as the annotation writes it, such as `007` or `anna`; `test/12` in a published
+          set that numbers the persons of each split anew;
         - `image_id`: position of the record in the annotation, from 0;
         - `camera_id`: of CUHK-PEDES the first folder of the path (`cam_a`, `CUHK03`, ...), of RSTPReid and ICFG-PEDES
           MSMT17's camera from the file name (`0000_c14_0031.jpg` -> `c14`, `0627_010_05_0303afternoon_1591_0.jpg`
@@ -87,6 +90,7 @@ def _to_dataset(records: list[ImageRecord]) -> Dataset:
         "image": [{"path": record.path, "bytes": None} for record in rows],
         "caption": list(chain.from_iterable(captions)),
         "person_id": [record.person_id for record in rows],
+        "person_name": [record.person_name for record in rows],
         "image_id": [record.image_id for record in rows],
         "camera_id": [record.camera_id for record in rows],
         "split": [record.split for record in rows],
@@ -131,7 +135,7 @@ def hold_out_identities(train: Dataset, share_or_count: float | int, seed: int) 
     held_out = np.isin(person_ids, chosen)
     validation = train.select(np.flatnonzero(held_out)).to_dict()
     validation["split"] = ["val"] * int(held_out.sum())
-    return train.select(np.flatnonzero(~held_out)), Dataset.from_dict(validation, features=FEATURES)
+    return train.select(np.flatnonzero(~held_out)), Dataset.from_dict(validation, features=train.features)
 
 
 def is_rendered(root: str | Path) -> bool:
