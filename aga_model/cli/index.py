@@ -182,7 +182,7 @@ def _index(
     device = shards.device(device)
     transformers_logging.disable_progress_bar()
     with shards.together():
-        gallery = None if overwrite or not Gallery.exists(out) else Gallery.open(out)
+        gallery = None if overwrite or not Gallery.exists(out) else _open_to_add(out)
         found = load_detector(scenes.detector, device) if scenes.paths else None
         encoder = PersonEncoder.from_pretrained(model, device)
         if gallery is None:
@@ -211,6 +211,17 @@ def _index(
         if made and not gallery.is_made:  # by another process
             gallery = Gallery.open(out)
         _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
+
+
+def _open_to_add(out: str) -> Gallery:
+    """A gallery that is there; whether it can be added to is asked before hours of encoding, not after."""
+    gallery = Gallery.open(out)
+    if gallery.folder is not None and not os.access(gallery.folder, os.W_OK):
+        raise GalleryError(
+            f"gallery {gallery} is write-protected, so that nothing can be added to it: get the permission to write "
+            "its folder, or give another --out"
+        )
+    return gallery
 
 
 def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped]) -> None:
@@ -278,18 +289,17 @@ def _expanded(images: Iterable[str]) -> list[Path]:
 def _find_split(images: Sequence[str], split: str) -> tuple[list[Path], FactsOf]:
     """Absolute paths of a data set's images of one split, each once, and what its annotation says of them."""
     # Imported here: only this option needs the libraries of the extra `train`.
-    from ..data.benchmarks import load_benchmark
+    from ..data.benchmarks import split_records
 
     if len(images) != 1:
         raise ValueError(f"--split takes the folder of one data set, not {len(images)}")
     root = Path(images[0])
-    splits = load_benchmark(detect_dataset(root), root)
+    splits = split_records(detect_dataset(root), root)
     if split not in splits:
         raise ValueError(f"--split {split}: {root} has the splits {', '.join(splits)}")
-    rows = splits[split]
     facts = {
-        os.path.abspath(image["path"]): ImageFacts(camera or None, person)
-        for image, camera, person in zip(rows["image"], rows["camera_id"], rows["person_name"])
+        os.path.abspath(record.path): ImageFacts(record.camera_id or None, record.person_name)
+        for record in splits[split]
     }
     return sorted(map(Path, facts)), facts.__getitem__
 

@@ -59,7 +59,7 @@ SKIPPED = "skipped.json"  # of `aga index`
 _ERASING = ".erasing"
 _TABLE = re.compile(r"images-(\d+)")
 _OWN_FILES = re.compile(
-    r"gallery\.json(\.tmp)?|skipped\.json(\.tmp)?|\.lock|\.erasing|images-\d+\.lance"
+    r"gallery\.json(\.tmp)?|skipped\.json(\.\d+)?(\.tmp)?|\.lock|\.erasing|images-\d+\.lance"
     r"|embeddings-\d+\.safetensors(\.tmp)?|rows-\d+\.jsonl(\.tmp)?"  # of format version 1
 )
 _LOCK_SECONDS = 600  # as long as another process may build an index

@@ -98,9 +98,9 @@ def index_scenes(
 
     Crops are written `WRITE_EVERY` at a time, and what is written stays if the process ends. A video of which the
     gallery holds crops goes on at the last of their frames, with the tracks that are there, so that a finished one
-    costs its decoding and the frames from its last person on. What is held is neither detected, encoded nor saved
-    again: settings count for what is new, and new facts are written to the rows. A file whose content has changed loses
-    its old rows first; one that was renamed takes its rows with it.
+    costs its decoding and the frames from its last person on. What is held is neither encoded nor saved again: settings
+    count for what is new, and new facts are written to the rows. A file whose content has changed loses its old rows
+    first; one that was renamed takes its rows with it.
 
     Args:
         paths: video files and photographs.

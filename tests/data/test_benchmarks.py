@@ -8,7 +8,7 @@ import pytest
 from miniatures import CUHK, LAYOUTS, OWN_LINES, OWN_TABLE, RSTP, write_image, write_miniature
 from PIL import Image
 
-from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark
+from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark, split_records
 from aga_model.data.check import find_unreadable
 from aga_model.data.formats import FORMATS, SplitSize
 
@@ -335,17 +335,18 @@ def test_person_names_are_numbered(tmp_path, ids, numbers):
     rows = load_benchmark("own", tmp_path)["test"]
     first = np.unique(rows["image_id"], return_index=True)[1]
     assert [rows["person_id"][int(index)] for index in first] == numbers
-    assert [rows["person_name"][int(index)] for index in first] == [str(own) for own in ids]
+    assert [record.person_name for record in split_records("own", tmp_path)["test"]] == [str(own) for own in ids]
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_persons_keep_the_names_of_the_annotation(tmp_path, name):
     write_miniature(name, tmp_path)
     records = LAYOUTS[name][3]
-    for rows in load_benchmark(name, tmp_path).values():
-        for row in rows:
-            record = records[row["image_id"]]
-            assert row["person_name"] == str(record["person_id" if name == "own" else "id"])
+    key = "person_id" if name == "own" else "id"
+    found = {record.image_id: record for split in split_records(name, tmp_path).values() for record in split}
+    assert {place: record.person_name for place, record in found.items()} == {
+        place: str(record[key]) for place, record in enumerate(records)
+    }
 
 
 def test_persons_of_splits_that_count_from_the_same_number_have_names_of_their_own(tmp_path, monkeypatch):
@@ -354,9 +355,8 @@ def test_persons_of_splits_that_count_from_the_same_number_have_names_of_their_o
     sizes = {split: SplitSize(1, 1, 2) for split in ("train", "val", "test")}
     published = replace(FORMATS["rstp-reid"], published=sizes, identities=3)
     monkeypatch.setitem(FORMATS, "rstp-reid", published)
-    splits = load_benchmark("rstp-reid", tmp_path)
-    assert {split: set(rows["person_id"]) for split, rows in splits.items()} == dict.fromkeys(splits, {0})
-    assert [rows["person_name"][0] for rows in splits.values()] == ["train/0", "val/0", "test/0"]
+    for split, (record,) in split_records("rstp-reid", tmp_path).items():
+        assert record.split == split and (record.person_id, record.person_name) == (0, f"{split}/0")
 
 
 # --- held-out identities ------------------------------------------------------------------------------------------

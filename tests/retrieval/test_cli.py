@@ -1,3 +1,5 @@
+import csv
+import errno
 import hashlib
 import json
 import os
@@ -230,6 +232,67 @@ def test_search_errors(gallery, tmp_path, other_model_folder):
     assert "result.png" in fails("search", gallery, "a man", "--save", tmp_path / "result.txt")
     for number in (0, -1, "many"):
         assert "--top-k" in aga("search", gallery, "a man", "--top-k", number, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *(("--save", f"result.{suffix}") for suffix in ("png", "jpg", "html", "csv")),
+        *(("--explain", f"why.{suffix}") for suffix in ("png", "jpg")),
+    ],
+)
+def test_results_that_cannot_be_written_are_named_and_leave_nothing(gallery, tmp_path, monkeypatch, option, name):
+    results = tmp_path / "results"
+    (results / "folder" / name).mkdir(parents=True)
+    search = ("search", gallery, "a man", option)
+    missing = tmp_path / "missing" / name
+    assert f"{missing} cannot be written: there is no folder" in fails(*search, missing)
+    assert f"{results / 'folder' / name} cannot be written: it is a folder" in fails(
+        *search, results / "folder" / name
+    )
+    if os.path.exists("/dev/full"):
+        (results / name).symlink_to("/dev/full")
+        assert f"{results / name} cannot be written: the disk is full" in fails(*search, results / name)
+        (results / name).unlink()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    (results / name).write_text("the last one")
+    assert "the disk is full" in fails(*search, results / name)
+    assert (results / name).read_text() == "the last one"
+    assert sorted(path.name for path in results.iterdir()) == ["folder", name]
+
+
+def test_a_write_protected_gallery_is_searched_and_not_added_to(
+    gallery, image_folder, model_folder, tmp_path, monkeypatch
+):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != gallery and access(path, mode))
+    with monkeypatch.context() as patch:
+        patch.setattr(PersonEncoder, "from_pretrained", None)  # said before the model is loaded
+        message = fails("index", image_folder, "--model", model_folder, "--out", gallery)
+    assert f"gallery {gallery} is write-protected" in message and "Errno" not in message
+    assert len(found(gallery)["hits"]) == 7
+
+
+def test_file_names_that_are_no_utf8_come_back(image_folder, model_folder, tmp_path):
+    folder = tmp_path / "old disk"
+    folder.mkdir()
+    try:
+        shutil.copy(image_folder / "a.jpg", os.fsencode(folder) + b"/Stra\xdfe.jpg")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    gallery, name = tmp_path / "names", str(folder / "Stra\udcdfe.jpg")
+    aga("index", folder, "--model", model_folder, "--out", gallery)
+    for suffix in (".csv", ".html", ".png"):
+        aga("search", gallery, "a man", "--save", tmp_path / f"r{suffix}")
+    with (tmp_path / "r.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == row["source"] == name and os.path.isfile(row["path"])
+    assert b"/Stra\xdfe.jpg" in (tmp_path / "r.html").read_bytes()
+    assert found(gallery)["hits"][0]["path"] == name
 
 
 def test_model_that_has_moved(image_folder, model_folder, tmp_path):
