@@ -98,9 +98,9 @@ def index_scenes(
 
     Crops are written `WRITE_EVERY` at a time, and what is written stays if the process ends. A video of which the
     gallery holds crops goes on at the last of their frames, with the tracks that are there, so that a finished one
-    costs its decoding and the frames from its last person on. What is held is neither encoded nor saved again: settings
-    count for what is new, and new facts are written to the rows. A file whose content has changed loses its old rows
-    first; one that was renamed takes its rows with it.
+    costs its decoding and the frames from its last person on. What is held is neither encoded nor saved again:
+    settings count for what is new, and new facts are written to the rows. A file whose content has changed loses its
+    old rows first; one that was renamed takes its rows with it.
 
     Args:
         paths: video files and photographs.
@@ -256,12 +256,12 @@ class _Held:
         Rows of a file, or of one with its content that is no longer there; None for a copy of another file, to which
         the rows belong. Those of an earlier content are deleted.
         """
-        if self._first.get(source_hash, source) != source:
-            return None
         rows = list(self._gallery.rows(Filter(sources=[source])))
         if any(row.source_hash != source_hash for row in rows):
             self._gallery.delete(Filter(sources=[source]))  # with the saved crops of what the file was
             rows = []
+        if self._first.get(source_hash, source) != source:
+            return None
         if not rows and (others := self._others(source, source_hash)):
             if any(_has_content(other, source_hash) for other in others):
                 return None

@@ -107,11 +107,13 @@ class PersonTracker:
 
         Args:
             frame: of the video, later than the last.
-            known: its boxes, in the order of [`unfinished`].
+            known: its boxes, in the order of [`unfinished`]. No tracker gave a box outside of the frame, or a second
+                one of a track: they are left aside.
         """
         self._forget(frame.offset)
         tracks = {track.name: track for track in self._tracks}
-        for one in known:
+        boxes = {one.track: one for one in reversed(known) if _is_within(one.box, frame.image)}
+        for one in reversed(boxes.values()):
             box, colours = np.array(one.box, np.float64), _colours(frame.image, one.box)
             if one.track in tracks:
                 tracks[one.track].follow(box, colours, frame.offset)
@@ -171,6 +173,11 @@ def _colours(image: Image.Image, box: Box) -> np.ndarray:
     sides = _SIDES * (right - left)
     inner = image.resize(_COLOUR_GRID, Image.Resampling.BOX, box=(left + sides, top, right - sides, bottom))
     return np.asarray(inner, np.float64) / 255
+
+
+def _is_within(box: Box, image: Image.Image) -> bool:
+    left, top, right, bottom = box
+    return 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
 
 
 def _centre(box: np.ndarray) -> np.ndarray:

@@ -304,6 +304,17 @@ def test_a_changed_video_takes_the_place_of_the_old_one(video, encoder, gallery)
     assert not any(Path(path).exists() for path in old)
 
 
+def test_a_video_that_became_a_copy_of_another_loses_its_rows(video, encoder, gallery, tmp_path):
+    other = numbered_video(tmp_path / "other.avi", 10, rate=RATE)
+    settings = SceneSettings(every=0.5, crops=gallery.crops)
+    index_scenes([video, other], TwoPeople(), encoder, gallery, settings)
+    assert gallery.count() == 16
+    other.write_bytes(video.read_bytes())
+    report = index_scenes([video, other], TwoPeople(), encoder, gallery, settings)
+    assert report.copies == 1 and {row.source for row in gallery.rows()} == {str(video)}
+    assert len(list(gallery.crops.rglob("*.jpg"))) == gallery.count() == 12
+
+
 def test_photographs_of_scenes_and_files_that_are_none(encoder, gallery, tmp_path):
     scene, broken = tmp_path / "scene.png", tmp_path / "broken.avi"
     Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
