@@ -32,7 +32,7 @@ from ..evaluation.records import (
 )
 from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
 from ..retrieval import GalleryRow, Hit, PersonEncoder, Reranker, save_result_picture
-from ..retrieval.picture import stack_pictures
+from ..retrieval.picture import save_picture, stack_pictures
 from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
 from ..version import __version__
 from .messages import fail, note, shown
@@ -367,7 +367,7 @@ def _write(
             which = "query" if name == FAILURES_FILE else "re-ranked query"
             note(f"every {which} found its person at rank 1: there are no failures to draw")
         else:
-            picture.save(out / name)
+            save_picture(picture, out / name, "PNG")
             written.append(name)
     write_json(out / METRICS_FILE, report)
     typer.echo(f"written to {shown(out)}: {', '.join([METRICS_FILE, *written])}")

@@ -182,7 +182,7 @@ def _index(
     device = shards.device(device)
     transformers_logging.disable_progress_bar()
     with shards.together():
-        gallery = None if overwrite or not Gallery.exists(out) else Gallery.open(out)
+        gallery = None if overwrite or not Gallery.exists(out) else _open_to_add(out)
         found = load_detector(scenes.detector, device) if scenes.paths else None
         encoder = PersonEncoder.from_pretrained(model, device)
         if gallery is None:
@@ -215,6 +215,17 @@ def _index(
         _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
         if expired:
             typer.echo(f"{expired} images are older than the gallery keeps them, and were erased")
+
+
+def _open_to_add(out: str) -> Gallery:
+    """A gallery that is there; whether it can be added to is asked before hours of encoding, not after."""
+    gallery = Gallery.open(out)
+    if gallery.folder is not None and not os.access(gallery.folder, os.W_OK):
+        raise GalleryError(
+            f"gallery {gallery} is write-protected, so that nothing can be added to it: get the permission to write "
+            "its folder, or give another --out"
+        )
+    return gallery
 
 
 def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped]) -> None:
@@ -287,18 +298,17 @@ def _expanded(images: Iterable[str]) -> list[Path]:
 def _find_split(images: Sequence[str], split: str) -> tuple[list[Path], FactsOf]:
     """Absolute paths of a data set's images of one split, each once, and what its annotation says of them."""
     # Imported here: only this option needs the libraries of the extra `train`.
-    from ..data.benchmarks import load_benchmark
+    from ..data.benchmarks import split_records
 
     if len(images) != 1:
         raise ValueError(f"--split takes the folder of one data set, not {len(images)}")
     root = Path(images[0])
-    splits = load_benchmark(detect_dataset(root), root)
+    splits = split_records(detect_dataset(root), root)
     if split not in splits:
         raise ValueError(f"--split {split}: {root} has the splits {', '.join(splits)}")
-    rows = splits[split]
     facts = {
-        os.path.abspath(image["path"]): ImageFacts(camera or None, str(person))
-        for image, camera, person in zip(rows["image"], rows["camera_id"], rows["person_id"])
+        os.path.abspath(record.path): ImageFacts(record.camera_id or None, record.person_name)
+        for record in splits[split]
     }
     return sorted(map(Path, facts)), facts.__getitem__
 
@@ -331,6 +341,8 @@ def _print_summary(
 ) -> None:
     if people.seconds:
         again = f", {people.unchanged} photographs unchanged" if people.unchanged else ""
+        again += f", {people.copies} copies of other files" if people.copies else ""
+        again += f", {people.updated} images with new facts" if people.updated else ""
         typer.echo(f"{people.people} people found in {people.frames} frames{again}; {people.seconds:.1f} s")
     if report.seconds or not people.seconds:
         copies = f"{report.copies} copies of other files, " if report.copies else ""

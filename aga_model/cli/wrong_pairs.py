@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data.files import write_json
 from ..retrieval import GalleryRow, Hit, save_result_picture
-from ..retrieval.picture import COLUMNS, stack_pictures
+from ..retrieval.picture import COLUMNS, save_picture, stack_pictures
 from .messages import fail, note, shown
 from .splits import open_split
 
@@ -84,7 +84,8 @@ def _find(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / WRONG_PAIRS_FILE, report)
         if worst:
-            _draw([pair["row"] for pair in worst[:_DRAWN]], embedded, encoder.device).save(out / PICTURE_FILE)
+            picture = _draw([pair["row"] for pair in worst[:_DRAWN]], embedded, encoder.device)
+            save_picture(picture, out / PICTURE_FILE, "PNG")
         typer.echo(f"all of them: {shown(out / WRONG_PAIRS_FILE)}" + (f", {PICTURE_FILE}" if worst else ""))
 
 

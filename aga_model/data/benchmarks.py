@@ -41,7 +41,7 @@ def load_benchmark(name: str, root: str | Path, skip: Collection[str] = ()) -> d
         - `image`: path of the file, not decoded;
         - `caption`;
         - `person_id`: as in the annotation; an own set whose ids are not all whole numbers has its persons numbered
-          from 0 in the order of their names;
+          from 0 in the order of their names ([`split_records`] has the names);
         - `image_id`: position of the record in the annotation, from 0;
         - `camera_id`: of CUHK-PEDES the first folder of the path (`cam_a`, `CUHK03`, ...), of RSTPReid and ICFG-PEDES
           MSMT17's camera from the file name (`0000_c14_0031.jpg` -> `c14`, `0627_010_05_0303afternoon_1591_0.jpg`
@@ -54,12 +54,20 @@ def load_benchmark(name: str, root: str | Path, skip: Collection[str] = ()) -> d
         FileNotFoundError: no annotation file, or images that it names are missing.
         ValueError: unknown dataset, or a broken record or set; names file, record and key.
     """
+    return {split: _to_dataset(records) for split, records in split_records(name, root, skip).items()}
+
+
+def split_records(name: str, root: str | Path, skip: Collection[str] = ()) -> dict[str, list[ImageRecord]]:
+    """
+    The records of a dataset by split, one per image, with the persons' names as the annotation writes them; arguments
+    and errors as for [`load_benchmark`].
+    """
     examination = examine(name, root, skip)
     _refuse_errors(examination)
     by_split: dict[str, list[ImageRecord]] = {split: [] for split in SPLITS}
     for record in examination.records:
         by_split[record.split].append(record)
-    return {split: _to_dataset(records) for split, records in by_split.items() if records}
+    return {split: records for split, records in by_split.items() if records}
 
 
 def _refuse_errors(examination: Examination) -> None:

@@ -26,6 +26,8 @@ class ImageRecord:
         file_path: image file as the annotation names it.
         path: image file on disk.
         person_id: as in the annotation; text in an own set whose ids are not all whole numbers.
+        person_name: the id as the annotation writes it, also where persons are numbered anew; with the split before it
+            where each split counts its persons from the same number, so that one name means one person.
         split: train, val or test.
         camera_id: None where neither the record nor the file name tells it.
         captions: at least one, none empty.
@@ -36,6 +38,7 @@ class ImageRecord:
     file_path: str
     path: str
     person_id: int | str
+    person_name: str
     split: str
     camera_id: str | None
     captions: list[str]
@@ -257,7 +260,7 @@ class _Pass:
                 earlier.captions.extend(captions)
                 return
         camera = self._camera(record, image)
-        kept = ImageRecord(number, position, image, path, person_id, split, camera, list(captions))
+        kept = ImageRecord(number, position, image, path, person_id, str(person_id), split, camera, list(captions))
         self.records.append(kept)
         self.by_path.setdefault(path, kept)
 
@@ -314,7 +317,10 @@ class _Pass:
                 shared.setdefault((record.person_id, record.split), (record, earlier))
         if not shared:
             return
-        kind = "restarted-ids" if self._numbering_restarts() else "shared-identity"
+        restarts = self._numbering_restarts()
+        for record in self.records if restarts else ():
+            record.person_name = f"{record.split}/{record.person_name}"
+        kind = "restarted-ids" if restarts else "shared-identity"
         unit = record_unit(self.annotation)
         for (person_id, split), (record, earlier) in shared.items():
             there = f"{earlier.split} at {unit} {earlier.number}"

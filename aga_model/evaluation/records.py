@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.files import whole_file
 from .metrics import RANKS
 from .ranking import Ranking
 
@@ -80,13 +81,10 @@ def _records(queries: Sequence[Record], gallery: Sequence[Record], ranking: Rank
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records as JSON lines, under a temporary name first."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    """Write records as JSON lines, so that the file is there whole or not at all."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    temporary.replace(path)
 
 
 def read_records(path: str | Path) -> list[Record]:

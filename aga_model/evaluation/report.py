@@ -15,7 +15,7 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from aga_model.data.files import write_json
+from aga_model.data.files import whole_file, write_json
 
 from .diagnostics import Token, enrichment_examples, masked_attribute_share
 
@@ -130,5 +130,6 @@ def write_report(
         next_steps=next_steps,
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    with whole_file(path) as file:
+        file.write_text(page, encoding="utf-8")
     return path

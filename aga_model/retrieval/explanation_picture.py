@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,6 +27,8 @@ from .picture import (
     _printable,
     _width,
     _wrap,
+    picture_format,
+    save_picture,
 )
 
 Rgb = tuple[int, int, int]
@@ -51,26 +52,18 @@ def save_explanation_picture(
     """
     Draw an explanation as [`explanation_image`] does and save it in the format of the path's suffix.
 
-    The file is there whole or not at all: it is written under a temporary name and renamed.
+    The file is there whole or not at all.
 
     Returns:
         The RGB picture.
 
     Raises:
         ValueError: `max_words` is below 1, or the suffix is no image format.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; names it.
     """
-    path = Path(path)
-    image_format = Image.registered_extensions().get(path.suffix.lower())
-    if image_format not in Image.SAVE:
-        raise ValueError(f"{path} has no suffix of an image format: use a name such as explanation.png")
+    image_format = picture_format(path, "explanation.png")
     picture = explanation_image(explanation, image, max_words)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        picture.save(temporary, format=image_format)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_picture(picture, path, image_format)
     return picture
 
 

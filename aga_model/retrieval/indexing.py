@@ -199,7 +199,7 @@ def _prepare(path: str | os.PathLike, known: _Known, encoder: PersonEncoder, fac
         data = read_bytes(source)
         sha256 = hashlib.sha256(data).hexdigest()
         before, now = known.facts(source, sha256), facts_of(source)
-        facts = now if before is None else _updated(before, now)
+        facts = now if before is None else updated_facts(before, now)
         if facts == before:
             return _Unchanged(Path(source))
         if known.is_copy(source, sha256):
@@ -221,7 +221,7 @@ def _prepare(path: str | os.PathLike, known: _Known, encoder: PersonEncoder, fac
     return _Prepared(row, encoder.preprocess([image]))
 
 
-def _updated(before: ImageFacts, now: ImageFacts) -> ImageFacts:
+def updated_facts(before: ImageFacts, now: ImageFacts) -> ImageFacts:
     """`now`, and `before` where it says nothing."""
     return ImageFacts(
         before.camera if now.camera is None else now.camera,

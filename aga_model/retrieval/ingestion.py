@@ -3,9 +3,9 @@
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from aga_model.data.image_files import MIN_SIDE, read_image, read_image_file
 
 from .crops import crop_name, write_crop
 from .detection import Box, Detection, PersonDetector
-from .tracking import PersonTracker
-from .video import EVERY, UnreadableVideoError, read_frame, sample_frames
+from .tracking import PersonTracker, TrackedBox, unfinished
+from .video import EVERY, UnreadableVideoError, VideoFrame, read_frame, sample_frames
 
 MARGIN = 0.05
 MIN_HEIGHT = 40
@@ -60,12 +60,14 @@ def crops_of_video(
     min_height: int = MIN_HEIGHT,
     start_frame: int = 0,
     source_hash: str | None = None,
+    known: Iterable[TrackedBox] = (),
 ) -> Iterator[PersonCrop]:
     """
     The people in a video, frame after frame; within a frame the surest first. The same file gives the same crops.
 
     An interrupted run continues with the frame of the last crop that was kept as `start_frame`: crops of that frame
-    come again, with the same boxes. Tracks begin anew there under names that were not given before.
+    come again, with the same boxes. With the crops of the frames before as `known` their tracks go on, as they do in a
+    run that was not interrupted; without them tracks begin anew under names that were not given before.
 
     Args:
         path: video file.
@@ -75,6 +77,8 @@ def crops_of_video(
         min_height: pixels; lower boxes are left out.
         start_frame: leave out the frames before this number.
         source_hash: of [`hash_video`], where it is known already.
+        known: boxes and tracks of the crops of an earlier run with the same `margin`; those before `start_frame`
+            count.
 
     Warns:
         VideoDamagedWarning: at the end, where a part of the video could not be decoded.
@@ -87,15 +91,35 @@ def crops_of_video(
     source = Path(os.path.abspath(path))
     source_hash = source_hash or hash_video(source)
     tracker = PersonTracker()
-    with closing(sample_frames(source, every, start_frame)) as frames:
-        while batch := list(islice(frames, _FRAMES_PER_CALL)):
+    before = unfinished(
+        replace(crop, box=_without_margin(crop.box, margin)) for crop in known if crop.frame < start_frame
+    )
+    with closing(sample_frames(source, every, start_frame, before)) as frames:
+        new = _recalled(frames, tracker, before)
+        while batch := list(islice(new, _FRAMES_PER_CALL)):
             for frame, detections in zip(batch, detector.detect([frame.image for frame in batch])):
-                people = _large_enough(detections, min_height)
-                tracks = tracker.update(frame, [person.box for person in people])
-                for person, track in zip(people, tracks):
-                    box = _cut_box(person.box, margin, frame.image)
+                people = [
+                    (_cut_box(person.box, margin, frame.image), person.score)
+                    for person in _large_enough(detections, min_height)
+                ]
+                # Tracks follow from what is kept of a crop, so that a run that is continued can find them again.
+                boxes = list(dict.fromkeys(box for box, _ in people))
+                names = tracker.update(frame, [_without_margin(box, margin) for box in boxes])
+                tracks = dict(zip(boxes, names))
+                for box, score in people:
                     place = (frame.number, frame.offset, box)
-                    yield PersonCrop(frame.image.crop(box), source, source_hash, *place, person.score, track)
+                    yield PersonCrop(frame.image.crop(box), source, source_hash, *place, score, tracks[box])
+
+
+def _recalled(
+    frames: Iterable[VideoFrame], tracker: PersonTracker, known: Mapping[int, Sequence[TrackedBox]]
+) -> Iterator[VideoFrame]:
+    """The other frames than those whose tracks are known; these the tracker is led through."""
+    for frame in frames:
+        if frame.number in known:
+            tracker.recall(frame, known[frame.number])
+        else:
+            yield frame
 
 
 def crops_of_image(
@@ -180,3 +204,10 @@ def _cut_box(box: Box, margin: float, image: Image.Image) -> CropBox:
         min(image.width, math.ceil(right + across)),
         min(image.height, math.ceil(bottom + down)),
     )
+
+
+def _without_margin(box: Box, margin: float) -> Box:
+    """The detected box of which `_cut_box` made this one, but for rounding and what lay outside of the frame."""
+    left, top, right, bottom = box
+    across, down = (side * margin / (1 + 2 * margin) for side in (right - left, bottom - top))
+    return left + across, top + down, right - across, bottom - down

@@ -84,7 +84,7 @@ _ERASING = ".erasing"
 _BUILDING = ".building"
 _TABLE = re.compile(r"images-(\d+)")
 _OWN_FILES = re.compile(
-    r"gallery\.json(\.tmp)?|skipped\.json(\.tmp)?|\.lock|\.erasing(\.tmp)?|\.building|images-\d+\.lance(\.removed)?"
+    r"gallery\.json(\.tmp)?|skipped\.json(\.\d+)?(\.tmp)?|\.lock|\.erasing(\.tmp)?|\.building|images-\d+\.lance(\.removed)?"
     r"|embeddings-\d+\.safetensors(\.tmp)?|rows-\d+\.jsonl(\.tmp)?"  # of format version 1
 )
 _LOCK_SECONDS = 600  # as long as another process may build an index

@@ -4,9 +4,11 @@ import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from aga_model.data.files import whole_file
 from aga_model.data.image_files import UnreadableImageError
 
 from .gallery import Hit
@@ -30,7 +32,8 @@ def save_result_picture(
     query: str, hits: Sequence[Hit], path: str | os.PathLike, correct: Sequence[bool] | None = None
 ) -> Image.Image:
     """
-    Draw the results of one query and save the picture in the format of the path's suffix.
+    Draw the results of one query and save the picture in the format of the path's suffix. The file is there whole or
+    not at all.
 
     Images keep their proportions; a file that is gone or damaged becomes a grey box that says so. Characters that the
     font lacks are drawn as their base letter or as a question mark.
@@ -46,16 +49,42 @@ def save_result_picture(
 
     Raises:
         ValueError: `correct` has another length than `hits`, or the suffix is no image format.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; names it.
     """
     if correct is not None and len(correct) != len(hits):
         raise ValueError(f"{len(hits)} hits but {len(correct)} values in `correct`")
+    image_format = picture_format(path, "result.png")
     picture = _draw(query, hits, correct)
-    try:
-        picture.save(path)
-    except ValueError as error:
-        raise ValueError(f"{path} has no suffix of an image format: use a name such as result.png") from error
+    save_picture(picture, path, image_format)
     return picture
+
+
+def picture_format(path: str | os.PathLike, example: str) -> str:
+    """
+    The image format that a path's suffix names.
+
+    Args:
+        path: of a picture that is to be written.
+        example: of a good name.
+
+    Raises:
+        ValueError: it names none in which pictures can be written.
+    """
+    image_format = Image.registered_extensions().get(Path(path).suffix.lower(), "")
+    if image_format not in Image.SAVE:
+        raise ValueError(f"{path} has no suffix of an image format: use a name such as {example}")
+    return image_format
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike, image_format: str) -> None:
+    """
+    Save a picture so that the file is there whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; names it.
+    """
+    with whole_file(path) as file:
+        picture.save(file, format=image_format)
 
 
 def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -6,14 +6,15 @@ import html
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from aga_model.data.files import whole_file
 from aga_model.data.image_files import UnreadableImageError
 
 from .gallery import Hit
@@ -25,6 +26,7 @@ COLUMNS = (
     "track", "detection_score", "id",
 )  # fmt: skip
 _THUMBNAIL = (160, 320)  # pixels
+_HALF_CHARACTERS = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # which stand for no byte of a file name
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #141414; background: #fff; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
@@ -98,16 +100,29 @@ def write_csv(answers: Sequence[Answer], file: str | os.PathLike) -> None:
     """
     One line per hit, columns as in `COLUMNS`; what is not known is empty, a time is ISO 8601 in UTC.
 
-    A text that a spreadsheet would run as a formula begins with an apostrophe.
+    A text that a spreadsheet would run as a formula begins with an apostrophe. The file is UTF-8, but for file names
+    that are not: their bytes are written as they are. `open(file, errors="surrogateescape", newline="")` reads all
+    names as Python writes them.
+
+    Raises:
+        OSError: the file cannot be written; names it.
     """
-    with Path(file).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for answer in answers:
-            for hit in answer.hits:
-                values = {"query": answer.query, **hit_values(hit)}
-                values["time"] = _iso(hit.row.time)
-                writer.writerow([_cell(values.get(column)) for column in COLUMNS])
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(COLUMNS)
+    for answer in answers:
+        for hit in answer.hits:
+            values = {"query": answer.query, **hit_values(hit)}
+            values["time"] = _iso(hit.row.time)
+            writer.writerow([_cell(values.get(column)) for column in COLUMNS])
+    _write(file, stream.getvalue())
+
+
+def _write(file: str | os.PathLike, text: str) -> None:
+    """Write text whole or not at all; bytes of file names that are no UTF-8 stay what they are."""
+    content = _HALF_CHARACTERS.sub("?", text).encode("utf-8", "surrogateescape")
+    with whole_file(file) as place:
+        place.write_bytes(content)
 
 
 def _cell(value: Any) -> Any:
@@ -126,20 +141,23 @@ def _iso(seconds: float | None) -> str:
 
 def write_page(answers: Sequence[Answer], file: str | os.PathLike, title: str) -> None:
     """
-    One HTML file that needs no other: a section per query with its images, scores and facts.
+    One HTML file that needs no other: a section per query with its images, scores and facts. File names that are not
+    UTF-8 are written as [`write_csv`] does; a browser shows a sign for what it cannot read.
 
     Args:
         answers: in the order of the page.
         file: to write, such as result.html.
         title: of the page.
+
+    Raises:
+        OSError: the file cannot be written; names it.
     """
     sections = "".join(_section(answer) for answer in answers)
     heading = html.escape(title)
-    Path(file).write_text(
+    _write(
+        file,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{heading}</h1>{sections}</body></html>\n",
-        encoding="utf-8",
-        errors="replace",  # file names may hold bytes that are no text
     )
 
 

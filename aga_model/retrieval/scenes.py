@@ -5,21 +5,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from aga_model.data.image_files import Skipped, UnreadableImageError
 
 from .detection import Detection, PersonDetector
 from .encoder import PersonEncoder
-from .facts import FactsOf, no_facts
+from .facts import FactsOf, ImageFacts, no_facts
 from .gallery import Gallery
-from .indexing import WRITE_EVERY
+from .indexing import WRITE_EVERY, updated_facts
 from .ingestion import MARGIN, MIN_HEIGHT, PersonCrop, crops_of_image, crops_of_video, hash_video, save_crop
 from .shards import Progress, Shards, no_progress, own_share
 from .store import Filter, GalleryRow
+from .tracking import TrackedBox
 from .video import EVERY, UnreadableVideoError, expected_frames, is_video
 
 
@@ -50,9 +51,11 @@ class SceneReport:
     What `index_scenes` did.
 
     Args:
-        people (`int`): crops that were written, those that a continued video gives once more included.
+        people (`int`): crops that were new to the gallery.
         frames (`int`): frames and photographs that were searched for people.
         unchanged (`int`): photographs that were in the gallery with the same content.
+        copies (`int`): files with the content of another file, which share its rows.
+        updated (`int`): rows that were in the gallery and got new facts: camera, person, time, or the file's new name.
         skipped (`list[Skipped]`): files that could not be read, and why.
         seconds (`float`): time taken.
     """
@@ -60,6 +63,8 @@ class SceneReport:
     people: int = 0
     frames: int = 0
     unchanged: int = 0
+    copies: int = 0
+    updated: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -92,8 +97,10 @@ def index_scenes(
     Detect people in videos and photographs and put their crops into a gallery.
 
     Crops are written `WRITE_EVERY` at a time, and what is written stays if the process ends. A video of which the
-    gallery holds crops goes on at the last of their frames, so that a finished one costs its decoding and the frames
-    behind its last person. A file whose content has changed loses its old rows first.
+    gallery holds crops goes on at the last of their frames, with the tracks that are there, so that a finished one
+    costs its decoding and the frames from its last person on. What is held is neither encoded nor saved again:
+    settings count for what is new, and new facts are written to the rows. A file whose content has changed loses its
+    old rows first; one that was renamed takes its rows with it.
 
     Args:
         paths: video files and photographs.
@@ -126,8 +133,9 @@ def index_scenes(
                 told.update(frames)
 
         counting = _CountingDetector(detector, seen)
-        crops = chain.from_iterable(_crops(path, counting, gallery, settings, report) for path in own)
-        while batch := list(islice(crops, WRITE_EVERY)):
+        held = _Held(gallery)
+        groups = (group for path in own for group in _people(path, counting, held, settings, facts_of, report))
+        for batch in _batches(groups):
             embeddings = encoder.encode_images([crop.image for crop in batch], batch_size)
             rows = [_row(crop, encoder.model_hash, settings, facts_of) for crop in batch]
             if _is_of_gallery(settings.crops, gallery):
@@ -146,6 +154,8 @@ def _total(reports: Sequence[SceneReport]) -> SceneReport:
         sum(report.people for report in reports),
         sum(report.frames for report in reports),
         sum(report.unchanged for report in reports),
+        sum(report.copies for report in reports),
+        sum(report.updated for report in reports),
         [item for report in reports for item in report.skipped],
     )
 
@@ -164,32 +174,141 @@ def _expected(paths: Iterable[str | os.PathLike], every: float) -> int | None:
     return total
 
 
-def _crops(
+def _batches(groups: Iterable[list[PersonCrop]]) -> Iterator[list[PersonCrop]]:
+    """At least `WRITE_EVERY` crops at a time, but for the last ones, and no group in parts."""
+    batch: list[PersonCrop] = []
+    for group in groups:
+        batch += group
+        if len(batch) >= WRITE_EVERY:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _people(
     path: str | os.PathLike,
     detector: PersonDetector,
-    gallery: Gallery,
+    held: "_Held",
     settings: SceneSettings,
+    facts_of: FactsOf,
     report: SceneReport,
-) -> Iterator[PersonCrop]:
-    """The people of one file that the gallery does not hold yet; a file that cannot be read is reported."""
+) -> Iterator[list[PersonCrop]]:
+    """
+    The people of one file that the gallery does not hold yet, in groups that are written together: those of a
+    photograph, because a photograph of which one row is there counts as finished. A file that cannot be read is
+    reported.
+    """
     source = os.path.abspath(path)
     try:
         source_hash = hash_video(source)
-        known = list(gallery.rows(Filter(sources=[source])))
-        if any(row.source_hash != source_hash for row in known):
-            gallery.delete(Filter(sources=[source]))  # with the saved crops of what the file was
-            known = []
+        rows = held.rows(source, source_hash)
+        if rows is None:
+            report.copies += 1
+            return
+        report.updated += held.write(
+            rows, [_with_facts(row, source, facts_of(source), settings.started) for row in rows]
+        )
         if is_video(source):
-            start = max((row.frame or 0 for row in known), default=0)
-            yield from crops_of_video(
-                source, detector, settings.every, settings.margin, settings.min_height, start, source_hash
-            )
-        elif any(row.box is not None for row in known):
+            for crop in _new_crops(source, detector, settings, source_hash, rows):
+                yield [crop]
+        elif any(row.box is not None for row in rows):
             report.unchanged += 1
         else:
-            yield from crops_of_image(source, detector, settings.margin, settings.min_height)
+            yield list(crops_of_image(source, detector, settings.margin, settings.min_height))
     except (UnreadableVideoError, UnreadableImageError) as error:
         report.skipped.append(Skipped(Path(source), error.reason))
+
+
+def _new_crops(
+    source: str, detector: PersonDetector, settings: SceneSettings, source_hash: str, rows: Sequence[GalleryRow]
+) -> Iterator[PersonCrop]:
+    """The people of a video from the last frame on of which there are rows, without those of these rows."""
+    start = max((row.frame or 0 for row in rows), default=0)
+    places = {(row.frame, row.box) for row in rows}
+    known = [
+        TrackedBox(row.frame, row.offset, row.box, row.track)
+        for row in rows
+        if row.frame is not None and row.offset is not None and row.box is not None and row.track is not None
+    ]
+    crops = crops_of_video(
+        source, detector, settings.every, settings.margin, settings.min_height, start, source_hash, known
+    )
+    return (crop for crop in crops if (crop.frame, crop.box) not in places)
+
+
+def _with_facts(row: GalleryRow, source: str, facts: ImageFacts, started: float | None) -> GalleryRow:
+    """A row with the facts of its file as far as these are given, and with the file's name."""
+    taken = facts.time
+    if row.offset is not None:
+        taken = None if started is None else started + row.offset
+    now = replace(facts, time=taken)
+    return replace(row, source=source, **vars(updated_facts(ImageFacts(row.camera, row.person_id, row.time), now)))
+
+
+class _Held:
+    """The rows that a gallery holds of videos and photographs, also of those that were renamed or copied."""
+
+    def __init__(self, gallery: Gallery):
+        self._gallery = gallery
+        self._first: dict[str, str] = {}  # content -> the first file of this run that has it
+        self._before: dict[str, set[str]] | None = None  # content -> files that rows of earlier runs name
+
+    def rows(self, source: str, source_hash: str) -> list[GalleryRow] | None:
+        """
+        Rows of a file, or of one with its content that is no longer there; None for a copy of another file, to which
+        the rows belong. Those of an earlier content are deleted.
+        """
+        rows = list(self._gallery.rows(Filter(sources=[source])))
+        if any(row.source_hash != source_hash for row in rows):
+            self._gallery.delete(Filter(sources=[source]))  # with the saved crops of what the file was
+            rows = []
+        if self._first.get(source_hash, source) != source:
+            return None
+        if not rows and (others := self._others(source, source_hash)):
+            if any(_has_content(other, source_hash) for other in others):
+                return None
+            rows = [row for row in self._gallery.rows(Filter(sources=others)) if _is_crop(row, source_hash)]
+        self._first[source_hash] = source
+        return rows
+
+    def _others(self, source: str, source_hash: str) -> set[str]:
+        """Other files of this content that the gallery knows from earlier runs."""
+        if self._before is None:
+            self._before = {}
+            for row in self._gallery.rows():
+                if _is_crop(row, row.source_hash):
+                    self._before.setdefault(row.source_hash, set()).add(row.source)
+        return self._before.get(source_hash, set()) - {source}
+
+    def write(self, rows: Sequence[GalleryRow], updated: Sequence[GalleryRow]) -> int:
+        """Put rows that differ in the place of those that they were, with the same embeddings; returns how many."""
+        changed = {row.id: row for before, row in zip(rows, updated) if row != before}
+        if not changed:
+            return 0
+        where = Filter(sources={row.source for row in rows})
+        # All of them before the first is written, since writing may tidy away what is being read.
+        found = [
+            (changed[row_id], embedding)
+            for ids, embeddings in self._gallery.embeddings(where)
+            for row_id, embedding in zip(ids, embeddings)
+            if row_id in changed
+        ]
+        if found:  # what another process has deleted meanwhile stays so
+            self._gallery.add(np.stack([embedding for _, embedding in found]), [row for row, _ in found])
+        return len(found)
+
+
+def _is_crop(row: GalleryRow, source_hash: str) -> bool:
+    return row.source_hash == source_hash and (row.frame is not None or row.box is not None)
+
+
+def _has_content(path: str, source_hash: str) -> bool:
+    """Whether a file is there and has this content."""
+    try:
+        return hash_video(path) == source_hash
+    except UnreadableVideoError:
+        return False
 
 
 def _row(crop: PersonCrop, model_hash: str, settings: SceneSettings, facts_of: FactsOf) -> GalleryRow:

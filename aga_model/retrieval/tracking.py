@@ -1,6 +1,6 @@
 """Tell which boxes of a video's sampled frames show one person, by where they are and by their colours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,24 @@ _COLOUR_SCALE = 0.15  # mean difference of colours in [0, 1] that divides an ove
 _LEAST_LIKENESS = 0.06
 _COLOUR_GRID = (4, 8)  # columns and rows of a box whose mean colours are compared
 _SIDES = 0.2  # part of the width on each side that is mostly background
+
+
+@dataclass(frozen=True)
+class TrackedBox:
+    """
+    A box whose track is known, because [`PersonTracker.update`] gave it in an earlier run.
+
+    Args:
+        frame (`int`): number of the frame.
+        offset (`float`): seconds of the frame from the beginning of the video.
+        box (`tuple[float, float, float, float]`): as it was given to the tracker.
+        track (`str`): name of the track.
+    """
+
+    frame: int
+    offset: float
+    box: Box
+    track: str
 
 
 @dataclass
@@ -71,7 +89,7 @@ class PersonTracker:
         """
         found = np.array(boxes, np.float64).reshape(-1, 4)
         colours = [_colours(frame.image, box) for box in boxes]
-        self._tracks = [track for track in self._tracks if frame.offset - track.offset <= self.max_gap]
+        self._forget(frame.offset)
         names = [f"{frame.number}.{place}" for place in range(1, len(found) + 1)]
         new = set(range(len(found)))
         for track_index, index in largest_first(self._likeness(found, colours, frame.offset), _LEAST_LIKENESS):
@@ -82,12 +100,56 @@ class PersonTracker:
         self._tracks += [_Track(names[index], found[index], colours[index], frame.offset) for index in sorted(new)]
         return names
 
+    def recall(self, frame: VideoFrame, known: Sequence[TrackedBox]) -> None:
+        """
+        Go through a frame whose tracks are known. Led through the frames of [`unfinished`], a new tracker gives later
+        frames the names that the tracker of the earlier run would have given them.
+
+        Args:
+            frame: of the video, later than the last.
+            known: its boxes, in the order of [`unfinished`]. No tracker gave a box outside of the frame, or a second
+                one of a track: they are left aside.
+        """
+        self._forget(frame.offset)
+        tracks = {track.name: track for track in self._tracks}
+        boxes = {one.track: one for one in reversed(known) if _is_within(one.box, frame.image)}
+        for one in reversed(boxes.values()):
+            box, colours = np.array(one.box, np.float64), _colours(frame.image, one.box)
+            if one.track in tracks:
+                tracks[one.track].follow(box, colours, frame.offset)
+            else:
+                self._tracks.append(_Track(one.track, box, colours, frame.offset))
+
+    def _forget(self, offset: float) -> None:
+        self._tracks = [track for track in self._tracks if offset - track.offset <= self.max_gap]
+
     def _likeness(self, boxes: np.ndarray, colours: Sequence[np.ndarray], offset: float) -> np.ndarray:
         """(tracks, boxes) in [0, 1]."""
         predicted = np.array([track.predicted(offset) for track in self._tracks]).reshape(-1, 4)
         differences = [[np.abs(track.colours - found).mean() for found in colours] for track in self._tracks]
         difference = np.array(differences).reshape(len(self._tracks), len(boxes))
         return pairwise_iou(_grown(predicted), _grown(boxes)) * np.exp(-difference / _COLOUR_SCALE)
+
+
+def unfinished(known: Iterable[TrackedBox], max_gap: float = MAX_GAP) -> dict[int, list[TrackedBox]]:
+    """
+    The boxes of those tracks that can go on after the last of some frames, by frame: what a tracker has to recall.
+    The frames are in order, and the boxes of a frame in the order of the tracks' names.
+    """
+    known = sorted(known, key=lambda one: (one.frame, _place(one.track), one.track))
+    ends = {one.track: one.offset for one in known}
+    least = max(ends.values(), default=0.0) - max_gap
+    by_frame: dict[int, list[TrackedBox]] = {}
+    for one in known:
+        if ends[one.track] >= least:
+            by_frame.setdefault(one.frame, []).append(one)
+    return by_frame
+
+
+def _place(name: str) -> int:
+    """Where a track's first box stood in its frame."""
+    place = name.rpartition(".")[2]
+    return int(place) if place.isdecimal() else 0
 
 
 def largest_first(values: np.ndarray, least: float) -> Iterator[tuple[int, int]]:
@@ -111,6 +173,11 @@ def _colours(image: Image.Image, box: Box) -> np.ndarray:
     sides = _SIDES * (right - left)
     inner = image.resize(_COLOUR_GRID, Image.Resampling.BOX, box=(left + sides, top, right - sides, bottom))
     return np.asarray(inner, np.float64) / 255
+
+
+def _is_within(box: Box, image: Image.Image) -> bool:
+    left, top, right, bottom = box
+    return 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
 
 
 def _centre(box: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import os
 import stat
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def is_video(path: str | os.PathLike) -> bool:
 
 
 def sample_frames(
-    path: str | os.PathLike, every: float = EVERY, start_frame: int = 0
+    path: str | os.PathLike, every: float = EVERY, start_frame: int = 0, also: Collection[int] = ()
 ) -> Generator[VideoFrame, None, None]:
     """
     Frames of a video file at an interval: the first frame that is shown at or after 0, `every`, 2 `every`, ... seconds
@@ -116,6 +116,7 @@ def sample_frames(
         every: seconds.
         start_frame: leave out the frames before this number. Which frames follow does not depend on it: the video is
             decoded from its beginning all the same.
+        also: numbers of frames that are given in any case.
 
     Warns:
         VideoDamagedWarning: after the last frame, where some could not be decoded or the file ends too early.
@@ -129,7 +130,7 @@ def sample_frames(
     if not (every > 0 and math.isfinite(every)):
         raise ValueError(f"frames cannot be taken every {every} seconds: give a positive number")
     reader = _Reader(path)
-    yield from _ahead(reader, every, start_frame)
+    yield from _ahead(reader, every, start_frame, frozenset(also))
     reader.check_end()
 
 
@@ -328,20 +329,23 @@ def _open(cv2: Any, path: Path) -> Any:
     return capture
 
 
-def _sample(reader: _Reader, every: float, start_frame: int) -> Iterator[VideoFrame]:
+def _sample(reader: _Reader, every: float, start_frame: int, also: Collection[int]) -> Iterator[VideoFrame]:
     due = 0.0
     while reader.advance():
-        if reader.offset < due - _SAME_TIME:
-            continue
-        due = every * (math.floor((reader.offset + _SAME_TIME) / every) + 1)
-        image = reader.image() if reader.number >= start_frame else None
+        is_due = reader.offset >= due - _SAME_TIME
+        if is_due:
+            due = every * (math.floor((reader.offset + _SAME_TIME) / every) + 1)
+        wanted = reader.number in also or (is_due and reader.number >= start_frame)
+        image = reader.image() if wanted else None
         if image is not None:
             yield VideoFrame(reader.number, reader.offset, image)
 
 
-def _ahead(reader: _Reader, every: float, start_frame: int) -> Iterator[VideoFrame]:
+def _ahead(
+    reader: _Reader, every: float, start_frame: int, also: Collection[int] = frozenset()
+) -> Iterator[VideoFrame]:
     """Sampled frames, decoded in a thread while the caller works."""
-    frames = _sample(reader, every, start_frame)
+    frames = _sample(reader, every, start_frame, also)
     pool = ThreadPoolExecutor(1)
     pending: deque[Future[VideoFrame | None]] = deque(pool.submit(next, frames, None) for _ in range(_FRAMES_AHEAD))
     try:

@@ -9,7 +9,7 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,39 @@ _TOKENIZER_FILES = (
 )
 _OPTIONAL_FILES = (*_TOKENIZER_FILES, *SERVING_FILES, "preprocessor_config.json", "LICENSE", "NOTICE")
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
+_WEIGHTS = ".safetensors"
+_LARGEST_HEADER = 100_000_000  # bytes, that of safetensors
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
+# What lets its reader in somewhere: kind -> how it is written. A key or token that is part of a longer word is none.
+_START = r"(?<![A-Za-z0-9_])"
+_SECRETS = {
+    kind: re.compile(pattern)
+    for kind, pattern in {
+        "private key": r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|---- BEGIN SSH2 ENCRYPTED PRIVATE KEY"
+        r"|PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1[0-9A-Z]{20}",
+        "Hugging Face token": rf"{_START}(?:hf|api_org)_[A-Za-z0-9]{{30,}}",
+        "GitHub token": rf"{_START}(?:gh[a-z]_[A-Za-z0-9]{{30,}}|github_pat_\w{{20,}})",
+        "GitLab token": rf"{_START}gl(?:pat|ptt|dt|rt|rtr|cbt|ft|soat|imt|oas|agent|ffct|wt)-[\w-]{{20,}}",
+        "Slack token": rf"{_START}(?:xox[a-z]|xapp)-[A-Za-z0-9-]{{10,}}|hooks\.slack\.com/services/\w",
+        "AWS key": rf"{_START}(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{{16}}(?![A-Za-z0-9])"
+        r"|(?i:aws_?secret_?(?:access_?)?key)\W{1,5}[A-Za-z0-9/+]{40}",
+        "Google key": rf"{_START}(?:AIza[\w-]{{30,}}|ya29\.[\w-]{{20,}}|GOCSPX-[\w-]{{20,}})",
+        "Azure key": r"(?i:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{30,}",
+        "OpenAI or Anthropic key": rf"{_START}sk-(?:(?:ant|proj|svcacct|admin|or)-[\w-]{{16,}}|[A-Za-z0-9]{{20,}})",
+        "npm token": rf"{_START}npm_[A-Za-z0-9]{{30,}}",
+        "PyPI token": rf"{_START}pypi-(?:AgEI[\w-]{{8,}}|[\w-]{{30,}})",
+        "Stripe key": rf"{_START}[rs]k_(?:live|test)_[A-Za-z0-9]{{16,}}",
+        "SendGrid key": rf"{_START}SG\.[\w-]{{16,}}\.[\w-]{{16,}}",
+        "JSON web token": rf"{_START}eyJ[\w-]{{8,}}\.[\w-]{{8,}}\.[\w-]{{8,}}",
+        "bearer token": r"(?i:\bbearer) +[A-Za-z0-9._~+/-]{20,}",
+        # The name of a variable in place of the password, as in {password} or $PASSWORD, gives nothing away.
+        "password in an address": r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s/:@\"'<>{}$*]*:[^\s/@\"'<>{}$*]+@[\w\[]",
+        "password": r"(?i:(?<![A-Za-z])(?:password|passwd|pwd|passphrase|api_?key|(?:client|secret)_?(?:secret|key)|"
+        r"(?:access|auth)_?token)[\"']?\s*[:=]\s*[\"'][^\"'\s{}$<>*]{4,}[\"'])"
+        r"|(?i:[?&;](?:password|passwd|pwd|token|access_token|api_?key|secret)=)[^\s&\"'<>{}$*]{4,}"
+        r"|(?i:(?<![A-Za-z_.])(?:password|passwd)=)(?!None\b|password\b)[^\s\"'(){}<>\[\],$*]{4,}(?=[\s\"'&]|$)",
+    }.items()
+}
 # A path of somebody's machine: it tells the user's name or where the data lie. A path has no word, dot, slash or tilde
 # before it, so that addresses are none.
 _PATH_START, _PATH_END = r"(?<![\w./~-])", r"[^\s\"'`)<>]*"
@@ -54,6 +85,12 @@ _LOCAL_PATH = re.compile(
     rf"|(?:/[\w.@-]+)+/(?:home|Users|scratch)/[\w.@-]|~/[\w@-]|file:/+[\w.@-]){_PATH_END}"
 )
 _WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\+[^\s\"'`)<>]+")
+# Code may speak of folders, but not of anybody's home.
+_HOME_PATH = re.compile(
+    rf"(?:{_PATH_START}|(?<=file:/)|(?<=file://)|(?<=file:///))(?:/[\w.@-]+)*/(?:home|Users)/[\w.@-]{_PATH_END}"
+    rf"|\b[A-Za-z]:\\+Users\\+[\w.@-]{_PATH_END}"
+)
+_JSON_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
 # The name by which a card's example loads the model: the first one, in whichever Auto class.
 _LOADED_NAME = re.compile(r"""\.from_pretrained\(\s*(["'])(?P<name>[^"']+)\1""")
 
@@ -100,9 +137,16 @@ def read_release(folder: str | Path, secrets: Iterable[str] = ()) -> Release:
         secrets: texts that no file may hold, such as the token of the upload.
 
     Raises:
-        ReleaseError: names the first file that is missing or wrong.
+        ReleaseError: names the first file that is missing or wrong; repeats no secret.
     """
-    folder = Path(folder)
+    secrets = [secret for secret in secrets if secret]
+    try:
+        return _read_release(Path(folder), secrets)
+    except ReleaseError as error:
+        raise ReleaseError(_without_secrets(str(error), secrets)) from None
+
+
+def _read_release(folder: Path, secrets: Sequence[str]) -> Release:
     _require_model_folder(folder)
     config = _read_json(folder / CONFIG_FILE)
     _require_model_type(folder / CONFIG_FILE, config)
@@ -112,6 +156,7 @@ def read_release(folder: str | Path, secrets: Iterable[str] = ()) -> Release:
     optional = [name for name in _OPTIONAL_FILES if (folder / name).is_file()]
     files = tuple(sorted({CONFIG_FILE, PROCESSOR_FILE, CARD_FILE, *weights, *code, *optional}))
     release = Release(folder, files, card, _left_out(folder, files))
+    _require_own_files(release)
     _require_nothing_private(release, secrets)
     _require_loadable(folder, config)
     return release
@@ -270,35 +315,90 @@ def _reason(path: Path) -> str:
     return "no part of a model"
 
 
-def _require_nothing_private(release: Release, secrets: Iterable[str]) -> None:
-    """No token in any text file; no path of a machine in card and settings, but for names that are rewritten."""
-    needles = [secret for secret in secrets if secret]
-    paths = (_LOCAL_PATH, _WINDOWS_PATH, _own_paths(release.folder))
+def _require_own_files(release: Release) -> None:
+    """No symbolic link: what it leads to may be any file of this machine."""
     for name in release.files:
-        if name.endswith(".safetensors"):
-            continue
-        text = release.card_for("user/name") if name == CARD_FILE else _read_text(release.folder / name)
-        for number, line in enumerate(text.splitlines(), start=1):
-            if _TOKEN.search(line) or any(secret in line for secret in needles):
+        if (release.folder / name).is_symlink():
+            raise ReleaseError(
+                f"{release.folder / name} is a symbolic link: put the file itself there, if others may read it"
+            )
+
+
+def _require_nothing_private(release: Release, secrets: Sequence[str]) -> None:
+    """No secret in any file; no path of a machine in card, settings and metadata, and nobody's home in code."""
+    home = _below([Path(os.path.expanduser("~"))])  # Path.home() is an error for a user without one
+    places = (_LOCAL_PATH, _WINDOWS_PATH, _own_paths(release.folder))
+    for name in release.files:
+        path = release.folder / name
+        for place, text in _texts(release, name):
+            kind = _secret_in(text, secrets)
+            if kind is not None:
+                article = "an" if kind.startswith(("A", "O")) else "a"
                 raise ReleaseError(
-                    f"{release.folder / name}: line {number} holds a Hugging Face token: remove it, and revoke the "
-                    "token if others could have read it"
+                    f"{path}: {place} holds {article} {kind}: remove it, and revoke it if others could have read it"
                 )
-            if name.endswith(".py") or name in _VOCABULARIES:
-                continue
-            found = next((match for path in paths if (match := path.search(line))), None)
+            patterns = () if name in _VOCABULARIES else (_HOME_PATH, home) if name.endswith(".py") else places
+            found = next((match for pattern in patterns if (match := pattern.search(text))), None)
             if found:
                 raise ReleaseError(
-                    f"{release.folder / name}: line {number} names a path of a machine ({found[0]}): remove it before "
-                    "others read it"
+                    f"{path}: {place} names a path of a machine ({found[0]}): remove it before others read it"
                 )
+
+
+def _texts(release: Release, name: str) -> Iterator[tuple[str, str]]:
+    """Everything readable in a file, piece by piece, each with its place."""
+    path = release.folder / name
+    if name.endswith(_WEIGHTS):
+        for key, value in _read_metadata(path).items():
+            yield f"{_without_secrets(key, ())} of the metadata", f"{key}={value}"
+        return
+    text = release.card_for("user/name") if name == CARD_FILE else _read_text(path)
+    for number, line in enumerate(text.splitlines(), start=1):
+        yield f"line {number}", line
+        if path.suffix == ".json" and "\\" in line:
+            plain = _JSON_ESCAPE.sub(lambda match: match[2] or chr(int(match[1], 16)), line)
+            yield f"line {number}", plain
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """What is written into a safetensors file beside the tensors, and the tensors' names."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 2 <= size <= _LARGEST_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
+        names = {f"tensor {number}": name for number, name in enumerate(header) if name != "__metadata__"}
+        return {**header.get("__metadata__", {}), **names}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ReleaseError(f"{path}: the weights cannot be loaded: {_first_line(error)}") from error
+
+
+def _secret_in(text: str, secrets: Iterable[str]) -> str | None:
+    """The kind of secret that a text holds."""
+    if any(secret in text for secret in secrets):
+        return "Hugging Face token"
+    return next((kind for kind, pattern in _SECRETS.items() if pattern.search(text)), None)
+
+
+def _without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Settings are repeated in messages, and messages in logs."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    for pattern in _SECRETS.values():
+        text = pattern.sub("***", text)
+    return text
 
 
 def _own_paths(folder: Path) -> re.Pattern[str]:
     """What lies in this machine's home, in the folder from which it publishes, or where the model's folder does."""
     home = Path(os.path.expanduser("~"))  # Path.home() is an error for a user without one
-    places = {home, Path.cwd(), *folder.absolute().parents, *folder.resolve().parents}
-    names = sorted(re.escape(place.as_posix()) for place in places if place != Path(place.anchor))
+    return _below([home, Path.cwd(), *folder.absolute().parents, *folder.resolve().parents])
+
+
+def _below(places: Iterable[Path]) -> re.Pattern[str]:
+    """Paths below some folders."""
+    names = sorted({re.escape(place.as_posix()) for place in places if place != Path(place.anchor)})
     return re.compile(rf"{_PATH_START}(?:{'|'.join(names) or '(?!)'})/[\w.@-]{_PATH_END}")  # (?!) is found nowhere
 
 

@@ -1,14 +1,16 @@
 """The loaders on miniature sets in their on-disk layout."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from miniatures import CUHK, LAYOUTS, OWN_LINES, OWN_TABLE, RSTP, write_image, write_miniature
 from PIL import Image
 
-from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark
+from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark, split_records
 from aga_model.data.check import find_unreadable
+from aga_model.data.formats import FORMATS, SplitSize
 
 RECORDS = [
     {
@@ -333,6 +335,28 @@ def test_person_names_are_numbered(tmp_path, ids, numbers):
     rows = load_benchmark("own", tmp_path)["test"]
     first = np.unique(rows["image_id"], return_index=True)[1]
     assert [rows["person_id"][int(index)] for index in first] == numbers
+    assert [record.person_name for record in split_records("own", tmp_path)["test"]] == [str(own) for own in ids]
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_persons_keep_the_names_of_the_annotation(tmp_path, name):
+    write_miniature(name, tmp_path)
+    records = LAYOUTS[name][3]
+    key = "person_id" if name == "own" else "id"
+    found = {record.image_id: record for split in split_records(name, tmp_path).values() for record in split}
+    assert {place: record.person_name for place, record in found.items()} == {
+        place: str(record[key]) for place, record in enumerate(records)
+    }
+
+
+def test_persons_of_splits_that_count_from_the_same_number_have_names_of_their_own(tmp_path, monkeypatch):
+    records = [{**record, "id": 0} for record in RSTP[1:]]
+    write_miniature("rstp-reid", tmp_path, records)
+    sizes = {split: SplitSize(1, 1, 2) for split in ("train", "val", "test")}
+    published = replace(FORMATS["rstp-reid"], published=sizes, identities=3)
+    monkeypatch.setitem(FORMATS, "rstp-reid", published)
+    for split, (record,) in split_records("rstp-reid", tmp_path).items():
+        assert record.split == split and (record.person_id, record.person_name) == (0, f"{split}/0")
 
 
 # --- held-out identities ------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
+import csv
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -231,6 +234,67 @@ def test_search_errors(gallery, tmp_path, other_model_folder):
         assert "--top-k" in aga("search", gallery, "a man", "--top-k", number, code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        *(("--save", f"result.{suffix}") for suffix in ("png", "jpg", "html", "csv")),
+        *(("--explain", f"why.{suffix}") for suffix in ("png", "jpg")),
+    ],
+)
+def test_results_that_cannot_be_written_are_named_and_leave_nothing(gallery, tmp_path, monkeypatch, option, name):
+    results = tmp_path / "results"
+    (results / "folder" / name).mkdir(parents=True)
+    search = ("search", gallery, "a man", option)
+    missing = tmp_path / "missing" / name
+    assert f"{missing} cannot be written: there is no folder" in fails(*search, missing)
+    assert f"{results / 'folder' / name} cannot be written: it is a folder" in fails(
+        *search, results / "folder" / name
+    )
+    if os.path.exists("/dev/full"):
+        (results / name).symlink_to("/dev/full")
+        assert f"{results / name} cannot be written: the disk is full" in fails(*search, results / name)
+        (results / name).unlink()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    (results / name).write_text("the last one")
+    assert "the disk is full" in fails(*search, results / name)
+    assert (results / name).read_text() == "the last one"
+    assert sorted(path.name for path in results.iterdir()) == ["folder", name]
+
+
+def test_a_write_protected_gallery_is_searched_and_not_added_to(
+    gallery, image_folder, model_folder, tmp_path, monkeypatch
+):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != gallery and access(path, mode))
+    with monkeypatch.context() as patch:
+        patch.setattr(PersonEncoder, "from_pretrained", None)  # said before the model is loaded
+        message = fails("index", image_folder, "--model", model_folder, "--out", gallery)
+    assert f"gallery {gallery} is write-protected" in message and "Errno" not in message
+    assert len(found(gallery)["hits"]) == 7
+
+
+def test_file_names_that_are_no_utf8_come_back(image_folder, model_folder, tmp_path):
+    folder = tmp_path / "old disk"
+    folder.mkdir()
+    try:
+        shutil.copy(image_folder / "a.jpg", os.fsencode(folder) + b"/Stra\xdfe.jpg")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    gallery, name = tmp_path / "names", str(folder / "Stra\udcdfe.jpg")
+    aga("index", folder, "--model", model_folder, "--out", gallery)
+    for suffix in (".csv", ".html", ".png"):
+        aga("search", gallery, "a man", "--save", tmp_path / f"r{suffix}")
+    with (tmp_path / "r.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == row["source"] == name and os.path.isfile(row["path"])
+    assert b"/Stra\xdfe.jpg" in (tmp_path / "r.html").read_bytes()
+    assert found(gallery)["hits"][0]["path"] == name
+
+
 def test_model_that_has_moved(image_folder, model_folder, tmp_path):
     first, moved, gallery = tmp_path / "first", tmp_path / "moved", tmp_path / "gallery"
     shutil.copytree(model_folder, first)
@@ -315,6 +379,67 @@ def test_new_facts_change_rows_and_silence_keeps_them(market, model_folder, tmp_
     assert "4 changed), 1 unchanged" in aga(*arguments, "--person-from", r"/(\d+)_").stdout
     rows = [row for row, _ in held(tmp_path / "gallery").values()]
     assert {row.camera for row in rows} == {"door"} and len({row.person_id for row in rows}) == 4
+
+
+PERSONS = ["001", "002", "010", "p7", "1"]
+
+
+@pytest.fixture
+def own_set(tmp_path):
+    """Two images of each person; the table's names are no numbers, in two splits."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    write_own_set(folder, PERSONS)
+    return folder
+
+
+def write_own_set(folder, persons):
+    lines = ["file_name,person_id,caption,split"]
+    for place, person in enumerate(persons):
+        for view in "ab":
+            generator = np.random.default_rng([ord(letter) for letter in person + view])
+            pixels = generator.integers(0, 256, (40, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{person}_{view}.png")
+            lines.append(f"{person}_{view}.png,{person},a man in red,{'test' if place < 3 else 'train'}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def persons_of(gallery):
+    return {path.name: row.person_id for path, (row, _) in held(gallery).items()}
+
+
+def test_a_split_keeps_the_names_of_its_persons(own_set, model_folder, tmp_path):
+    gallery = tmp_path / "gallery"
+    for split, persons in (("test", PERSONS[:3]), ("train", PERSONS)):
+        aga("index", own_set, "--split", split, "--model", model_folder, "--out", gallery)
+        assert persons_of(gallery) == {f"{person}_{view}.png": person for person in persons for view in "ab"}
+    for person in PERSONS:
+        paths = {Path(hit["path"]).name for hit in found(gallery, "--person", person)["hits"]}
+        assert paths == {f"{person}_a.png", f"{person}_b.png"}
+    assert found(gallery, "--person", "2")["hits"] == []
+    write_own_set(own_set, ["000", *PERSONS])  # which moves every number
+    aga("index", own_set, "--split", "test", "--model", model_folder, "--out", gallery)
+    assert all(name.startswith(f"{person}_") for name, person in persons_of(gallery).items())
+    assert "2 images removed" in aga("gallery", "delete", gallery, "--person", "1").stdout
+    left = {f"{person}_{view}.png" for person in ["000", *PERSONS[:-1]] for view in "ab"}
+    assert persons_of(gallery).keys() == left
+
+
+def test_numbers_of_an_earlier_version_become_names(own_set, model_folder, tmp_path, monkeypatch):
+    gallery = tmp_path / "gallery"
+    arguments = ("index", own_set, "--split", "test", "--model", model_folder, "--out", gallery)
+    find = index_module._find_split
+
+    def numbered(*given):
+        paths, facts_of = find(*given)
+        return paths, lambda path: replace(facts_of(path), person_id=str(PERSONS.index(facts_of(path).person_id)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "_find_split", numbered)
+        aga(*arguments)
+    assert set(persons_of(gallery).values()) == {"0", "1", "2"}
+    assert "6 images indexed (0 new, 6 changed)" in aga(*arguments).stdout
+    assert persons_of(gallery) == {f"{person}_{view}.png": person for person in PERSONS[:3] for view in "ab"}
 
 
 def test_copies_share_a_row(market, model_folder, tmp_path):

@@ -11,7 +11,8 @@ from aga_model.data.image_files import UnreadableImageError
 from aga_model.data.rendered import render_person, sample_person
 from aga_model.retrieval.detection import Detection
 from aga_model.retrieval.ingestion import crops_of_image, crops_of_video, cut_again, save_crop
-from aga_model.retrieval.video import UnreadableVideoError, VideoDamagedWarning
+from aga_model.retrieval.tracking import TrackedBox
+from aga_model.retrieval.video import UnreadableVideoError, VideoDamagedWarning, sample_frames
 
 SIZE = WIDTH, HEIGHT = 320, 160
 FRAMES, RATE = 40, 10.0
@@ -127,6 +128,39 @@ def test_an_interrupted_run_continues(video, scenes):
     places = [(crop.frame, crop.box, crop.image.tobytes()) for crop in rest]
     assert places == [(c.frame, c.box, c.image.tobytes()) for c in whole if c.frame >= kept[-1].frame]
     assert not {crop.track for crop in rest} & {crop.track for crop in whole}
+
+
+class Unsure:
+    """Finds people who cross and turn, each with a box that jitters, and misses one in four."""
+
+    def __init__(self, video):
+        self.numbers = {frame.image.tobytes(): frame.number for frame in sample_frames(video, 0.01)}
+
+    def detect(self, images):
+        return [self._people(self.numbers[image.tobytes()]) for image in images]
+
+    def _people(self, number):
+        rng = np.random.default_rng(number)
+        found = []
+        for place in range(6):
+            left = 20 + 40 * place + 15 * np.sin(number / (2 + place)) + rng.normal(0, 3)
+            top = 20 + rng.normal(0, 3)
+            if rng.random() < 0.75:
+                found.append(Detection((left, top, left + 40, top + 100), rng.random()))
+        return found
+
+
+@pytest.mark.parametrize("every", [0.1, 0.5])
+def test_tracks_of_a_continued_run_are_those_of_an_uninterrupted_one(video, every):
+    detector = Unsure(video)
+    whole = list(crops_of_video(video, detector, every))
+    assert 6 <= len({crop.track for crop in whole}) < len(whole) / 2
+    for stopped in range(1, len(whole), 5):
+        kept = whole[:stopped]
+        known = [TrackedBox(crop.frame, crop.offset, tuple(map(float, crop.box)), crop.track) for crop in kept]
+        np.random.default_rng(stopped).shuffle(known)
+        rest = list(crops_of_video(video, detector, every, start_frame=kept[-1].frame, known=known))
+        assert [plain(crop) for crop in rest] == [plain(crop) for crop in whole if crop.frame >= kept[-1].frame]
 
 
 def test_a_crop_is_cut_again(video, scenes):

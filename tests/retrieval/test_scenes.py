@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from aga_model.retrieval import (
     write_page,
 )
 from aga_model.retrieval.detection import Detection
+from aga_model.retrieval.facts import ImageFacts
 
 FRAMES, RATE = 30, 10.0
 BOXES = [(0.0, 0.0, 80.0, 64.0), (80.0, 0.0, 160.0, 64.0)]
@@ -113,6 +115,170 @@ def test_a_stopped_run_goes_on_without_loss_or_double(video, encoder, gallery, m
         index_scenes([video], Stops(), encoder, gallery, settings)
 
 
+def content(gallery):
+    """Everything that a gallery holds: rows and embeddings by id."""
+    embeddings = {row_id: one.tobytes() for ids, some in gallery.embeddings() for row_id, one in zip(ids, some)}
+    return {row.id: (row, embeddings[row.id]) for row in gallery.rows()}
+
+
+def forbid(monkeypatch, target, *names):
+    def forbidden(*arguments, **options):
+        raise AssertionError(f"{names} was called")
+
+    for name in names:
+        monkeypatch.setattr(target, name, forbidden)
+
+
+@pytest.mark.parametrize("stopped", range(1, 12))
+def test_a_run_killed_after_any_crop_and_continued_holds_what_a_whole_run_does(
+    video, encoder, tmp_path, monkeypatch, stopped
+):
+    settings = SceneSettings(every=0.5, started=7.0)
+    whole, killed = (
+        Gallery.create(tmp_path / name, encoder.model_hash, encoder.dim, encoder.name) for name in ("whole", "killed")
+    )
+    index_scenes([video], TwoPeople(), encoder, whole, settings, batch_size=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scenes, "WRITE_EVERY", stopped)
+        add = killed.add
+        patch.setattr(killed, "add", lambda *written: (add(*written), _interrupt()))
+        index_scenes([video], TwoPeople(), encoder, killed, settings, batch_size=1)
+    assert killed.count() == stopped
+    index_scenes([video], TwoPeople(), encoder, killed, settings, batch_size=1)
+    assert content(killed) == content(whole)
+    assert {row.track for row in killed.rows()} == {"0.1", "0.2"}
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"every": 0.25},
+        {"every": 0.7},
+        {"every": 2.0},
+        {"min_height": 65},
+        {"crops": None},
+    ],
+    ids=str,
+)
+def test_a_finished_video_is_left_as_it_is(video, encoder, gallery, monkeypatch, changed):
+    """With another interval only frames behind the last one that is held are new, and their people go on."""
+    settings = SceneSettings(every=0.5, crops=gallery.crops)
+    index_scenes([video], TwoPeople(), encoder, gallery, settings)
+    before, saved = content(gallery), sorted(gallery.crops.rglob("*.jpg"))
+    times = [path.stat().st_mtime_ns for path in saved]
+    again = replace(settings, **changed)
+    new = [frame for frame in range(26, FRAMES) if changed.get("every") in (0.25, 0.7) and frame == 28]
+    for run in range(2):
+        detector = TwoPeople()
+        with monkeypatch.context() as patch:
+            if run or not new:
+                forbid(patch, gallery, "add")
+                forbid(patch, PersonEncoder, "encode_images")
+            report = index_scenes([video], detector, encoder, gallery, again)
+        assert report.people == (0 if run else 2 * len(new)) and report.updated == 0
+        assert detector.frames <= 2
+        after = content(gallery)
+        assert {row_id: after[row_id] for row_id in before} == before
+        assert {row.frame for row, _ in after.values()} == set(range(0, FRAMES, 5)) | set(new)
+        assert {row.track for row, _ in after.values()} == {"0.1", "0.2"}
+    assert [path.stat().st_mtime_ns for path in saved] == times
+    assert new or sorted(gallery.crops.rglob("*.jpg")) == saved
+
+
+def test_a_photograph_is_written_whole(encoder, gallery, tmp_path, monkeypatch):
+    """Who is not written with the others would never be looked for again."""
+    scene = tmp_path / "scene.png"
+    Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
+    monkeypatch.setattr(scenes, "WRITE_EVERY", 1)
+    add = gallery.add
+    monkeypatch.setattr(gallery, "add", lambda *written: (add(*written), _interrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        index_scenes([scene], TwoPeople(), encoder, gallery, SceneSettings(margin=0.0))
+    assert rows_by_place(gallery).keys() == {(None, box) for box in BOXES}
+
+
+def test_new_facts_reach_every_row_and_silence_keeps_them(video, encoder, gallery, tmp_path, monkeypatch):
+    scene = tmp_path / "scene.png"
+    Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
+    paths, settings = [video, scene], SceneSettings(every=0.5, crops=gallery.crops)
+    index_scenes(paths, TwoPeople(), encoder, gallery, settings)
+    before = content(gallery)
+    forbid(monkeypatch, PersonEncoder, "encode_images")
+
+    def again(started=None, **facts):
+        detector = TwoPeople()
+        report = index_scenes(
+            paths,
+            detector,
+            encoder,
+            gallery,
+            replace(settings, started=started),
+            facts_of=lambda path: ImageFacts(**facts),
+        )
+        assert detector.frames == 1 and (report.people, report.unchanged) == (0, 1)  # the video's last frame
+        return report.updated
+
+    def facts():
+        return {(row.frame, row.camera, row.person_id, row.time) for row, _ in content(gallery).values()}
+
+    frames = range(0, FRAMES, 5)
+    assert again(started=1000.0) == 12
+    assert facts() == {(frame, None, None, 1000.0 + frame / RATE) for frame in frames} | {(None, None, None, None)}
+    assert again(camera="hall", person_id="ann", time=5.0) == 14
+    known = {(frame, "hall", "ann", 1000.0 + frame / RATE) for frame in frames} | {(None, "hall", "ann", 5.0)}
+    assert facts() == known
+    assert again() == again(camera="hall") == again(started=1000.0) == 0 and facts() == known
+    assert again(person_id="bob", started=0.0) == 14
+    after = content(gallery)
+    assert {row_id: embedding for row_id, (_, embedding) in after.items()} == {
+        row_id: embedding for row_id, (_, embedding) in before.items()
+    }
+    blank = {"camera": None, "person_id": None, "time": None}
+    assert {row_id: replace(row, **blank) for row_id, (row, _) in after.items()} == {
+        row_id: row for row_id, (row, _) in before.items()
+    }
+
+
+def test_a_renamed_file_takes_its_rows_with_it(video, encoder, gallery, tmp_path, monkeypatch):
+    scene = tmp_path / "scene.png"
+    Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
+    settings = SceneSettings(every=0.5, crops=gallery.crops)
+    index_scenes([video, scene], TwoPeople(), encoder, gallery, settings)
+    before = content(gallery)
+    moved = [tmp_path / "moved.avi", tmp_path / "moved.png"]
+    video.rename(moved[0])
+    scene.rename(moved[1])
+    forbid(monkeypatch, PersonEncoder, "encode_images")
+    detector = TwoPeople()
+    report = index_scenes(moved, detector, encoder, gallery, settings)
+    assert (report.people, report.updated, report.copies, detector.frames) == (0, 14, 0, 1)
+    names = {str(video): str(moved[0]), str(scene): str(moved[1])}
+    assert content(gallery) == {
+        row_id: (replace(row, source=names[row.source]), embedding) for row_id, (row, embedding) in before.items()
+    }
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_copied_file_shares_the_rows_of_the_first(video, encoder, gallery, tmp_path, together):
+    settings = SceneSettings(every=0.5)
+    if not together:
+        index_scenes([video], TwoPeople(), encoder, gallery, settings)
+    copy = tmp_path / ("z.avi" if together else "a.avi")  # found first in the later run
+    copy.write_bytes(video.read_bytes())
+    for run in range(2):
+        report = index_scenes(sorted([video, copy]), TwoPeople(), encoder, gallery, settings)
+        assert (report.copies, report.people) == (1, 12 if together and run == 0 else 0)
+        assert {row.source for row in gallery.rows()} == {str(video)} and gallery.count() == 12
+    video.unlink()
+    index_scenes([copy], TwoPeople(), encoder, gallery, settings)
+    assert {row.source for row in gallery.rows()} == {str(copy)} and gallery.count() == 12
+
+
 def test_deletion_removes_the_saved_crops(video, encoder, gallery, tmp_path):
     index_scenes([video], TwoPeople(), encoder, gallery, SceneSettings(every=0.5, margin=0.0, crops=gallery.crops))
     outside = tmp_path / "own.jpg"
@@ -136,6 +302,17 @@ def test_a_changed_video_takes_the_place_of_the_old_one(video, encoder, gallery)
     index_scenes([video], TwoPeople(), encoder, gallery, settings)
     assert rows_by_place(gallery).keys() == {(frame, box) for frame in (0, 5) for box in BOXES}
     assert not any(Path(path).exists() for path in old)
+
+
+def test_a_video_that_became_a_copy_of_another_loses_its_rows(video, encoder, gallery, tmp_path):
+    other = numbered_video(tmp_path / "other.avi", 10, rate=RATE)
+    settings = SceneSettings(every=0.5, crops=gallery.crops)
+    index_scenes([video, other], TwoPeople(), encoder, gallery, settings)
+    assert gallery.count() == 16
+    other.write_bytes(video.read_bytes())
+    report = index_scenes([video, other], TwoPeople(), encoder, gallery, settings)
+    assert report.copies == 1 and {row.source for row in gallery.rows()} == {str(video)}
+    assert len(list(gallery.crops.rglob("*.jpg"))) == gallery.count() == 12
 
 
 def test_photographs_of_scenes_and_files_that_are_none(encoder, gallery, tmp_path):
@@ -213,6 +390,17 @@ def test_a_folder_with_a_video_is_indexed_and_searched(indexed, tmp_path):
     aga("search", indexed, "a man", "--save", tmp_path / "a.html", "--explain", tmp_path / "why.png")
     assert (tmp_path / "a.html").read_text().count("data:image/jpeg") == 10
     assert Image.open(tmp_path / "why.png").width > 100
+
+
+def test_facts_that_are_given_later_are_told_and_searched_by(indexed, video, model_folder, tmp_path):
+    again = ("index", video, "--model", model_folder, "--out", indexed)
+    told = aga(*again, "--started", "2026-01-31T18:30", "--camera", "door", "--person-from", "/(hal)l").stdout
+    assert "0 people found in 1 frames, 12 images with new facts" in told
+    answer = json.loads(
+        aga("search", indexed, "a man", "--json", "--top-k", 20, "--camera", "door", "--since", "2026-01-31").stdout
+    )
+    assert len(answer["hits"]) == 12 and {hit["person_id"] for hit in answer["hits"]} == {"hal"}
+    assert "new facts" not in aga(*again).stdout and Gallery.open(indexed).count(Filter(cameras=["door"])) == 12
 
 
 def test_a_video_without_people_makes_no_gallery(video, model_folder, tmp_path, monkeypatch):

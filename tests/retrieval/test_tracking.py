@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from aga_model.retrieval.tracking import PersonTracker, largest_first
+from aga_model.retrieval.tracking import PersonTracker, TrackedBox, largest_first, unfinished
 from aga_model.retrieval.video import VideoFrame
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)
@@ -99,6 +99,38 @@ def test_a_later_start_gives_no_name_again():
     whole = {name for names in run(positions) for name in names}
     later = {name for names in run(positions[6:], first=6) for name in names}
     assert len(later) == 2 and not whole & later
+
+
+def test_boxes_that_no_tracker_gave_are_left_aside():
+    """Rows of a gallery that others wrote: beyond the frame, twice in one frame, without a size."""
+    walk = [[(RED, person(10 + 20 * step))] for step in range(10)]
+    known = [TrackedBox(step, STEP * step, people[0][1], "0.1") for step, people in enumerate(walk[:6])]
+    odd = [(900.0, 0.0, 950.0, 90.0), (-5.0, 0.0, 20.0, 90.0), (30.0, 50.0, 30.0, 90.0), (10.0, 50.0, 40.0, 500.0)]
+    known += [TrackedBox(5, STEP * 5, box, f"5.{place}") for place, box in enumerate(odd, start=2)]
+    known.append(TrackedBox(5, STEP * 5, person(600), "0.1"))
+    tracker = PersonTracker()
+    for number, boxes in unfinished(known).items():
+        image = Image.new("RGB", (700, 200), (120, 120, 120))
+        ImageDraw.Draw(image).rectangle(walk[number][0][1], fill=RED)
+        tracker.recall(VideoFrame(number, STEP * number, image), boxes)
+    assert run(walk[6:], tracker, first=6) == [["0.1"]] * 4
+
+
+def test_only_tracks_that_can_go_on_are_recalled():
+    known = [TrackedBox(frame, float(frame), person(0), track) for frame, track in enumerate("aabbbab")]
+    known += [TrackedBox(1, 1.0, person(100), "c"), TrackedBox(4, 4.0, person(100), "1.10")]
+    known += [TrackedBox(4, 4.0, person(200), "1.9")]
+    found = unfinished(known, max_gap=2.0)
+    assert {frame: [one.track for one in boxes] for frame, boxes in found.items()} == {
+        0: ["a"],
+        1: ["a"],
+        2: ["b"],
+        3: ["b"],
+        4: ["b", "1.9", "1.10"],
+        5: ["a"],
+        6: ["b"],
+    }
+    assert unfinished([]) == {}
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -82,6 +82,14 @@ def test_all_frames_after_the_start_frame_are_the_same(videos):
         assert all(a.image.tobytes() == b.image.tobytes() for a, b in zip(found, wanted))
 
 
+def test_frames_that_are_asked_for_by_number(videos):
+    every = {frame.number: frame for frame in sample_frames(videos["mp4v"], 0.001)}
+    found = list(sample_frames(videos["mp4v"], 0.3, start_frame=150, also={7, 9, 152, 10_000}))
+    wanted = [frame.number for frame in sample_frames(videos["mp4v"], 0.3, start_frame=150)]
+    assert [frame.number for frame in found] == sorted({7, 9, 152, *wanted})
+    assert all(frame.image.tobytes() == every[frame.number].image.tobytes() for frame in found)
+
+
 def test_varying_rate(tmp_path):
     """Times are the file's, not number / rate."""
     ticks = [1] * 20 + [7] * 10 + [1] * 10 + [40] + [2] * 20
