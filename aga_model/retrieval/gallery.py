@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .locations import is_mistyped, redacted
 from .store import (
     CROPS,
     Filter,
@@ -267,6 +268,10 @@ class Gallery:
         """Number of images."""
         return 0 if self._opened is None else self._opened.count(where)
 
+    def holds(self, row: GalleryRow) -> bool:
+        """Whether a row that a search has found is still there."""
+        return any(found.id == row.id for found in self.rows(Filter(sources=[row.source])))
+
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
         """What is known of the images, in no particular order."""
         return iter(()) if self._opened is None else self._opened.rows(where)
@@ -300,6 +305,11 @@ class Gallery:
 def _store_type(location: str) -> "type[LanceStore] | type[MilvusStore]":
     # Imported when a gallery is made or opened, so that encoding and evaluation need neither package.
     scheme, separator, _ = location.partition("://")
+    if is_mistyped(location):
+        raise GalleryError(
+            f"{redacted(location)} looks like a gallery on a server, which is milvus://[user:password@]host:port/"
+            "collection; write ./ before the name of a folder"
+        )
     if not separator:
         try:
             from .lance_store import LanceStore
@@ -307,7 +317,9 @@ def _store_type(location: str) -> "type[LanceStore] | type[MilvusStore]":
             raise _missing(error, "a gallery in a folder", "lancedb", "search") from error
         return LanceStore
     if scheme != "milvus":
-        raise GalleryError(f"a gallery lies in a folder or at milvus://host:port/collection, not at {location}")
+        raise GalleryError(
+            f"a gallery lies in a folder or at milvus://host:port/collection, not at {redacted(location)}"
+        )
     try:
         from .milvus_store import MilvusStore
     except ImportError as error:
