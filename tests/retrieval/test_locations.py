@@ -62,7 +62,10 @@ def test_no_password_is_shown(user, before, after, host, scheme):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("cannot reach milvus://ada:Tr0ub4dor@h:1/people: refused", "cannot reach milvus://ada:***@h:1/people: refused"),
+        (
+            "cannot reach milvus://ada:Tr0ub4dor@h:1/people: refused",
+            "cannot reach milvus://ada:***@h:1/people: refused",
+        ),
         ("see http://ada:Tr0ub4dor@h/x and milvus://b:c@d/e", "see http://ada:***@h/x and milvus://b:***@d/e"),
         ("a page of https://example.org/@somebody/x", "a page of https://example.org/@somebody/x"),
         ("open http://127.0.0.1:7860/?a=b@c", "open http://127.0.0.1:7860/?a=b@c"),
@@ -161,7 +164,9 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
     for name in ("AutoModelForPreTraining", "AutoProcessor"):
         monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda *_: None)
     monkeypatch.setattr("aga_model.data.benchmarks.load_benchmark", lambda *_, **__: {"test": None})
-    monkeypatch.setattr("aga_model.evaluation.report.write_report", lambda *all_: written.append(all_) or "report.html")
+    monkeypatch.setattr(
+        "aga_model.evaluation.report.write_report", lambda *all_: written.append(all_) or "report.html"
+    )
     result = CliRunner().invoke(app, ["report", str(tmp_path), "--gallery", location, "--query", "a man"])
     assert result.exit_code == 0, result.output
     shown = "aga search milvus://ada:***@127.0.0.1:1/people"
@@ -171,7 +176,7 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
 
 def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GalleryError, match="looks like a gallery on a server.* write ./"):
+    with pytest.raises(GalleryError, match=r"looks like a gallery on a server.* write \./"):
         Gallery.open("night:shift@door")
     with pytest.raises(GalleryError, match="holds no gallery"):
         Gallery.open("./night:shift@door")

@@ -8,16 +8,23 @@ once, and so gets in through any number of others.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .guard import LET_IN, App, Receive, Scope, Send
+from .logs import log_config
 
-ACCEPTED_AT_ONCE = 32  # connections; they are counted only after that
+_ACCEPTED_AT_ONCE = 32  # connections; they are counted only after that
+_HEADER_BYTES = 16 * 1024
+_KEEP_ALIVE_SECONDS = 5
+_BACKLOG = 1024  # connections that wait in the system for being accepted
+_CLOSE_SECONDS = 1  # for answers that are under way when the server is stopped
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -279,4 +286,35 @@ def limited_protocol(limits: ConnectionLimits) -> Callable[..., LimitedProtocol]
     return lambda **uvicorn: LimitedProtocol(registry, **uvicorn)
 
 
-__all__ = ["ACCEPTED_AT_ONCE", "ConnectionLimits", "Connections", "LimitedProtocol", "limited_protocol"]
+def limited_server(app: App) -> uvicorn.Server:
+    """
+    A server whose connections are limited and whose log holds no inputs, to be run with `sockets`.
+
+    Args:
+        app: a [`Guard`], which tells the server whom it lets in.
+    """
+    config = uvicorn.Config(
+        app,
+        http=limited_protocol(ConnectionLimits.of_this_process()),  # type: ignore[arg-type]
+        ws="none",
+        log_config=log_config(),
+        access_log=False,  # its lines would hold the token
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        backlog=_ACCEPTED_AT_ONCE,
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Accepts a few connections at a time, so that they are counted, while many may wait in the system."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(_BACKLOG)
+
+
+__all__ = ["ConnectionLimits", "Connections", "LimitedProtocol", "limited_protocol", "limited_server"]

@@ -10,9 +10,9 @@ import gradio.routes
 import gradio.state_holder
 import uvicorn
 
-from .connections import ACCEPTED_AT_ONCE, ConnectionLimits, limited_protocol
+from .connections import limited_server
 from .guard import Guard
-from .logs import QuietTraceback, log_config
+from .logs import QuietTraceback
 from .page import CSS, QUEUE_SIZE, build_page, knows_session, page_functions, waiting_functions
 from .page_rules import JOIN, PageRules
 from .service import DemoSearch
@@ -20,10 +20,6 @@ from .turns import Pace, Turns
 
 _REST_OF_A_REQUEST = 64 * 1024  # bytes beside an uploaded image
 _SYSTEM_FONTS = ("system-ui", "sans-serif")
-_HEADER_BYTES = 16 * 1024
-_KEEP_ALIVE_SECONDS = 5
-_BACKLOG = 1024  # connections that wait in the system for being accepted
-_CLOSE_SECONDS = 1  # for answers that are under way when the server is stopped
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -89,28 +85,7 @@ def make_server(search: DemoSearch, token: str | None, notices: tuple[str, ...] 
     turns = Turns(app, JOIN, lambda: waiting_functions(page), pace, QUEUE_SIZE)
     rules = PageRules(page_functions(page), lambda session: knows_session(page, session))
     max_body = math.ceil(search.max_upload_bytes * 4 / 3) + _REST_OF_A_REQUEST  # base64
-    config = uvicorn.Config(
-        Guard(turns, token, max_body, rules),
-        http=limited_protocol(ConnectionLimits.of_this_process()),  # type: ignore[arg-type]
-        ws="none",
-        log_config=log_config(),
-        access_log=False,  # its lines would hold the token
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
-        backlog=ACCEPTED_AT_ONCE,
-    )
-    return _Server(config)
-
-
-class _Server(uvicorn.Server):
-    """Accepts a few connections at a time, so that they are counted, while many may wait in the system."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listening in sockets or ():
-            listening.listen(_BACKLOG)
+    return limited_server(Guard(turns, token, max_body, rules))
 
 
 def _keep_inputs_out_of_gradio() -> None:
