@@ -170,9 +170,7 @@ class Explainer:
         return explanation
 
     def explain_with_notes(self, image: Image.Image, query: str) -> tuple[Explanation, list[QueryWarning]]:
-        """
-        [`Explainer.explain`], and what it warns of as a list; see [`PersonEncoder.encode_texts_with_notes`].
-        """
+        """[`Explainer.explain`] with what it warns of, returned as [`PersonEncoder.encode_texts_with_notes`] does."""
         sentences, notes = self.encoder.encode_texts_with_notes([query])  # also checks the query
         tokens = read_words(self.encoder, query)
         pixels = self.encoder.preprocess([image])

@@ -1,8 +1,10 @@
 """What a demo keeps to itself: its log holds nothing of what is asked, and who was deleted is not shown again."""
 
+import base64
 import gc
 import json
 import logging
+import shutil
 import socket
 import threading
 from contextlib import suppress
@@ -19,6 +21,7 @@ from aga_model.retrieval.demo.logs import FormatterWithoutInputs, without_inputs
 from aga_model.retrieval.demo.service import DemoError, DemoSearch, Wanted
 
 MARKER = "Zwiebelkuchen"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 JOIN = "/gradio_api/queue/join"
 
 
@@ -189,6 +192,16 @@ def test_long_texts_are_told_to_the_person(search):
         assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("more", [1, 2, 3, 1000])
+def test_a_file_that_is_too_large(place, more):
+    search = DemoSearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=1000)
+    url = "data:image/png;base64," + base64.b64encode(b"x" * (1000 + more)).decode()
+    with pytest.raises(DemoError, match="larger than"):
+        search.read_upload(url)
+    with pytest.raises(DemoError, match="cannot be read"):  # it is none, but not too large
+        search.read_upload("data:image/png;base64," + base64.b64encode(b"x" * 1000).decode())
+
+
 def test_ten_megabytes_are_refused_at_once(site):
     for data in (["x" * 10_000_000, *all_choices()], ["a", 10, ["x" * 10_000_000], "", "", ""],
                  ["a", 10, [], "x" * 10_000_000, "", ""], ["a", 10, [], "", "", "x" * 10_000_000]):  # fmt: skip
@@ -265,9 +278,34 @@ def test_who_was_deleted_is_not_shown_on_a_click(changing):
     assert "<figure" in site.ask("explain", [None], {"index": 0}, session="before")[1]
 
 
-def test_who_was_deleted_is_not_shown_after_a_search_by_image(changing):
-    import base64
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_takes_the_results_away(changing):
+    """In a browser: the cards of a search go, with the deleted person's picture, once one of them is clicked."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    site, place = changing
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=300_000)
+        page = browser.new_page()
+        page.set_default_timeout(300_000)
+        page.goto(f"http://127.0.0.1:{site.port}/")
+        page.wait_for_selector("text=6 images are searched")
+        assert page.get_attribute("#sentence textarea", "maxlength") == "2000"
+        page.fill("#sentence textarea", SENTENCE)
+        page.click("#find")
+        page.wait_for_selector("#results button")
+        Gallery.open(place.gallery).delete(Filter(person_ids=["2"]))
+        page.click("#results button >> text=2_c.png")
+        page.wait_for_selector("text=no longer in the gallery")
+        page.wait_for_selector("#results button", state="detached")
+        assert "2_c.png" not in page.content()
+        page.click("#find")
+        page.wait_for_selector("#results button")
+        assert page.locator("#results button").count() == 4
+        browser.close()
 
+
+def test_who_was_deleted_is_not_shown_after_a_search_by_image(changing):
     site, place = changing
     image = base64.b64encode((place.folder / "3_e.png").read_bytes()).decode()
     site.ask("upload", [], {"image": f"data:image/png;base64,{image}"}, session="image")

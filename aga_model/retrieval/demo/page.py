@@ -223,13 +223,11 @@ def knows_session(page: gr.Blocks, session: str) -> bool:
 
 
 def _field(block: Any) -> Field:
-    name = str(block.label or type(block).__name__).partition(" (")[0].lower()
     if isinstance(block, gr.State):
         return Field("state of the page")
+    name = "sentence" if block.elem_id == "sentence" else f"field {str(block.label).partition(' (')[0]}"
     if isinstance(block, gr.Dropdown):
         return Field(name, MAX_NAME, MAX_CAMERAS)
-    if block is not None and getattr(block, "elem_id", None) == "sentence":
-        name = "sentence"
     return Field(name, getattr(block, "max_length", None) or _OTHER_CHARACTERS)
 
 

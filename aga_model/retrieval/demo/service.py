@@ -225,12 +225,15 @@ class DemoSearch:
         kind, _, encoded = data_url.partition(",")
         if not (kind.startswith("data:image/") and kind.endswith(";base64")):
             raise DemoError("this is no image file: choose a JPEG, PNG or WebP")
+        too_large = DemoError(f"the file is larger than {self.max_upload_bytes / 2**20:g} MiB: choose a smaller one")
+        if len(encoded) // 4 * 3 - 2 > self.max_upload_bytes:  # in base64, of which up to two bytes are padding
+            raise too_large
         try:
             data = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
             raise DemoError("the image did not arrive whole: choose it again") from error
         if len(data) > self.max_upload_bytes:
-            raise DemoError(f"the file is larger than {self.max_upload_bytes / 2**20:g} MiB: choose a smaller one")
+            raise too_large
         try:
             image = decode_image(data, "the image", max_pixels=MAX_PIXELS)
         except UnreadableImageError as error:
