@@ -51,6 +51,7 @@ def demo(
         listening = web.listen(host, port)
         encoder = load_encoder(opened, model, device)
         search = DemoSearch(opened, encoder, rerank, int(max_upload_mb * 2**20))
+        search.warm_up()
         server = web.make_server(search, token, (RENDERED_NOTE,) if encoder.rendered_only else ())
         if not is_loopback(host):
             note("others can reach this demo: the connection is not encrypted, and only the token keeps them out")

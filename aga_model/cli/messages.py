@@ -4,6 +4,8 @@ from typing import NoReturn
 
 import typer
 
+from ..retrieval.locations import redacted_text
+
 RENDERED_NOTE = "this model has only seen rendered drawings: expect mistakes on photographs"
 # Modules that an installation without extras does not bring -> the extra that does.
 EXTRAS = {
@@ -36,13 +38,13 @@ def fail(message: object) -> NoReturn:
     """Print one line and end the command with exit code 2; a module of an extra is named with its extra."""
     if isinstance(message, ModuleNotFoundError) and (extra := extra_of(message)) and _ADVICE not in str(message):
         message = f"this needs {message.name}: {_ADVICE} 'aga-model[{extra}]'"
-    typer.echo(f"error: {shown(message)}", err=True)
+    typer.echo(f"error: {redacted_text(shown(message))}", err=True)
     raise typer.Exit(2)
 
 
 def note(message: object) -> None:
     """Print one line that is no part of the result."""
-    typer.echo(f"note: {shown(message)}", err=True)
+    typer.echo(f"note: {redacted_text(shown(message))}", err=True)
 
 
 def shown(value: object) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..retrieval.locations import redacted
 from .messages import fail
 
 NEXT_STEPS = """\
@@ -41,6 +42,7 @@ def report(
     from aga_model.evaluation.report import SearchSection, write_report
     from aga_model.retrieval import Gallery, PersonEncoder, save_result_picture
 
+    next_steps = NEXT_STEPS.format(gallery=redacted(gallery))
     try:
         settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
         folder, place = run / "model", (settings["data"]["dataset"], settings["data"]["data_root"])
@@ -62,7 +64,7 @@ def report(
             attribute_words(),
             searches,
             store.count(),
-            NEXT_STEPS.format(gallery=gallery),
+            next_steps,
         )
     except (OSError, ValueError) as error:
         fail(error)
@@ -75,4 +77,4 @@ def report(
     typer.echo(
         f"attribute words among masked tokens: AGM {shares['attention']:.0f}%, random masking {shares['random']:.0f}%"
     )
-    typer.echo(f"report: {path}\n\nWhat to do next:\n{NEXT_STEPS.format(gallery=gallery)}")
+    typer.echo(f"report: {path}\n\nWhat to do next:\n{next_steps}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,6 +19,8 @@ from aga_model.data.cards import says_rendered
 
 _READ_SIZE = 1024**2  # bytes
 _MOST_UNKNOWN = 0.5  # of a sentence's letters: a name in another writing is no harm
+# A tokenizer keeps how it cuts and pads between calls: of two threads, one would read with what the other has set.
+TOKENIZING = threading.Lock()
 
 
 class ModelLoadError(ValueError):
@@ -138,15 +141,33 @@ class PersonEncoder:
         Raises:
             ValueError: a sentence is empty, holds no letter or digit, or is not valid Unicode.
         """
-        for text in texts:
-            self._check_sentence(text)
+        embeddings, notes = self.encode_texts_with_notes(texts, batch_size)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return embeddings
+
+    def encode_texts_with_notes(
+        self, texts: Sequence[str], batch_size: int = 32
+    ) -> tuple[np.ndarray, list[QueryWarning]]:
+        """
+        Embed sentences and return what [`PersonEncoder.encode_texts`] warns of, for programs that answer several
+        people: warnings belong to the whole process, so one person's could be taken for another's.
+
+        Returns:
+            float32 (n, dim), each row of unit length, and the notes about these sentences in their order.
+
+        Raises:
+            ValueError: a sentence is empty, holds no letter or digit, or is not valid Unicode.
+        """
+        notes = [note for text in texts for note in self._check_sentence(text)]
         batches = [
             self._encode_text_batch(list(texts[start : start + batch_size]))
             for start in range(0, len(texts), batch_size)
         ]
-        return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
+        return np.concatenate([np.empty((0, self.dim), np.float32), *batches]), notes
 
-    def _check_sentence(self, text: str) -> None:
+    def _check_sentence(self, text: str) -> list[QueryWarning]:
+        """What makes the sentence's results worse than they might be; ValueError for one that cannot be embedded."""
         if not text.strip():
             raise ValueError("the query is empty: describe the person in a sentence")
         try:
@@ -154,25 +175,28 @@ class PersonEncoder:
         except UnicodeEncodeError as error:
             raise ValueError("the query is not valid Unicode text") from error
         if not any(character.isalnum() for character in text):
-            raise ValueError(f"the query {text!r} holds no word: describe the person in a sentence")
+            raise ValueError(f"the query {_beginning(text)!r} holds no word: describe the person in a sentence")
+        notes: list[QueryWarning] = []
         unknown, letters = self._unknown_letters(text)
         if unknown > _MOST_UNKNOWN * letters:
-            warnings.warn(
-                f"the model's vocabulary lacks {unknown} of the {letters} letters of {_beginning(text)!r}: it has not "
-                "learnt this writing, and the results say next to nothing; describe the person in the language of the "
-                "captions that the model was trained on",
-                UnknownWritingWarning,
-                stacklevel=3,
+            notes.append(
+                UnknownWritingWarning(
+                    f"the model's vocabulary lacks {unknown} of the {letters} letters of {_beginning(text)!r}: it has "
+                    "not learnt this writing, and the results say next to nothing; describe the person in the "
+                    "language of the captions that the model was trained on"
+                )
             )
-        tokens = len(self.processor.tokenizer(text, verbose=False)["input_ids"])
+        with TOKENIZING:
+            tokens = len(self.processor.tokenizer(text, verbose=False)["input_ids"])
         dropped = tokens - self.max_text_tokens
         if dropped > 0:
-            warnings.warn(
-                f"the query is {tokens} tokens long and the model reads {self.max_text_tokens}: the last {dropped} "
-                f"were dropped from {_beginning(text)!r}",
-                TextTruncatedWarning,
-                stacklevel=3,
+            notes.append(
+                TextTruncatedWarning(
+                    f"the query is {tokens} tokens long and the model reads {self.max_text_tokens}: the last "
+                    f"{dropped} were dropped from {_beginning(text)!r}"
+                )
             )
+        return notes
 
     def _unknown_letters(self, text: str) -> tuple[int, int]:
         """
@@ -184,7 +208,8 @@ class PersonEncoder:
         letters = {place for place, character in enumerate(text) if character.isalnum()}
         if not tokenizer.is_fast:  # it does not tell the places of its tokens
             return 0, len(letters)
-        inputs = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        with TOKENIZING:
+            inputs = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         unknown: set[int] = set()
         last = (0, 0)
         for token, place in zip(inputs["input_ids"], inputs["offset_mapping"]):
@@ -195,9 +220,11 @@ class PersonEncoder:
         return len(unknown & letters), len(letters)
 
     def _encode_text_batch(self, texts: list[str]) -> np.ndarray:
-        inputs = self.processor(
-            text=texts, padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
-        ).to(self.device)
+        with TOKENIZING:
+            inputs = self.processor(
+                text=texts, padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+            )
+        inputs = inputs.to(self.device)
         with torch.inference_mode():
             features = self.model.get_text_features(  # type: ignore[operator]
                 input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]

@@ -9,6 +9,7 @@ comes from. It asks for nothing but the score. The other method shows the fusion
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from aga_model.masking import ordinary_tokens
 from aga_model.modeling_aga import AgaFusionModel
 
-from .encoder import ModelLoadError, PersonEncoder, read_model, require_weights
+from .encoder import TOKENIZING, ModelLoadError, PersonEncoder, QueryWarning, read_model, require_weights
 
 METHODS = ("occlusion", "cross_attention")
 _DIVISIONS = 8, 4  # steps of a blank window down and across the image
@@ -163,7 +164,14 @@ class Explainer:
             ValueError: the query is empty, holds no word, is not valid Unicode, or its first word is longer than the
                 model reads; or the model gives an embedding that is zero or not finite.
         """
-        sentence = self.encoder.encode_texts([query])[0]  # also checks the query and warns
+        explanation, notes = self.explain_with_notes(image, query)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return explanation
+
+    def explain_with_notes(self, image: Image.Image, query: str) -> tuple[Explanation, list[QueryWarning]]:
+        """[`Explainer.explain`] with what it warns of, returned as [`PersonEncoder.encode_texts_with_notes`] does."""
+        sentences, notes = self.encoder.encode_texts_with_notes([query])  # also checks the query
         tokens = read_words(self.encoder, query)
         pixels = self.encoder.preprocess([image])
         seen = self.encoder.encode_pixels(pixels)[0]
@@ -175,17 +183,18 @@ class Explainer:
             else:
                 heat = self._cross_attention(tokens, pixels)
             itm_score = self._itm_score(tokens, pixels)
-        return Explanation(
+        explanation = Explanation(
             query=query,
             words=tuple(query[start:end] for start, end in tokens.spans),
             spans=tuple(tokens.spans),
             heat=_normalised(heat).numpy(),
             contributions=contributions.numpy(),
             attention=attention.numpy(),
-            similarity=float(sentence @ seen),
+            similarity=float(sentences[0] @ seen),
             itm_score=itm_score,
             method=self.method,
         )
+        return explanation, notes
 
     # --- heat -----------------------------------------------------------------------------------------------------
 
@@ -245,14 +254,15 @@ def read_words(encoder: PersonEncoder, query: str) -> WordTokens:
     Raises:
         ValueError: no word lies within the model's text length.
     """
-    inputs = encoder.processor.tokenizer(
-        [query],
-        truncation=True,
-        max_length=encoder.max_text_tokens,
-        return_offsets_mapping=True,
-        return_token_type_ids=False,
-        return_tensors="pt",
-    )
+    with TOKENIZING:
+        inputs = encoder.processor.tokenizer(
+            [query],
+            truncation=True,
+            max_length=encoder.max_text_tokens,
+            return_offsets_mapping=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     config: Any = encoder.model.config
     ordinary = ordinary_tokens(ids, mask, config.text_config)[0].tolist()

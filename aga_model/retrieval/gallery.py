@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from .crops import CROPS, crop_name, is_crop_name
+from .locations import is_mistyped, redacted
 from .store import (
     Filter,
     GalleryError,
@@ -324,6 +325,10 @@ class Gallery:
         """Number of images."""
         return 0 if self._opened is None else self._opened.count(self._fresh(where))
 
+    def holds(self, row: GalleryRow) -> bool:
+        """Whether a row that a search has found is still there."""
+        return self.count(Filter(ids=[row.id])) > 0
+
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
         """What is known of the images, in no particular order."""
         return iter(()) if self._opened is None else self._opened.rows(self._fresh(where))
@@ -357,6 +362,11 @@ class Gallery:
 def _store_type(location: str) -> "type[LanceStore] | type[MilvusStore]":
     # Imported when a gallery is made or opened, so that encoding and evaluation need neither package.
     scheme, separator, _ = location.partition("://")
+    if is_mistyped(location):
+        raise GalleryError(
+            f"{redacted(location)} looks like a gallery on a server, which is milvus://[user:password@]host:port/"
+            "collection; write ./ before the name of a folder"
+        )
     if not separator:
         try:
             from .lance_store import LanceStore
@@ -364,7 +374,9 @@ def _store_type(location: str) -> "type[LanceStore] | type[MilvusStore]":
             raise _missing(error, "a gallery in a folder", "lancedb", "search") from error
         return LanceStore
     if scheme != "milvus":
-        raise GalleryError(f"a gallery lies in a folder or at milvus://host:port/collection, not at {location}")
+        raise GalleryError(
+            f"a gallery lies in a folder or at milvus://host:port/collection, not at {redacted(location)}"
+        )
     try:
         from .milvus_store import MilvusStore
     except ImportError as error:

@@ -24,7 +24,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 from pymilvus import DataType, MilvusClient, MilvusException
 
+from .locations import HIDDEN, redacted
 from .store import (
     EXACT_ROWS,
     BestRows,
@@ -82,21 +83,21 @@ class _Place:
     port: int
     collection: str
     user: str
-    password: str
+    password: str = field(repr=False)
 
     @classmethod
     def parse(cls, location: str) -> "_Place":
-        form = "a gallery on a server is milvus://[user:password@]host:port/collection"
+        form = f"a gallery on a server is milvus://[user:password@]host:port/collection, not {redacted(location)}"
         try:
             parts = urlsplit(location)
             port = parts.port or _PORT
-        except ValueError as error:
-            raise GalleryError(f"{form} ({error})") from error
+        except ValueError:  # its message holds what stands in the place of the port, or the password
+            raise GalleryError(f"{form}: write special characters of user and password as %XX") from None
         collection = parts.path.strip("/")
         if parts.scheme != _SCHEME or not parts.hostname or parts.query or parts.fragment:
             raise GalleryError(form)
         if not re.fullmatch(r"[A-Za-z_]\w*", collection, re.ASCII):
-            raise GalleryError(f"{form}; {collection!r} is no name of a collection (letters, digits and _)")
+            raise GalleryError(f"{form}: the name of a collection has letters, digits and _")
         return cls(parts.hostname, port, collection, unquote(parts.username or ""), unquote(parts.password or ""))
 
     def __str__(self) -> str:
@@ -450,7 +451,10 @@ def _reported(place: _Place) -> Iterator[None]:
     try:
         yield
     except MilvusException as error:
-        raise GalleryError(f"{place}: {_reason(error)}") from error
+        reason = _reason(error)
+        if place.password:
+            reason = reason.replace(place.password, HIDDEN)
+        raise GalleryError(f"{place}: {reason}") from error
     except grpc.RpcError as error:
         raise GalleryError(f"{place}: the server cannot be reached ({type(error).__name__})") from error
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from aga_model.data.image_files import Skipped, UnreadableImageError
 from aga_model.modeling_aga import AgaForImageTextRetrieval
 
-from .encoder import ModelLoadError, PersonEncoder, read_model, require_weights
+from .encoder import TOKENIZING, ModelLoadError, PersonEncoder, read_model, require_weights
 from .gallery import Hit
 from .hit_images import read_hit
 
@@ -195,14 +195,15 @@ class Reranker:
 
     def _tokenize(self, captions: Sequence[str]) -> "_Tokens":
         config = self.model.config
-        inputs = self.processor(
-            text=list(captions),
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=config.text_config.caption_length,
-            return_tensors="pt",
-        )
+        with TOKENIZING:
+            inputs = self.processor(
+                text=list(captions),
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                max_length=config.text_config.caption_length,
+                return_tensors="pt",
+            )
         lengths = inputs["attention_mask"].sum(dim=1).numpy()
         padded = getattr(config.cross_modal_config, "attended_padding_id", None) is not None
         numbers = np.full_like(lengths, config.text_config.max_position_embeddings) if padded else lengths

@@ -1,12 +1,11 @@
 """Answer a query with a gallery: encode it, rank, re-rank, keep one image of each person or track."""
 
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from .encoder import PersonEncoder, QueryWarning
+from .encoder import PersonEncoder
 from .gallery import Gallery, Hit
 from .reranking import Reranker, rerank_hits
 from .results import Answer, collapse
@@ -53,8 +52,8 @@ def answer_sentence(
     """
     if ranking.rerank is not None and reranker is None:
         raise ValueError("re-ranking needs a re-ranker: Reranker.from_encoder(encoder)")
-    notes: list[str] = []
-    return _answer(gallery, reranker, _encode(encoder, sentence, notes), sentence, ranking, notes)
+    embedding, found = encoder.encode_texts_with_notes([sentence])
+    return _answer(gallery, reranker, embedding, sentence, ranking, [str(note) for note in found])
 
 
 def answer_image(gallery: Gallery, encoder: PersonEncoder, image: Image.Image, name: str, ranking: Ranking) -> Answer:
@@ -105,15 +104,6 @@ def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hi
         if len(collapse(hits, ranking.one_per)) >= ranking.top_k:
             return hits
         wanted *= 4
-
-
-def _encode(encoder: PersonEncoder, query: str, notes: list[str]) -> np.ndarray:
-    """Embed the query (1, dim); a warning about its length or writing becomes a note."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        embedding = encoder.encode_texts([query])
-    notes.extend(str(warning.message) for warning in caught if issubclass(warning.category, QueryWarning))
-    return embedding
 
 
 def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:

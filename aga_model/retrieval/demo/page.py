@@ -1,24 +1,45 @@
 """The page of the demo, in Gradio."""
 
+import functools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Gradio reports to its makers unless it is told not to before it is imported.
+# Gradio reports to its makers unless it is told not to before it is imported. It also keeps who has asked when.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
 
 import gradio as gr
 from PIL import Image
 
 from ..gallery import Hit
 from ..results import Answer
+from .logs import described
 from .markup import data_url, explanation_figure, message_list, result_cards
-from .service import MAX_RESULTS, DemoError, DemoSearch, Wanted
+from .page_rules import Field
+from .service import (
+    MAX_CAMERAS,
+    MAX_NAME,
+    MAX_RESULTS,
+    MAX_SENTENCE,
+    MAX_TIME,
+    DemoError,
+    DemoSearch,
+    GoneError,
+    Held,
+    Wanted,
+)
+from .turns import Pace
 
 QUEUE_SIZE = 16  # requests that wait; more are told to come again
 SESSIONS = 200  # of which results are kept
 _ONE_AT_A_TIME = "model"
+_OTHER_CHARACTERS = 100  # of what is picked or moved, not written
+_WHEN = "2026-01-31 or 2026-01-31T18:30"
+
+_logger = logging.getLogger(__name__)
 
 TITLE = "Person search"
 NOTICE = """
@@ -103,42 +124,51 @@ element.addEventListener('drop', (event) => { event.preventDefault(); send(event
 _SHOW_EXPLANATION = """
 () => {
     for (const card of document.querySelectorAll('#results [aria-busy]')) card.removeAttribute('aria-busy');
+    if (document.querySelector('#explanation .aga-gone')) {
+        document.querySelector('#results .aga-results')?.replaceChildren();
+        return;
+    }
     document.getElementById('explanation').scrollIntoView({behavior: 'smooth', block: 'nearest'});
 }
 """
+_GONE = '<p class="aga-gone" hidden></p>'  # the script then takes the results away
 _SHOW_EVERY = "every image"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Found:
     """
     What a session is looking at. It stays on the server: the page names a result by its number only.
 
     Args:
         sentence: None when an image was searched with.
-        hits: as they are shown.
+        hits: as they are shown; none once one of them was removed from the gallery.
     """
 
     sentence: str | None
     hits: tuple[Hit, ...]
 
 
-def build_page(search: DemoSearch, notices: Sequence[str] = ()) -> gr.Blocks:
+def build_page(search: DemoSearch, notices: Sequence[str] = (), pace: Pace | None = None) -> gr.Blocks:
     """
     The page that searches a gallery.
 
     Args:
         search: of the gallery.
         notices: shown above the query, such as what the model has been trained on.
+        pace: measures how long the page's computations take.
     """
+    pace = pace or Pace()
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.HTML(f"<h1>{TITLE}</h1>{NOTICE}{message_list([*notices, _held(search)])}")
+        gr.HTML(f"<h1>{TITLE}</h1>{NOTICE}{message_list(notices)}")
+        number = gr.HTML()
         found = gr.State(None)
         picture = gr.State(None)
         with gr.Tab("By a sentence"), gr.Row(equal_height=True):
             sentence = gr.Textbox(
                 label="What the person looks like",
                 placeholder="a woman in a long black coat with a red bag",
+                max_length=MAX_SENTENCE,
                 lines=1,
                 max_lines=4,
                 scale=5,
@@ -149,65 +179,133 @@ def build_page(search: DemoSearch, notices: Sequence[str] = ()) -> gr.Blocks:
         with gr.Tab("By an image"):
             upload = gr.HTML(_upload_box(search), js_on_load=_UPLOAD, limit=search.max_upload_bytes, elem_id="upload")
             find_like = gr.Button("Search", variant="primary", elem_id="find_like")
-        wanted = _filters(search)
+        wanted, filters = _filters()
         messages = gr.HTML(elem_id="messages")
         explanation = gr.HTML(elem_id="explanation")
         results = gr.HTML(elem_id="results", js_on_load=_CHOOSE)
 
+        on = functools.partial(_on, pace=pace, messages=messages)
         searched = [found, messages, explanation, results]
         by_sentence = _sentence_handler(search)
         for event, name in ((find.click, "by_sentence"), (sentence.submit, "by_sentence_enter")):
-            _on(event, by_sentence, [sentence, *wanted], searched, name)
-        _on(find_like.click, _image_handler(search), [picture, *wanted], searched, "by_image")
-        _on(upload.offer, _upload_handler(search), [], [picture, upload, messages], "upload")
-        _on(upload.refuse, _refuse_handler(search), [], [messages], "refuse")
-        chosen = _on(results.choose, _explain_handler(search), [found], [messages, explanation], "explain")
+            on(event, by_sentence, [sentence, *wanted], searched, name)
+        on(find_like.click, _image_handler(search), [picture, *wanted], searched, "by_image")
+        on(upload.offer, _upload_handler(search), [], [picture, upload, messages], "upload")
+        on(upload.refuse, _refuse_handler(search), [], [messages], "refuse")
+        chosen = on(results.choose, _explain_handler(search), [found], [messages, explanation], "explain")
         chosen.then(None, js=_SHOW_EXPLANATION)
+        on(page.load, _held_handler(search), [], [number, *filters], "held")
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
     page.state_session_capacity = SESSIONS
     return page
 
 
-def _on(event: Any, handler: Callable, inputs: list, outputs: list, name: str) -> Any:
-    """Every computation waits its turn for the one model, and has no name that others could call it by."""
+def page_functions(page: gr.Blocks) -> dict[int, tuple[Field, ...]]:
+    """The functions that a page calls on the server, by number, with what each of them is sent."""
+    return {
+        number: tuple(_field(block) for block in function.inputs)
+        for number, function in page.fns.items()
+        if function.fn is not None
+    }
+
+
+def waiting_functions(page: gr.Blocks) -> list[str]:
+    """Names of the computations of a page that run or wait for their turn."""
+    queue = page._queue
+    events = [event for waiting in queue.event_queue_per_concurrency_id.values() for event in waiting.queue]
+    events += [event for job in queue.active_jobs if job is not None for event in job]
+    return [str(event.fn.api_name) for event in events]
+
+
+def knows_session(page: gr.Blocks, session: str) -> bool:
+    """Whether something was asked in a session of this name."""
+    return session in page._queue.pending_messages_per_session
+
+
+def _field(block: Any) -> Field:
+    if isinstance(block, gr.State):
+        return Field("state of the page")
+    name = "sentence" if block.elem_id == "sentence" else f"field {str(block.label).partition(' (')[0]}"
+    if isinstance(block, gr.Dropdown):
+        return Field(name, MAX_NAME, MAX_CAMERAS)
+    return Field(name, getattr(block, "max_length", None) or _OTHER_CHARACTERS)
+
+
+def _on(event: Any, handler: Callable, inputs: list, outputs: list, name: str, *, pace: Pace, messages: Any) -> Any:
+    """
+    Every computation waits its turn for the one model, has no name that others could call it by, and gets its inputs
+    as they were sent: Gradio's own checks would write them to the terminal.
+    """
+
+    @functools.wraps(handler)
+    def handle(*values: Any) -> Any:
+        try:
+            with pace.measured(name):
+                return handler(*values)
+        except Exception as error:  # a fault; its message may hold what was asked
+            _logger.error("the page failed: %s", described(error))
+            told = message_list(["this could not be computed: whoever started the demo finds where"], wrong=True)
+            shown = [told if output is messages else gr.skip() for output in outputs]
+            return shown if len(shown) > 1 else shown[0]
+
     return event(
-        handler, inputs, outputs,
+        handle, inputs, outputs, preprocess=False,
         api_name=name, api_visibility="private", concurrency_id=_ONE_AT_A_TIME, concurrency_limit=1,
     )  # fmt: skip
 
 
-def _filters(search: DemoSearch) -> list[gr.components.Component]:
-    """Inputs for the arguments of [`Wanted`], in its order; those that the gallery has no facts for are hidden."""
-    held = search.held
+def _filters() -> tuple[list[gr.components.Component], list[Any]]:
+    """
+    Inputs for the arguments of [`Wanted`], in its order; and what [`_held_handler`] fills and shows of them, once the
+    page is open: a name that stood in the page itself would stay there after it has left the gallery.
+    """
     with gr.Accordion("Filters", open=False):
         with gr.Row():
             top_k = gr.Slider(1, MAX_RESULTS, value=10, step=1, label="Results")
-            one_per = gr.Radio(
-                [_SHOW_EVERY, *(f"one per {name}" for name in held.one_per)],
-                value=_SHOW_EVERY,
-                label="Show",
-                visible=bool(held.one_per),
-            )
-        cameras = gr.Dropdown(
-            list(held.cameras), multiselect=True, label="Cameras (all, unless chosen)", visible=bool(held.cameras)
+            one_per = gr.Radio([_SHOW_EVERY], value=_SHOW_EVERY, label="Show", visible=False)
+        cameras = gr.Dropdown([], multiselect=True, label="Cameras (all, unless chosen)", visible=False)
+        with gr.Row(visible=False) as times:
+            since = gr.Textbox(label="From", placeholder=_WHEN, max_length=MAX_TIME)
+            until = gr.Textbox(label="Until", placeholder=_WHEN, max_length=MAX_TIME)
+    return [top_k, cameras, since, until, one_per], [one_per, cameras, times]
+
+
+def _held_handler(search: DemoSearch) -> Callable:
+    """Says how many images are searched, and shows the filters that the gallery has facts for."""
+
+    def handle() -> tuple:
+        try:
+            held = search.refreshed()
+        except DemoError as error:
+            return message_list([str(error)], wrong=True), gr.skip(), gr.skip(), gr.skip()
+        return (
+            message_list([f"{held.images:,} images are searched"]),
+            gr.update(choices=_collapses(held), visible=bool(held.one_per)),
+            gr.update(choices=list(held.cameras), visible=bool(held.cameras)),
+            gr.update(visible=held.times),
         )
-        with gr.Row(visible=held.times):
-            since = gr.Textbox(label="From", placeholder="2026-01-31 or 2026-01-31T18:30", max_length=40)
-            until = gr.Textbox(label="Until", placeholder="2026-01-31 or 2026-01-31T18:30", max_length=40)
-    return [top_k, cameras, since, until, one_per]
+
+    return handle
+
+
+def _collapses(held: Held) -> list[str]:
+    return [_SHOW_EVERY, *(f"one per {name}" for name in held.one_per)]
 
 
 def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any) -> Wanted:
     number = int(top_k) if isinstance(top_k, int | float) and top_k % 1 == 0 else 0  # a slider gives 10 or 10.0
     collapsed = "" if one_per in (None, _SHOW_EVERY) else str(one_per).removeprefix("one per ")
-    return Wanted(number, [str(name) for name in cameras or ()], str(since or ""), str(until or ""), collapsed)
+    names = cameras if isinstance(cameras, list) else [cameras]
+    chosen = [str(name) for name in names if name not in (None, "")]
+    return Wanted(number, chosen, str(since or ""), str(until or ""), collapsed)
 
 
 def _sentence_handler(search: DemoSearch) -> Callable:
     hint = "choose a result to see where each word looks" if search.explainer is not None else ""
 
-    def handle(sentence: str | None, *wanted: Any) -> tuple:
-        return _searched(lambda: search.by_sentence(sentence or "", _wanted(*wanted)), sentence, hint)
+    def handle(sentence: Any, *wanted: Any) -> tuple:
+        text = "" if sentence is None else str(sentence)
+        return _searched(lambda: search.by_sentence(text, _wanted(*wanted)), text, hint)
 
     return handle
 
@@ -259,13 +357,17 @@ def _refuse_handler(search: DemoSearch) -> Callable:
 def _explain_handler(search: DemoSearch) -> Callable:
     def handle(found: Found | None, event: gr.EventData) -> tuple[str, str]:
         index = _sent(event, "index")
+        if found is None or type(index) is not int or not 0 <= index < len(found.hits):
+            return message_list(["these results are gone: search again"], wrong=True), ""
+        hit = found.hits[index]
         try:
-            if found is None or type(index) is not int or not 0 <= index < len(found.hits):
-                raise DemoError("these results are gone: search again")
             if found.sentence is None:
+                search.require_held(hit)
                 raise DemoError("an explanation shows the words of a sentence: search by a sentence to see one")
-            hit = found.hits[index]
             picture = search.explain(hit, found.sentence)
+        except GoneError as error:
+            found.hits = ()
+            return message_list([str(error)], wrong=True), _GONE
         except DemoError as error:
             return message_list([str(error)], wrong=True), ""
         return "", explanation_figure(hit, picture, found.sentence)
@@ -287,8 +389,4 @@ def _upload_box(search: DemoSearch, image: Image.Image | None = None) -> str:
     )
 
 
-def _held(search: DemoSearch) -> str:
-    return f"{search.held.images:,} images are searched"
-
-
-__all__ = ["CSS", "build_page"]
+__all__ = ["CSS", "QUEUE_SIZE", "build_page", "knows_session", "page_functions", "waiting_functions"]

@@ -5,15 +5,21 @@ import socket
 
 import fastapi
 import gradio as gr
+import gradio.queueing
+import gradio.routes
+import gradio.state_holder
 import uvicorn
 
+from .connections import limited_server
 from .guard import Guard
-from .page import CSS, build_page
+from .logs import QuietTraceback
+from .page import CSS, QUEUE_SIZE, build_page, knows_session, page_functions, waiting_functions
+from .page_rules import JOIN, PageRules
 from .service import DemoSearch
+from .turns import Pace, Turns
 
 _REST_OF_A_REQUEST = 64 * 1024  # bytes beside an uploaded image
 _SYSTEM_FONTS = ("system-ui", "sans-serif")
-_CLOSE_SECONDS = 1  # for answers that are under way when the server is stopped
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -55,7 +61,9 @@ def make_server(search: DemoSearch, token: str | None, notices: tuple[str, ...] 
         token: see [`Guard`].
         notices: see [`build_page`].
     """
-    page = build_page(search, notices)
+    _keep_inputs_out_of_gradio()
+    pace = Pace()
+    page = build_page(search, notices, pace)
     # Gradio trusts a mounted page's requests with any path; the guard lets none through, and this is the second lock.
     page.has_launched = True
     app = gr.mount_gradio_app(
@@ -74,15 +82,24 @@ def make_server(search: DemoSearch, token: str | None, notices: tuple[str, ...] 
         theme=gr.themes.Default(font=_SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
         css=CSS,
     )
+    turns = Turns(app, JOIN, lambda: waiting_functions(page), pace, QUEUE_SIZE)
+    rules = PageRules(page_functions(page), lambda session: knows_session(page, session))
     max_body = math.ceil(search.max_upload_bytes * 4 / 3) + _REST_OF_A_REQUEST  # base64
-    config = uvicorn.Config(
-        Guard(app, token, max_body),
-        log_level="warning",
-        access_log=False,  # its lines would hold the token
-        server_header=False,
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
-    )
-    return uvicorn.Server(config)
+    return limited_server(Guard(turns, token, max_body, rules))
+
+
+def _keep_inputs_out_of_gradio() -> None:
+    """
+    Gradio prints exceptions with their messages, and keeps what each session has sent and was shown for links to a
+    state of the page, which this page does not have.
+    """
+    for module in (gradio.queueing, gradio.routes):
+        module.traceback = QuietTraceback()  # type: ignore[attr-defined]
+    gradio.state_holder.SessionState._update_value_in_config = _keep_nothing  # type: ignore
+
+
+def _keep_nothing(*_: object) -> None:
+    pass
 
 
 __all__ = ["address", "listen", "make_server"]

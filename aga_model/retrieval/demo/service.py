@@ -3,14 +3,17 @@
 import base64
 import binascii
 import logging
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from time import monotonic
 
 from PIL import Image
 
 from aga_model.data.image_files import UnreadableImageError, decode_image
+from aga_model.handler import MAX_CHARACTERS
 
 from ..encoder import ModelLoadError, PersonEncoder
 from ..explanation import Explainer
@@ -22,11 +25,17 @@ from ..results import COLLAPSES, Answer
 from ..searching import Ranking, answer_image, answer_sentence
 from ..store import Filter, GalleryError
 from ..times import read_time
+from .logs import without_inputs
 
 MAX_RESULTS = 60
 MAX_PIXELS = 40_000_000  # of an uploaded image: 120 MB decoded
 MAX_CAMERAS = 1000  # more than anybody picks from a list
+MAX_SENTENCE = MAX_CHARACTERS  # of a sentence, as in the handler for endpoints; models read far less
+MAX_TIME = 40  # characters of a date or time
+MAX_NAME = 1000  # characters of a camera's name
 _KEPT_SIDE = 1024  # pixels; models read far less
+_RESCAN_SECONDS = 5.0  # between looks at what the gallery holds
+_RESCAN_SHARE = 50  # of the time that the last look took, if that is longer: looking must not be all that is done
 _IN_TERMINAL = "whoever started the demo finds the reason in its terminal"
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +43,10 @@ _logger = logging.getLogger(__name__)
 
 class DemoError(ValueError):
     """Something that cannot be answered. The message is for the person at the page and names no folder."""
+
+
+class GoneError(DemoError):
+    """A result that was removed from the gallery since it was found."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,10 @@ class Wanted:
     until: str = ""
     one_per: str = ""
 
+    def texts(self) -> list[str]:
+        """What the person wrote or picked."""
+        return [*self.cameras, self.since, self.until]
+
 
 class DemoSearch:
     """
@@ -117,8 +134,34 @@ class DemoSearch:
         self.encoder = encoder
         self.rerank = rerank
         self.max_upload_bytes = max_upload_bytes
-        self.held = Held.of(gallery)
+        self._held, self._looked_until = Held(0), -math.inf
+        self._look()
         self._reranker = None if rerank is None else Reranker.from_encoder(encoder)
+
+    @property
+    def held(self) -> Held:
+        """What the gallery held when it was looked through last."""
+        return self._held
+
+    def refreshed(self) -> Held:
+        """What the gallery holds, looked through again where that is some seconds ago; DemoError if it cannot be."""
+        if monotonic() >= self._looked_until:
+            with _told_to_the_person():
+                self._look()
+        return self._held
+
+    def _look(self) -> None:
+        began = monotonic()
+        self._held = Held.of(self.gallery)
+        taken = monotonic() - began
+        self._looked_until = began + taken + max(_RESCAN_SECONDS, _RESCAN_SHARE * taken)
+
+    def warm_up(self) -> None:
+        """Search and explain once, so that the first person does not wait for what is made at the first use."""
+        with suppress(DemoError):
+            found = self.by_sentence("a person", Wanted(top_k=1))
+            if found.hits and self.explainer is not None:
+                self.explain(found.hits[0], found.query)
 
     @cached_property
     def explainer(self) -> Explainer | None:
@@ -131,23 +174,44 @@ class DemoSearch:
 
     def by_sentence(self, sentence: str, wanted: Wanted) -> Answer:
         """The images that a sentence describes; DemoError if it cannot be answered."""
-        ranking = _ranking(wanted, self.rerank)
-        with _told_to_the_person():
+        if len(sentence) > MAX_SENTENCE:
+            raise DemoError(f"the sentence has {len(sentence):,} characters: shorten it to at most {MAX_SENTENCE:,}")
+        ranking = self._ranking(wanted, self.rerank)
+        with _told_to_the_person(sentence, *wanted.texts()):
             return answer_sentence(self.gallery, self.encoder, sentence, ranking, self._reranker)
 
     def by_image(self, image: Image.Image, wanted: Wanted) -> Answer:
         """The images that are like an image of [`DemoSearch.read_upload`]; DemoError if it cannot be answered."""
-        ranking = _ranking(wanted, None)
-        with _told_to_the_person():
+        ranking = self._ranking(wanted, None)
+        with _told_to_the_person(*wanted.texts()):
             return answer_image(self.gallery, self.encoder, image, "the image", ranking)
 
     def explain(self, hit: Hit, sentence: str) -> Image.Image:
-        """What each word says about a result, as an RGB picture; DemoError if it cannot be drawn."""
+        """
+        What each word says about a result, as an RGB picture.
+
+        Raises:
+            GoneError: the image was removed from the gallery since it was found.
+            DemoError: the picture cannot be drawn.
+        """
+        self.require_held(hit)
         if self.explainer is None:
             raise DemoError("the model of this gallery cannot be explained")
-        with _told_to_the_person():
+        with _told_to_the_person(sentence):
             image = read_hit(hit)
-            return explanation_image(self.explainer.explain(image, sentence), image)
+            return explanation_image(self.explainer.explain_with_notes(image, sentence)[0], image)
+
+    def _ranking(self, wanted: Wanted, rerank: int | None) -> Ranking:
+        chosen = set(wanted.cameras)
+        if chosen - set(self.held.cameras) and chosen - set(self.refreshed().cameras):
+            raise DemoError("the gallery holds no image of one of these cameras: reload the page")
+        return _ranking(wanted, rerank)
+
+    def require_held(self, hit: Hit) -> None:
+        """GoneError unless the gallery still holds a result; DemoError if it cannot be read."""
+        with _told_to_the_person():
+            if not self.gallery.holds(hit.row):
+                raise GoneError("this image is no longer in the gallery: search again")
 
     def read_upload(self, data_url: object) -> Image.Image:
         """
@@ -161,12 +225,15 @@ class DemoSearch:
         kind, _, encoded = data_url.partition(",")
         if not (kind.startswith("data:image/") and kind.endswith(";base64")):
             raise DemoError("this is no image file: choose a JPEG, PNG or WebP")
+        too_large = DemoError(f"the file is larger than {self.max_upload_bytes / 2**20:g} MiB: choose a smaller one")
+        if len(encoded) // 4 * 3 - 2 > self.max_upload_bytes:  # in base64, of which up to two bytes are padding
+            raise too_large
         try:
             data = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
             raise DemoError("the image did not arrive whole: choose it again") from error
         if len(data) > self.max_upload_bytes:
-            raise DemoError(f"the file is larger than {self.max_upload_bytes / 2**20:g} MiB: choose a smaller one")
+            raise too_large
         try:
             image = decode_image(data, "the image", max_pixels=MAX_PIXELS)
         except UnreadableImageError as error:
@@ -179,6 +246,10 @@ def _ranking(wanted: Wanted, rerank: int | None) -> Ranking:
     """The ranking of checked choices; DemoError for a wrong one."""
     if not 1 <= wanted.top_k <= MAX_RESULTS:
         raise DemoError(f"choose between 1 and {MAX_RESULTS} results")
+    if len(wanted.cameras) > MAX_CAMERAS or any(len(name) > MAX_NAME for name in wanted.cameras):
+        raise DemoError(f"choose at most {MAX_CAMERAS:,} cameras, by their names")
+    if max(len(wanted.since), len(wanted.until)) > MAX_TIME:
+        raise DemoError(f"a date or time has at most {MAX_TIME} characters, like 2026-01-31T18:30")
     if wanted.one_per and wanted.one_per not in COLLAPSES:
         raise DemoError(f"list every image, or one per {' or '.join(COLLAPSES)}")
     try:
@@ -191,21 +262,35 @@ def _ranking(wanted: Wanted, rerank: int | None) -> Ranking:
 
 
 @contextmanager
-def _told_to_the_person() -> Iterator[None]:
+def _told_to_the_person(*inputs: str) -> Iterator[None]:
     """
     Errors of the search become DemoErrors. What the person can mend is told in full, what only the keeper of the
-    gallery can mend goes to the terminal, since it names folders.
+    gallery can mend goes to the terminal, since it names folders; there `inputs` do not appear.
     """
     try:
         yield
+    except DemoError:
+        raise
     except UnreadableImageError as error:
         raise DemoError(f"the image of this result cannot be read: {error.reason}") from error
     except (GalleryError, OSError, ImportError, RuntimeError) as error:  # torch runs out of memory with RuntimeError
-        _logger.warning("%s", error)
+        _logger.warning("%s", without_inputs(error, inputs))
         what = "the gallery cannot be read" if isinstance(error, GalleryError) else "this could not be computed"
         raise DemoError(f"{what}: {_IN_TERMINAL}") from error
     except ValueError as error:  # about the query
         raise DemoError(str(error)) from error
 
 
-__all__ = ["MAX_PIXELS", "MAX_RESULTS", "DemoError", "DemoSearch", "Held", "Wanted"]
+__all__ = [
+    "MAX_CAMERAS",
+    "MAX_NAME",
+    "MAX_PIXELS",
+    "MAX_RESULTS",
+    "MAX_SENTENCE",
+    "MAX_TIME",
+    "DemoError",
+    "DemoSearch",
+    "GoneError",
+    "Held",
+    "Wanted",
+]
