@@ -14,8 +14,8 @@ from torch import Tensor
 def special_token_ids(config) -> list[int]:
     """Ids that are no words: start, end, mask, padding, the unknown and what else the tokenizer has, ascending."""
     names = ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id", "unk_token_id")
-    named = {getattr(config, name, None) for name in names} - {None}
-    return sorted(named | set(getattr(config, "other_special_token_ids", ())))
+    ids = [getattr(config, name, None) for name in names] + list(getattr(config, "other_special_token_ids", ()))
+    return sorted({value for value in ids if value is not None})
 
 
 def ordinary_tokens(input_ids: Tensor, attention_mask: Tensor | None, config) -> Tensor:
