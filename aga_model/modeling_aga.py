@@ -199,8 +199,10 @@ class AgaPreTrainedModel(PreTrainedModel):
         trust_remote_code: bool = False,
         **kwargs: Any,
     ):
-        """As in transformers; names the weights of the checkpoint for which this class or its configuration has no
-        place, beyond those that the class leaves out by design."""
+        """
+        As in transformers. Weights of the checkpoint that this class or its configuration has no place for are named
+        in the log, but for those that the class leaves out by design.
+        """
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path,
             *args,
