@@ -64,6 +64,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
+def _is_weight(value: Any) -> bool:
+    return _is_number(value) and not isinstance(value, bool)
+
+
 def _check_layers(owner: str, config: PreTrainedConfig, least_layers: int = 1) -> None:
     """
     What a stack of transformer layers asks for: sizes above zero, heads that divide the width, finite numbers.
@@ -94,9 +98,16 @@ def _check_layers(owner: str, config: PreTrainedConfig, least_layers: int = 1) -
 
 
 def _check_special_tokens(owner: str, config: PreTrainedConfig) -> None:
-    """Every special token must be an entry of the vocabulary, and no two may be the same."""
+    """Every special token must be an entry of the vocabulary; start, end and mask may not be the same."""
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "mask_token_id")}
-    for name, value in (ids | {"pad_token_id": config.pad_token_id}).items():
+    named = ids | {"pad_token_id": config.pad_token_id}
+    if config.unk_token_id is not None:
+        named["unk_token_id"] = config.unk_token_id
+    others = config.other_special_token_ids
+    _require(
+        isinstance(others, list | tuple), f"{owner}.other_special_token_ids must be a list of ids, got {others!r}"
+    )
+    for name, value in [*named.items(), *(("other_special_token_ids", value) for value in others)]:
         _require(isinstance(value, int), f"{owner}.{name} must be one id, got {value!r}")
         _require(
             0 <= value < config.vocab_size,
@@ -114,7 +125,8 @@ class AgaVisionConfig(CLIPVisionConfig):
         image_size (`int` or `[height, width]`, pixels): input size; an int means a square.
         patch_size (`int`, pixels): side of a square patch.
         stride (`int`, pixels, *optional*): distance of neighbouring patches; the patch size when not given. IRRA's
-            overlapping patches are `patch_size=16, stride=8`.
+            overlapping patches are `patch_size=16` with a stride of 8 or 12. Overlapping patches need not reach the
+            last pixel of the image, others must.
         stem_channels (`list[int]`): channels of stride-2 3x3 convolutions in front of the patch projection; each
             halves the resolution that the projection sees. Empty is CLIP's plain linear patch embedding. A short stem
             makes training from random weights take off earlier (Xiao et al., NeurIPS 2021).
@@ -151,11 +163,21 @@ class AgaVisionConfig(CLIPVisionConfig):
     def grid_size(self) -> tuple[int, int]:
         """Number of patches as (rows, columns)."""
         height, width = self.image_height_width
-        stride = self.stride or self.patch_size
-        return (height - self.patch_size) // stride + 1, (width - self.patch_size) // stride + 1
+        return self.patches_along(height), self.patches_along(width)
+
+    def patches_along(self, pixels: int) -> int:
+        """
+        Number of patches along a side of an image: floor((pixels - patch_size) / stride) + 1 without a stem.
+
+        Overlapping patches may leave pixels over behind the last whole one; they are not read, as in IRRA.
+        """
+        patch, stride = self.patch_size, self.stride or self.patch_size
+        for _ in self.stem_channels:  # each convolution halves a side, an odd one with its last pixel
+            pixels, patch, stride = (pixels + 1) // 2, patch // 2, stride // 2
+        return (pixels - patch) // stride + 1
 
     def _check_grid(self) -> None:
-        """Patches must cover the image exactly and the stem must divide a patch."""
+        """Patches must fit into the image, cover it unless they overlap, and be divided by the stem."""
         size = self.image_size
         _require(
             isinstance(size, int) or len(size) == 2,
@@ -168,8 +190,9 @@ class AgaVisionConfig(CLIPVisionConfig):
             f"vision_config.stride must lie between 1 and patch_size ({self.patch_size}), got {stride}",
         )
         for side, pixels in zip(("height", "width"), self.image_height_width):
+            # Overlapping patches leave a few pixels over, as in IRRA; without overlap the size is a mistake.
             _require(
-                pixels >= self.patch_size and (pixels - self.patch_size) % stride == 0,
+                pixels >= self.patch_size and (stride < self.patch_size or pixels % stride == 0),
                 f"vision_config.image_size: {side} {pixels} is not divisible into patches of patch_size "
                 f"{self.patch_size} at stride {stride}",
             )
@@ -211,6 +234,10 @@ class AgaTextConfig(CLIPTextConfig):
 
     Args:
         mask_token_id (`int`, *optional*): id of the mask token that the cross-modal MLM uses.
+        unk_token_id (`int`, *optional*): id that stands for what the vocabulary does not have. CLIP's tokenizer, which
+            spells every word in bytes, has none of its own.
+        other_special_token_ids (`list[int]`): ids of further special tokens of the tokenizer. No special token is a
+            word: none is masked, predicted or written into a caption.
     """
 
     model_type = "aga_text_model"
@@ -220,6 +247,8 @@ class AgaTextConfig(CLIPTextConfig):
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     mask_token_id: int | None = None
+    unk_token_id: int | None = None
+    other_special_token_ids: list[int] | tuple[int, ...] = ()
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
@@ -253,6 +282,11 @@ class AgaBertTextConfig(BertConfig):
     Args:
         bos_token_id, eos_token_id (`int`): [CLS] and [SEP].
         mask_token_id (`int`): id of the mask token that the cross-modal MLM uses.
+        unk_token_id (`int`, *optional*): [UNK]. Where neither this nor `other_special_token_ids` is given, as in
+            configurations of versions before 0.2, it is the entry in front of [CLS], where BERT's vocabularies have
+            it, unless that is another special token.
+        other_special_token_ids (`list[int]`, *optional*): ids of further special tokens of the tokenizer. No special
+            token is a word: none is masked, predicted or written into a caption.
         caption_length (`int`): tokens of the longest caption with its special tokens; what is longer is cut.
     """
 
@@ -263,10 +297,16 @@ class AgaBertTextConfig(BertConfig):
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
     mask_token_id: int = 103
+    unk_token_id: int | None = None
+    other_special_token_ids: list[int] | tuple[int, ...] | None = None
     caption_length: int = 64
 
     def __post_init__(self, **kwargs):
         _reject_unknown_keys(self, kwargs)
+        if self.other_special_token_ids is None:
+            self.other_special_token_ids = []
+            if self.unk_token_id is None:
+                self.unk_token_id = self._usual_unknown_token()
         super().__post_init__(**kwargs)
         _check_layers("text_config", self)
         _check_special_tokens("text_config", self)
@@ -277,6 +317,14 @@ class AgaBertTextConfig(BertConfig):
             f"text_config.caption_length must lie between 3 and max_position_embeddings "
             f"({self.max_position_embeddings}), got {self.caption_length}",
         )
+
+    def _usual_unknown_token(self) -> int | None:
+        """The place of [UNK] in vocabularies of BERT's order: [UNK], [CLS], [SEP], [MASK]."""
+        if not isinstance(self.bos_token_id, int):
+            return None
+        place = self.bos_token_id - 1
+        taken = (self.eos_token_id, self.mask_token_id, self.pad_token_id)
+        return place if 0 <= place < self.vocab_size and place not in taken else None
 
 
 @strict
@@ -379,8 +427,9 @@ class AgaObjectiveConfig(PreTrainedConfig):
     What pre-training optimises. The values marked *choice* are this project's, the papers leave them open.
 
     Args:
-        loss_weights (`dict[str, float]`): weight per loss name; a loss that is not named is not computed. Names:
-            `itc`, `sdm`, `bsdm`, `cmpm`, `tal`, `waf`, `itm`, `mlm`, `id`.
+        loss_weights (`dict[str, float]`): weight per loss name; a loss that is not named, or whose weight is 0, is not
+            computed. Names: `itc`, `sdm`, `bsdm`, `cmpm`, `tal`, `waf`, `itm`, `mlm`, `id`. A model can be used
+            without any; training asks for one, see [`AgaObjectiveConfig.require_losses`].
         num_identities (`int`): classes of the identity head, which exists when the `id` loss is used.
         learn_temperature (`bool`): train `logit_scale`; IRRA keeps it fixed.
         mask_strategy (`str`): `attention` is AGM, `random` the uniform baseline.
@@ -456,7 +505,7 @@ class AgaObjectiveConfig(PreTrainedConfig):
     def _check_objective(self) -> None:
         """Names must be known and ratios must be probabilities."""
         _require(
-            isinstance(self.loss_weights, dict) and all(map(_is_number, self.loss_weights.values())),
+            isinstance(self.loss_weights, dict) and all(map(_is_weight, self.loss_weights.values())),
             f"objective_config.loss_weights must give a number per loss name, got {self.loss_weights!r}",
         )
         for name, weight in self.loss_weights.items():
@@ -532,6 +581,24 @@ class AgaObjectiveConfig(PreTrainedConfig):
     def weight(self, name: str) -> float:
         """Weight of a loss, 0 when it is not used."""
         return float(self.loss_weights.get(name, 0.0))
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weights of the losses that are computed."""
+        return {name: weight for name, weight in self.loss_weights.items() if weight > 0}
+
+    @property
+    def has_matching_head(self) -> bool:
+        """The model has an ITM head that this objective trains: it can re-rank."""
+        return self.weight("itm") > 0
+
+    def require_losses(self) -> None:
+        """Raise ValueError when there is nothing to train on: every weight is 0, or none is given."""
+        if not self.losses:  # no message is made in every step
+            raise ValueError(
+                f"objective_config.loss_weights is {self.loss_weights!r}: no loss has a weight above 0, so there is "
+                f"nothing to train on; give one of {', '.join(LOSS_NAMES)} a weight"
+            )
 
 
 _FAMILY_SECTIONS: dict[str, dict[str, Any]] = {

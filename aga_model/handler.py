@@ -42,6 +42,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         folder = path or os.path.dirname(os.path.abspath(__file__))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # The code of the folder that this file came with, where this package is not installed.
         model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
         self.model: Any = model.to(self.device).eval()
         self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=True)

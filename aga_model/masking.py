@@ -12,8 +12,9 @@ from torch import Tensor
 
 
 def special_token_ids(config) -> list[int]:
-    """Ids that are no words: start, end, mask and padding, ascending."""
-    ids = (config.bos_token_id, config.eos_token_id, config.mask_token_id, config.pad_token_id)
+    """Ids that are no words: start, end, mask, padding, the unknown and what else the tokenizer has, ascending."""
+    names = ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id", "unk_token_id")
+    ids = [getattr(config, name, None) for name in names] + list(getattr(config, "other_special_token_ids", ()))
     return sorted({value for value in ids if value is not None})
 
 
@@ -24,13 +25,14 @@ def ordinary_tokens(input_ids: Tensor, attention_mask: Tensor | None, config) ->
     Args:
         input_ids: (batch, seq).
         attention_mask: (batch, seq) or None.
-        config: text configuration with `bos_token_id`, `eos_token_id`, `mask_token_id`.
+        config: text configuration with the special token ids.
 
     Returns:
         bool (batch, seq).
     """
-    ended = (input_ids == config.eos_token_id).cumsum(dim=1) > 0
-    ordinary = ~ended & (input_ids != config.bos_token_id) & (input_ids != config.mask_token_id)
+    ordinary = (input_ids == config.eos_token_id).cumsum(dim=1) == 0
+    for special in special_token_ids(config):  # a list of ids would be copied to the device and waited for
+        ordinary = ordinary & (input_ids != special)
     return ordinary if attention_mask is None else ordinary & attention_mask.bool()
 
 
@@ -71,23 +73,29 @@ def bounded_probabilities(weights: Tensor, ordinary: Tensor, expected: Tensor, m
         maximum: upper bound of one probability, or one bound per caption, (batch, 1).
 
     Returns:
-        (batch, seq), zero outside `ordinary`.
+        float32 (batch, seq), zero outside `ordinary`.
     """
-    # A floor keeps words that got no attention at all reachable when the bound binds on all others.
-    weights = torch.where(ordinary, weights.float().clamp(min=1e-6), 0.0)
+    # A floor keeps words that got no attention at all reachable when the bound binds on all others. In float64,
+    # because what the bounded words leave is a small difference of large sums.
+    weights = torch.where(ordinary, weights.double().clamp(min=1e-6), 0.0)
+    bound = torch.as_tensor(maximum, dtype=torch.float64, device=weights.device)
     count = ordinary.sum(dim=1, keepdim=True)
-    bound = torch.as_tensor(maximum, dtype=torch.float32, device=weights.device)
-    expected = torch.minimum(expected[:, None].float(), bound * count)
+    expected = torch.minimum(expected[:, None].double(), bound * count)
     ordered, _ = weights.sort(dim=1, descending=True)
-    # With the k largest at the bound, the others share the rest: c_k = (expected - k maximum) / sum(others).
-    k = torch.arange(ordered.shape[1], device=weights.device)[None]
-    others = ordered.flip(1).cumsum(dim=1).flip(1)
-    scale = (expected - k * bound) / others.clamp(min=torch.finfo(torch.float32).tiny)
-    # The right k is the first whose largest unbounded word stays within the bound.
-    fits = scale * ordered <= bound * (1 + 1e-6)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    chosen = scale.gather(1, first)
-    return torch.where(ordinary, (chosen * weights).clamp(min=0.0).minimum(bound), 0.0)
+    heaviest_first = torch.arange(ordered.shape[1], device=weights.device)[None]
+    others = ordered.flip(1).cumsum(dim=1).flip(1)  # from each word on to the lightest
+    # Where the k-th heaviest just reaches the bound, the sum is (k + others_k / w_k) bound. As many are bounded as
+    # keep that sum below what is wanted.
+    tiny = torch.finfo(torch.float64).tiny
+    sums = bound * (heaviest_first + others / ordered.clamp(min=tiny))
+    bounded = ((sums < expected) & (heaviest_first < count)).sum(dim=1, keepdim=True)
+    rest = (expected - bounded * bound).clamp(min=0.0)
+    lighter = torch.where(heaviest_first >= bounded, ordered, 0.0).sum(dim=1, keepdim=True)
+    scale = rest / lighter.clamp(min=tiny)
+    lightest_bounded = ordered.gather(1, (bounded - 1).clamp(min=0))
+    is_bounded = (bounded > 0) & (weights >= lightest_bounded)
+    found = torch.where(is_bounded, bound, (scale * weights).minimum(bound))
+    return torch.where(ordinary, found, 0.0).float()
 
 
 def _most_masked(ratio: float, words: int) -> int:
@@ -129,7 +137,7 @@ class AttentionGuidedMasking:
         """Masking probability per token, (batch, seq), from `ordinary` (batch, seq) and attention (batch, seq)."""
         if attention is None:
             raise ValueError("attention-guided masking needs the class attention of the captions")
-        count = ordinary.sum(dim=1)
+        count = ordinary.sum(dim=1).double()
         expected = (self.ratio * count).clamp(min=1.0)
         # A short caption's bound leaves room for the one token that is always masked.
         bound = (1.0 / count.clamp(min=1)).clamp(min=self.max_probability)[:, None]
@@ -150,7 +158,7 @@ class RandomMasking:
 
     def probabilities(self, ordinary: Tensor, attention: Tensor | None = None) -> Tensor:
         """Masking probability per token, (batch, seq)."""
-        expected = (self.ratio * ordinary.sum(dim=1)).clamp(min=1.0)
+        expected = (self.ratio * ordinary.sum(dim=1).double()).clamp(min=1.0)
         return bounded_probabilities(torch.ones_like(ordinary, dtype=torch.float32), ordinary, expected, 1.0)
 
 

@@ -1,5 +1,6 @@
 """AGA models: a dual encoder for retrieval, its pre-training with a fusion encoder, AGM and TEM, and a re-ranker."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -58,8 +59,12 @@ from .towers import (
     end_positions,
 )
 
+logger = logging.getLogger(__name__)
+
 # CLIP clips the inverse temperature at 100 to keep training stable.
 MAX_LOGIT_SCALE = math.log(100.0)
+
+_NAMED_WEIGHTS = 8  # of those that are left out
 
 Part = TypeVar("Part")
 
@@ -184,6 +189,40 @@ class AgaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AgaForPreTraining) and module.identity_head is not None:
             init.normal_(module.identity_head.weight, std=0.001)
             init.zeros_(module.identity_head.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args: Any,
+        output_loading_info: bool = False,
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        As in transformers. Weights of the checkpoint that this class or its configuration has no place for are named
+        in the log, but for those that the class leaves out by design.
+        """
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            **kwargs,
+        )
+        model, info = loaded
+        if left_out := sorted(info["unexpected_keys"]):
+            more = f" and {len(left_out) - _NAMED_WEIGHTS} more" if len(left_out) > _NAMED_WEIGHTS else ""
+            logger.warning(
+                "%s: this %s has no place for %d weights of the checkpoint, which it would not hold when it is saved "
+                "again: %s%s",
+                pretrained_model_name_or_path,
+                cls.__name__,
+                len(left_out),
+                ", ".join(left_out[:_NAMED_WEIGHTS]),
+                more,
+            )
+        return (model, info) if output_loading_info else model
 
     def set_attn_implementation(self, *args, **kwargs) -> None:
         """As in transformers; `sdpa` stays able to return the class attention."""
@@ -394,7 +433,7 @@ class AgaModel(AgaPreTrainedModel):
         """Rows and columns of the patches of images."""
         vision = self.config.vision_config
         height, width = pixel_values.shape[-2:]
-        return (height - vision.patch_size) // vision.stride + 1, (width - vision.patch_size) // vision.stride + 1
+        return vision.patches_along(height), vision.patches_along(width)
 
     def fusion_image_states(self, outputs: BaseModelOutputWithPooling) -> Tensor:
         """
@@ -463,8 +502,13 @@ class AgaFusionModel(AgaPreTrainedModel):
         self.aga = AgaModel._from_config(config)
         self.fusion = fusion_class._from_config(config.cross_modal_config)
         self.itm_head = None
-        if config.objective_config.weight("itm") > 0:
+        if config.objective_config.has_matching_head:
             self.itm_head = nn.Linear(config.cross_modal_config.hidden_size, 2)
+
+    def post_init(self) -> None:
+        """As in transformers, which would take over from the dual encoder inside what that may leave out."""
+        super().post_init()
+        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected or ())
 
     def get_input_embeddings(self) -> nn.Module:
         return self.aga.get_input_embeddings()
@@ -543,7 +587,8 @@ class AgaFusionModel(AgaPreTrainedModel):
         """
         if self.itm_head is None:
             raise ValueError(
-                "this model has no ITM head: objective_config.loss_weights must name 'itm' in the run that trains it"
+                "this model has no ITM head: objective_config.loss_weights must give 'itm' a weight in the run that "
+                "trains it"
             )
         return self.itm_head(self.fusion.summary_states(text_states, image_states, text_mask, summary))
 
@@ -675,7 +720,7 @@ class AgaForPreTraining(AgaFusionModel):
         # What no gradient reaches, which DistributedDataParallel would wait for.
         if objective.weight("mlm") == 0:
             self.mlm_head.requires_grad_(False)
-            if objective.weight("itm") == 0:
+            if not objective.has_matching_head:
                 self.fusion.requires_grad_(False)
         self.pairs_per_chunk = 0
         self.training_progress = 0.0
@@ -953,10 +998,11 @@ class AgaForPreTraining(AgaFusionModel):
             packing: as [`AgaModel.get_text_features`]; of the whole batch, so not together with [`use_chunks`].
 
         Raises:
-            ValueError: a loss needs `person_ids`, or the objective a `teacher`, and they are missing; `packing` in
-                chunks.
+            ValueError: the objective has no loss, or needs `person_ids` or a `teacher` and they are missing; `packing`
+                in chunks.
         """
         objective = self.config.objective_config
+        objective.require_losses()
         self._check_inputs(person_ids, teacher)
         if packing is not None and self.pairs_per_chunk:
             raise ValueError("packed captions cannot be read in chunks: leave packing out, or use_chunks(0)")
@@ -975,7 +1021,7 @@ class AgaForPreTraining(AgaFusionModel):
         losses: dict[str, Tensor] = {}
         if pairs.mlm_losses is not None:
             losses["mlm"] = self._masked_words_loss(pairs, everyone, weights)
-        if objective.weight("itm") > 0:
+        if objective.has_matching_head:
             losses["itm"] = self._matching_loss(pairs, input_ids, person_ids, everyone, weights)
         losses |= self._view_losses(pairs, person_ids, everyone, teacher, weights)
         loss = sum((objective.weight(name) * value for name, value in losses.items()), start=pairs.image.sum() * 0.0)
@@ -1040,7 +1086,7 @@ class AgaForPreTraining(AgaFusionModel):
         teacher_vision, kept = self._select_patches(pixel_values, teacher)
         vision = self.aga.get_image_features(pixel_values, kept_patches=kept)
         rows = self.aga.caption_rows(input_ids, attention_mask, packing)
-        matches = objective.weight("itm") > 0
+        matches = objective.has_matching_head
         # Decided by settings alone, so that all processes take part in the same collectives.
         enriches = self._enriches_now()
         order = torch.rand(rows.count, device=input_ids.device).argsort() if enriches else None
@@ -1087,7 +1133,7 @@ class AgaForPreTraining(AgaFusionModel):
         if order is None:
             outputs, attention = self._read(input_ids, rows, attends)
             states, mask = None, None
-            if self.config.objective_config.weight("itm") > 0:
+            if self.config.objective_config.has_matching_head:
                 outputs.last_hidden_state = rows.by_caption(outputs.last_hidden_state)
                 states, mask = self.caption_states(input_ids, rows.attention_mask, outputs)
                 mask = torch.ones_like(states[..., 0], dtype=torch.bool) if mask is None else mask
@@ -1241,8 +1287,8 @@ class AgaForImageTextRetrieval(AgaFusionModel):
         super().__init__(config)
         if self.itm_head is None:
             raise ValueError(
-                "objective_config.loss_weights does not name 'itm': this checkpoint has no ITM head to re-rank with; "
-                "train one with that loss, or use AgaModel"
+                "objective_config.loss_weights does not name 'itm' with a weight above 0: this checkpoint has no "
+                "ITM head to re-rank with; train one with that loss, or use AgaModel"
             )
         self.post_init()
 

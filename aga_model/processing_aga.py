@@ -70,15 +70,11 @@ class AgaProcessor(ProcessorMixin):
         Raises:
             ValueError: the tokenizer's size or special tokens are not those of `config.text_config`.
         """
-        text = config.text_config
-        pairs = {
-            "vocab_size": (len(tokenizer), text.vocab_size),
-            "bos_token_id": (_either(tokenizer.bos_token_id, tokenizer.cls_token_id), text.bos_token_id),
-            "eos_token_id": (_either(tokenizer.eos_token_id, tokenizer.sep_token_id), text.eos_token_id),
-            "mask_token_id": (tokenizer.mask_token_id, text.mask_token_id),
-            "pad_token_id": (tokenizer.pad_token_id, text.pad_token_id),
-        }
-        for name, (have, want) in pairs.items():
+        text, settings = config.text_config, special_token_settings(tokenizer)
+        # Not the unknown and the others, which the configurations of versions before 0.2 do not know.
+        names = ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id")
+        pairs = {"vocab_size": (len(tokenizer), text.vocab_size)}
+        for name, (have, want) in (pairs | {name: (settings[name], getattr(text, name)) for name in names}).items():
             if have != want:
                 raise ValueError(f"text_config.{name} is {want}, the tokenizer's is {have}; they must agree")
         height, width = config.vision_config.image_height_width
@@ -120,6 +116,20 @@ def _check_captions(text) -> None:
             ) from error
 
 
+def special_token_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | list[int] | None]:
+    """The special tokens of a tokenizer as keys of a `text_config`, those that no key names among the others."""
+    named = {
+        "bos_token_id": _either(tokenizer.bos_token_id, tokenizer.cls_token_id),
+        "eos_token_id": _either(tokenizer.eos_token_id, tokenizer.sep_token_id),
+        "mask_token_id": tokenizer.mask_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "unk_token_id": tokenizer.unk_token_id,
+    }
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    others = (added | set(tokenizer.all_special_ids)) - set(named.values())
+    return {**named, "other_special_token_ids": sorted(others)}
+
+
 def _either(first: int | None, second: int | None) -> int | None:
     """BERT's tokenizers have no start and end of text, but [CLS] and [SEP]."""
     return second if first is None else first
@@ -146,4 +156,4 @@ def clip_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> CLIP
 
 AgaProcessor.register_for_auto_class("AutoProcessor")
 
-__all__ = ["MASK_TOKEN", "AgaProcessor", "clip_tokenizer"]
+__all__ = ["MASK_TOKEN", "AgaProcessor", "clip_tokenizer", "special_token_settings"]

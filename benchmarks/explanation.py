@@ -259,7 +259,8 @@ class Ways:
 
     def occlude(self, pixels: Tensor, directions: Tensor, reach: int) -> Tensor:
         windows = occlusion_windows(self.grid, reach)
-        seen, *blanked = torch.from_numpy(self.encoder.encode_pixels(torch.cat([pixels, blank(pixels, windows)])))
+        blanked_pixels = blank(pixels, windows, self.model.config.vision_config)
+        seen, *blanked = torch.from_numpy(self.encoder.encode_pixels(torch.cat([pixels, blanked_pixels])))
         whole = directions @ seen
         falls = whole[:, None] - directions @ torch.stack(blanked).T
         return occlusion_heat(falls * whole.sign()[:, None], windows)

@@ -92,7 +92,7 @@ def start_model(bert: Path, start: str, seed: int):
     """
     model, processor = load_bert(
         bert,
-        text_layers=AutoConfig.from_pretrained(bert).num_hidden_layers,
+        text_layers=AutoConfig.from_pretrained(bert, trust_remote_code=False).num_hidden_layers,
         fusion_layers=1,  # there must be one; ITC does not use it
         vision_config=VISION,
         objective_config={"loss_weights": {"itc": 1.0}},

@@ -203,7 +203,7 @@ class Bench:
         values = run_values(self.settings, cell.recipe, cell.noise, cell.seed, steps, factor)
         how = {"measured_on": self.settings.measured_on, "diagnostic_captions": self.settings.diagnostic_captions}
         objective = values.get("model_config", {}).get("objective_config", {})
-        if self.settings.rerank and "itm" in objective.get("loss_weights", {}):
+        if self.settings.rerank and objective.get("loss_weights", {}).get("itm"):
             how["rerank"] = self.settings.rerank
         settings = {"run": values, **how}
         about = {**asdict(cell), "steps": steps, "learning_rate_factor": factor}

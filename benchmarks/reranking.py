@@ -54,11 +54,11 @@ class Data:
     """Model, captions, images and candidates, the same in every process."""
 
     def __init__(self, options: argparse.Namespace):
-        config = AgaConfig.from_pretrained(CHECKPOINT)
+        config = AgaConfig.from_pretrained(CHECKPOINT, trust_remote_code=False)
         config.objective_config.loss_weights |= {"itm": 1.0}
         torch.manual_seed(options.seed)
         self.model = AgaForImageTextRetrieval(config).eval()
-        self.processor = AutoProcessor.from_pretrained(CHECKPOINT)
+        self.processor = AutoProcessor.from_pretrained(CHECKPOINT, trust_remote_code=False)
         rng = random.Random(options.seed)
         people = sample_people(options.queries, options.seed)
         self.captions = [write_caption(person, "front", rng) for person in people]

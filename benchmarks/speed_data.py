@@ -165,7 +165,7 @@ def make_loader(way: str, paths: list[str], workers: int, size: tuple[int, int],
         size: height and width of the model's images.
         batch: pairs of a batch; what is left over at the end is dropped.
     """
-    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    processor = AutoProcessor.from_pretrained(CHECKPOINT, trust_remote_code=False)
     images = processor.image_processor
     images.size = {"height": size[0], "width": size[1]}
     captions = ["a man in a red coat with a black bag walks to the left and looks at his phone"] * len(paths)

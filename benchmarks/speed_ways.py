@@ -88,7 +88,7 @@ def model_config(size: str, objective: dict[str, Any]) -> AgaConfig:
     """`vit-b16`: CLIP's ViT-B/16 at 384x128; `small`: checkpoints/aga-small-rendered; `tiny`: to see that it runs."""
     settings = {"loss_weights": LOSSES, "num_identities": IDENTITIES, "learn_temperature": False, **objective}
     if size == "small":
-        sections = AgaConfig.from_pretrained(CHECKPOINT).to_dict()
+        sections = AgaConfig.from_pretrained(CHECKPOINT, trust_remote_code=False).to_dict()
     else:
         tiny = TINY if size == "tiny" else {}
         sections = {

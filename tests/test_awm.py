@@ -138,6 +138,21 @@ def test_scores_at_a_lower_resolution_cover_the_grid(make, batch):
     assert output.kept_patches.shape[1] == round(0.5 * attention.shape[1])
 
 
+@pytest.mark.parametrize("resolution", [0.4, 0.5, 0.8])
+def test_scores_of_patches_that_leave_pixels_over(make_sections, batch, resolution):
+    """Strides that divide neither the image nor the smaller one that is scored."""
+    sections = make_sections("clip", **AWM, image_score_resolution=resolution)
+    sections["vision_config"] |= {"image_size": [45, 26], "stride": 6}
+    model = AgaForPreTraining(AgaConfig(**sections)).train()
+    pixels = torch.randn(4, 3, 45, 26)
+    _, attention = model.aga.get_image_features_with_attention(pixels, resolution)
+    assert model.config.vision_config.grid_size == (7, 4)  # (45 - 8) // 6 + 1, (26 - 8) // 6 + 1
+    assert attention.shape == (4, 28) and torch.isfinite(attention).all()
+    output = model(**batch | {"pixel_values": pixels}, teacher=MomentumTeacher(model))
+    assert output.kept_patches.shape == (4, 14) and output.kept_patches.max() < 28
+    output.loss.backward()
+
+
 def test_attention_that_is_not_given_is_named(make, batch):
     model = make(**AWM)
     teacher = MomentumTeacher(model)

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 
-from aga_model import AgaConfig
+from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
+
+TOWER = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,60 @@ def test_the_mask_token_evades_other_special_tokens():
 def test_overlapping_patches():
     config = AgaConfig(vision_config={"image_size": [96, 32], "patch_size": 16, "stride": 8})
     assert config.vision_config.grid_size == (11, 3)
+
+
+@pytest.mark.parametrize("weights", [{}, {"mlm": 0.0}, {"sdm": 0}, {"itc": 0.0, "itm": 0.0, "mlm": 0}])
+def test_an_objective_without_a_loss_loads_and_does_not_train(weights, tmp_path):
+    """A dual encoder that is only used needs none."""
+    AgaConfig(objective_config={"loss_weights": weights}).save_pretrained(tmp_path)
+    objective = AgaConfig.from_pretrained(tmp_path).objective_config
+    assert objective.losses == {} and not objective.has_matching_head
+    with pytest.raises(ValueError, match=r"objective_config\.loss_weights .* nothing to train on"):
+        objective.require_losses()
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "1", None, True])
+def test_weights_that_are_none_are_refused(weight):
+    with pytest.raises(Exception, match=r"objective_config\.loss_weights"):
+        AgaConfig(objective_config={"loss_weights": {"itc": 1.0, "itm": weight}})
+
+
+@pytest.mark.parametrize(("weights", "has_head"), [({"itm": 0.1}, True), ({"itm": 0.0}, False), ({"itc": 1}, False)])
+def test_one_property_tells_whether_there_is_a_matching_head(weights, has_head):
+    config = AgaConfig(
+        vision_config={**TOWER, "image_size": [32, 16], "patch_size": 8},
+        text_config={**TOWER, "vocab_size": 99},
+        projection_dim=64,
+        objective_config={"loss_weights": weights},
+    )
+    assert config.objective_config.has_matching_head is has_head
+    assert (AgaForPreTraining(config).itm_head is not None) is has_head
+    if not has_head:
+        with pytest.raises(ValueError, match="does not name 'itm' with a weight above 0"):
+            AgaForImageTextRetrieval(config)
+
+
+@pytest.mark.parametrize("stride", range(1, 17))
+@pytest.mark.parametrize("size", [(384, 128), (97, 35)])
+def test_overlapping_patches_are_as_many_as_a_convolution_gives(stride, size):
+    if stride == 16 and size[0] % 16:
+        with pytest.raises(Exception, match="height 97"):
+            AgaConfig(vision_config={"image_size": list(size), "patch_size": 16})
+        return
+    vision = AgaConfig(vision_config={"image_size": list(size), "patch_size": 16, "stride": stride}).vision_config
+    found = torch.nn.functional.conv2d(torch.zeros(1, 1, *size), torch.zeros(1, 1, 16, 16), stride=stride)
+    assert vision.grid_size == tuple(found.shape[-2:])
+    assert stride != 12 or size != (384, 128) or vision.grid_size == (31, 10)
+
+
+@pytest.mark.parametrize("size", [(64, 32), (67, 37), (70, 33)])
+def test_overlapping_patches_behind_a_stem(size):
+    config = AgaConfig(
+        vision_config={**TOWER, "image_size": list(size), "patch_size": 8, "stride": 4, "stem_channels": [4, 4]},
+        text_config={**TOWER, "vocab_size": 99},
+        projection_dim=64,
+    )
+    vision = AgaModel(config).vision_model
+    states = vision(torch.zeros(1, 3, *size)).last_hidden_state
+    rows, columns = vision.embeddings.patch_embedding(vision.embeddings.stem(torch.zeros(1, 3, *size))).shape[-2:]
+    assert config.vision_config.grid_size == (rows, columns) and states.shape[1] == rows * columns + 1

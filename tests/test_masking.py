@@ -1,8 +1,10 @@
 """AGM: expectation, monotony, what is never masked, and the class attention behind it."""
 
+import numpy as np
 import pytest
 import torch
 
+from aga_model.configuration_aga import AgaObjectiveConfig
 from aga_model.masking import (
     AttentionGuidedMasking,
     RandomMasking,
@@ -79,6 +81,65 @@ def test_the_bound_passes_the_excess_on():
     # By hand: the first reaches the bound; of the 1.2 left the second would get 0.84, so it is bounded too; 0.4 is
     # left for the others in the ratio 2 to 1.
     torch.testing.assert_close(probabilities, torch.tensor([[0.8, 0.8, 0.8 / 3, 0.4 / 3]]), atol=1e-3, rtol=0)
+
+
+def _capped_shares(weights, total, cap):
+    """min(cap, c w_i) with the sum `total`, by bisection on c."""
+    low, high = 0.0, cap / weights.min()
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(cap, middle * weights).sum() < total else (low, middle)
+    return np.minimum(cap, high * weights)
+
+
+LIMITS = [
+    (0.15, 0.15),
+    (0.15, 0.8),
+    (0.3, 0.31),
+    (0.4, 0.5),
+    (0.5, 1.0),
+    (0.7, 0.7),
+    (0.8, 0.8),
+    (1.0, 1.0),
+    (0.01, 0.01),
+]
+
+
+@pytest.mark.parametrize(("ratio", "maximum"), LIMITS)
+@pytest.mark.parametrize("kind", ["spread", "peaked", "one", "none", "equal"])
+def test_probabilities_are_those_of_an_independent_solver(ratio, maximum, kind):
+    """Every length up to CLIP's in one padded batch, every kind of attention, every bound that is accepted."""
+    AgaObjectiveConfig(mask_ratio=ratio, mask_max_probability=maximum)
+    lengths = np.arange(1, 77)
+    ordinary = torch.arange(77)[None] < torch.from_numpy(lengths)[:, None]
+    generator = torch.Generator().manual_seed(int(1000 * ratio))
+    attention = {
+        "spread": torch.rand(ordinary.shape, generator=generator),
+        "peaked": torch.rand(ordinary.shape, generator=generator) ** 12,
+        "one": (torch.arange(77)[None] == torch.from_numpy(lengths // 2)[:, None]).float(),
+        "none": torch.zeros(ordinary.shape),
+        "equal": torch.ones(ordinary.shape),
+    }[kind] * ordinary
+    attention = attention / attention.sum(dim=1, keepdim=True).clamp(min=1e-30)
+    probabilities = AttentionGuidedMasking(ratio, maximum).probabilities(ordinary, attention)
+    assert probabilities.dtype == torch.float32 and (probabilities[~ordinary] == 0).all()
+    for row, length in enumerate(lengths):
+        words = np.maximum(attention[row, :length].double().numpy(), 1e-6)
+        total = max(1.0, ratio * length)
+        found = probabilities[row, :length].double().numpy()
+        np.testing.assert_allclose(found, _capped_shares(words, total, max(maximum, 1 / length)), atol=1e-6)
+        assert found.sum() == pytest.approx(total, abs=1e-5)
+    for _ in range(20):
+        counts = sample_tokens(probabilities).sum(dim=1).numpy()
+        totals = np.maximum(1, ratio * lengths)
+        assert (counts >= np.floor(totals + 1e-6)).all() and (counts <= np.ceil(totals - 1e-6)).all()
+
+
+def test_the_bound_at_the_ratio_is_uniform_masking():
+    ordinary = torch.arange(30)[None] < torch.arange(7, 31)[:, None]
+    attention = torch.rand(ordinary.shape) * ordinary
+    probabilities = AttentionGuidedMasking(0.2, 0.2).probabilities(ordinary, attention)
+    torch.testing.assert_close(probabilities, 0.2 * ordinary, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("policy", [AttentionGuidedMasking(0.15, 0.8), RandomMasking(0.15, 0.8)])

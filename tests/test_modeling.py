@@ -50,6 +50,12 @@ def test_every_loss_by_name_and_the_weighted_sum(make_model, batch):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("weights", [{}, {"mlm": 0.0}])
+def test_there_is_no_loss_of_nothing(make_model, batch, weights):
+    with pytest.raises(ValueError, match=r"loss_weights .* nothing to train on"):
+        make_model(loss_weights=weights).train()(**batch)
+
+
 def test_only_named_losses_are_computed(make_model, batch):
     output = make_model(loss_weights={"sdm": 1.0})(**batch)
     assert output.itc_loss is None and output.mlm_loss is None and output.masked is None

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .messages import fail
+from .trust import TrustRemoteCode
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def convert(
         int | None,
         typer.Option("--text-layers", help="Of BERT, for the text tower (bert).", show_default="half of them"),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """
     Turn a checkpoint of CLIP, IRRA, RDE, TBPS-CLIP, ALBEF, RaSa or BERT into a folder for AutoModel and every command.
@@ -91,7 +93,8 @@ def convert(
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} is not empty")
         size = _size_options(kind, image_size)
-        model, processor = getattr(conversion, chosen.loader)(source, tokenizer=tokenizer, **size, **own)
+        options = size | own | {"trust_remote_code": trust_remote_code}
+        model, processor = getattr(conversion, chosen.loader)(source, tokenizer=tokenizer, **options)
         if processor is None:
             raise ValueError(
                 f"{source}: no {chosen.vocabulary} vocabulary for it; give --tokenizer {_WHERE[chosen.vocabulary]}"

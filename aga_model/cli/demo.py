@@ -11,6 +11,7 @@ from ..retrieval.demo.guard import TOKEN_VARIABLE, is_loopback, require_token
 from ..retrieval.demo.service import DemoSearch
 from .messages import RENDERED_NOTE, fail, note
 from .search import load_encoder
+from .trust import TrustRemoteCode
 
 
 def demo(
@@ -38,6 +39,7 @@ def demo(
     ] = 10,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """
     A page in the browser to search a gallery with, by a sentence or an image.
@@ -49,7 +51,7 @@ def demo(
         web = _web_server()
         opened = Gallery.open(gallery)
         listening = web.listen(host, port)
-        encoder = load_encoder(opened, model, device)
+        encoder = load_encoder(opened, model, device, trust_remote_code)
         search = DemoSearch(opened, encoder, rerank, int(max_upload_mb * 2**20))
         search.warm_up()
         server = web.make_server(search, token, (RENDERED_NOTE,) if encoder.rendered_only else ())

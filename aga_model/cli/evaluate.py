@@ -37,6 +37,7 @@ from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
 from ..version import __version__
 from .messages import fail, note, shown
 from .splits import open_split
+from .trust import TrustRemoteCode
 
 if TYPE_CHECKING:
     from ..evaluation.retrieval import SplitEmbeddings
@@ -100,6 +101,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     rerank: Annotated[
         int | None, typer.Option("--rerank", min=1, help="Also re-rank the first K images of each caption by ITM.")
     ] = None,
@@ -134,6 +136,7 @@ def evaluate(
             compare,
             batch_size,
             device,
+            trust_remote_code,
             rerank,
             rerank_memory,
             rerank_similarity,
@@ -157,6 +160,7 @@ def _evaluate(
     compare: Path | None,
     batch_size: int,
     device: str | None,
+    trust_remote_code: bool,
     rerank: int | None,
     rerank_memory: int,
     rerank_similarity: float,
@@ -172,7 +176,7 @@ def _evaluate(
     # Imported here, so that the other commands run without the libraries of the extra `train`.
     from ..evaluation.retrieval import RetrievalEvaluator
 
-    rows, encoder = open_split(model, data_root, dataset, split, device)
+    rows, encoder = open_split(model, data_root, dataset, split, device, trust_remote_code)
     reranker = None if rerank is None else Reranker.from_encoder(encoder, rerank_memory, batch_size, rerank_similarity)
     evaluator = RetrievalEvaluator(rows, encoder.processor, batch_size)
     embedded = evaluator.embed(encoder.model)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .messages import fail
+from .trust import TrustRemoteCode
 
 
 def export(
@@ -14,6 +15,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also write both encoders with weights in int8, for CPUs.")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """
     Write both encoders of a model as ONNX files, checked against PyTorch.
@@ -30,7 +32,7 @@ def export(
     except ModuleNotFoundError as error:
         fail(f"exporting needs {error.name}: pip install 'aga-model[export]'")
     try:
-        encoder = PersonEncoder.from_pretrained(model, device="cpu")
+        encoder = PersonEncoder.from_pretrained(model, device="cpu", trust_remote_code=trust_remote_code)
         if not isinstance(encoder.model, AgaModel):
             kind = type(encoder.model).__name__
             raise ValueError(f"model {model} is a {kind}, no model of this package: `aga convert` makes one of others")

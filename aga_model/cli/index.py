@@ -42,6 +42,7 @@ from ..retrieval.shards import no_progress
 from ..retrieval.times import read_time
 from ..retrieval.video import EVERY
 from .messages import RENDERED_NOTE, fail, note, shown
+from .trust import TrustRemoteCode
 
 SKIPPED_FILE = "skipped.json"
 _LISTED = 20
@@ -64,6 +65,7 @@ def index(
     ],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 32,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     camera: Annotated[str | None, typer.Option("--camera", help="Name of the camera of all these images.")] = None,
     camera_from: Annotated[
         str | None,
@@ -139,7 +141,8 @@ def index(
         if split is None:
             found, videos, skipped = shards.of_main(lambda: _find(images, out))
         people = _Scenes([*videos, *(found if scenes else [])], detector, settings, recut)
-        _index([] if scenes else found, people, skipped, facts_of, model, out, batch_size, device, overwrite, shards)
+        loading = _Loading(model, device, trust_remote_code)
+        _index([] if scenes else found, people, skipped, facts_of, loading, out, batch_size, overwrite, shards)
         shards.close()
     except ShardError as error:  # all processes know of it
         if not shards.is_main:
@@ -167,24 +170,33 @@ class _Scenes:
     recut: bool
 
 
+@dataclass(frozen=True)
+class _Loading:
+    """The model to encode with, the device, and whether its and the detector's own Python code is trusted."""
+
+    model: str
+    device: str | None
+    trust_remote_code: bool
+
+
 def _index(
     images: Sequence[Path],
     scenes: _Scenes,
     skipped: Sequence[Skipped],
     facts_of: FactsOf,
-    model: str,
+    loading: _Loading,
     out: str,
     batch_size: int,
-    device: str | None,
     overwrite: bool,
     shards: Shards,
 ) -> None:
-    device = shards.device(device)
+    device = shards.device(loading.device)
+    trust = {"trust_remote_code": True} if loading.trust_remote_code else {}  # by default nothing is trusted
     transformers_logging.disable_progress_bar()
     with shards.together():
         gallery = None if overwrite or not Gallery.exists(out) else _open_to_add(out)
-        found = load_detector(scenes.detector, device) if scenes.paths else None
-        encoder = PersonEncoder.from_pretrained(model, device)
+        found = load_detector(scenes.detector, device, **trust) if scenes.paths else None
+        encoder = PersonEncoder.from_pretrained(loading.model, device, trust_remote_code=loading.trust_remote_code)
         if gallery is None:
             # Whoever has images to add first makes it; nothing is there before.
             first = partial(shards.first, "gallery")

@@ -8,6 +8,7 @@ import typer
 
 from ..retrieval.locations import redacted
 from .messages import fail
+from .trust import TrustRemoteCode
 
 NEXT_STEPS = """\
 # search again, in your own words
@@ -32,6 +33,7 @@ def report(
     gallery: Annotated[str, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
     query: Annotated[list[str], typer.Option(help="sentence to search for; repeat for more")],
     top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write RUN/report.html: curves, metrics, AGM's and TEM's view of captions, searches."""
     # Imported here, so that the other commands run without the libraries of the extra `train`.
@@ -46,7 +48,7 @@ def report(
     try:
         settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
         folder, place = run / "model", (settings["data"]["dataset"], settings["data"]["data_root"])
-        encoder = PersonEncoder.from_pretrained(folder)
+        encoder = PersonEncoder.from_pretrained(folder, trust_remote_code=trust_remote_code)
         store = Gallery.open(gallery)
         store.require_model(encoder.model_hash, str(folder))
         hits = store.search(encoder.encode_texts(query), top_k)
@@ -58,8 +60,8 @@ def report(
         ]
         path = write_report(
             run,
-            AutoModelForPreTraining.from_pretrained(folder),
-            AutoProcessor.from_pretrained(folder),
+            AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=trust_remote_code),
+            AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code),
             load_benchmark(*place, skip=settings["skipped_images"])["test"],
             attribute_words(),
             searches,

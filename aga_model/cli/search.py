@@ -34,6 +34,7 @@ from ..retrieval import (
 from ..retrieval.results import hit_values
 from ..retrieval.times import read_time
 from .messages import RENDERED_NOTE, fail, note, shown
+from .trust import TrustRemoteCode
 
 
 class OnePer(StrEnum):
@@ -82,6 +83,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Find the person that a sentence describes in a gallery of `aga index`."""
     try:
@@ -95,7 +97,7 @@ def search(
         if image is not None and (rerank is not None or explain is not None):
             raise ValueError("--rerank and --explain read a sentence: leave them out with --image")
         opened = Gallery.open(gallery)
-        encoder = load_encoder(opened, model, device)
+        encoder = load_encoder(opened, model, device, trust_remote_code)
         answers = _answers(opened, encoder, sentences, image, Ranking(top_k, rerank, where, one_per))
         if save is not None:
             _save(answers, save)
@@ -172,9 +174,11 @@ def _print(gallery: Gallery, answers: list[Answer], top_k: int, rerank: int | No
         note(line)
 
 
-def load_encoder(gallery: Gallery, model: str | None, device: str | None) -> PersonEncoder:
+def load_encoder(
+    gallery: Gallery, model: str | None, device: str | None, trust_remote_code: bool = False
+) -> PersonEncoder:
     """
-    The encoder of a gallery: the model that it names, or `model`.
+    The encoder of a gallery: the model that it names, or `model`, whose own code runs only where it is trusted.
 
     Raises:
         GalleryError: the gallery was made with another model.
@@ -182,7 +186,9 @@ def load_encoder(gallery: Gallery, model: str | None, device: str | None) -> Per
     """
     transformers_logging.disable_progress_bar()
     try:
-        encoder = PersonEncoder.from_pretrained(model or gallery.model_name, device)
+        encoder = PersonEncoder.from_pretrained(
+            model or gallery.model_name, device, trust_remote_code=trust_remote_code
+        )
     except ModelLoadError as error:
         if model is None:
             raise ModelLoadError(f"{error} (the gallery names this model; give --model if it has moved)") from error

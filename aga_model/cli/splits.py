@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_split(
-    model: str, data_root: Path, dataset: str, split: str, device: str | None
+    model: str, data_root: Path, dataset: str, split: str, device: str | None, trust_remote_code: bool = False
 ) -> "tuple[Dataset, PersonEncoder]":
     """
     The rows of a split, one per caption, and the model; says so where it has only seen drawings.
@@ -28,7 +28,7 @@ def open_split(
     if split not in splits:
         raise ValueError(f"--split {split}: {data_root} has the splits {', '.join(splits)}")
     transformers_logging.disable_progress_bar()
-    encoder = PersonEncoder.from_pretrained(model, device)
+    encoder = PersonEncoder.from_pretrained(model, device, trust_remote_code=trust_remote_code)
     if encoder.rendered_only:
         note(RENDERED_NOTE)
     return splits[split], encoder

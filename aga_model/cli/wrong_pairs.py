@@ -13,6 +13,7 @@ from ..retrieval import GalleryRow, Hit, save_result_picture
 from ..retrieval.picture import COLUMNS, save_picture, stack_pictures
 from .messages import fail, note, shown
 from .splits import open_split
+from .trust import TrustRemoteCode
 
 if TYPE_CHECKING:
     from ..evaluation.retrieval import SplitEmbeddings
@@ -33,6 +34,7 @@ def wrong_pairs(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the pairs of strangers to compare with.")] = 0,
 ) -> None:
     """
@@ -42,7 +44,7 @@ def wrong_pairs(
     --leave_out_wrong_pairs leaves them out by itself.
     """
     try:
-        _find(model, data_root, dataset, split, out, batch_size, device, seed)
+        _find(model, data_root, dataset, split, out, batch_size, device, trust_remote_code, seed)
     except torch.OutOfMemoryError:
         fail(f"a batch of {batch_size} does not fit into the GPU's memory: give a smaller --batch-size")
     except (ValueError, OSError) as error:
@@ -57,13 +59,14 @@ def _find(
     out: Path | None,
     batch_size: int,
     device: str | None,
+    trust_remote_code: bool,
     seed: int,
 ) -> None:
     # Imported here, so that the other commands run without the libraries of the extra `train`.
     from ..evaluation.retrieval import RetrievalEvaluator
     from ..evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
 
-    rows, encoder = open_split(model, data_root, dataset, split, device)
+    rows, encoder = open_split(model, data_root, dataset, split, device, trust_remote_code)
     embedded = RetrievalEvaluator(rows, encoder.processor, batch_size).embed(encoder.model)
     found = find_wrong_pairs(embedded, seed, encoder.device)
     if found.wrong_share > MOST_WRONG:

@@ -30,6 +30,7 @@ def load_albef(
     num_heads: int | None = None,
     image_size: tuple[int, int] | None = None,
     tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Converted[AgaForPreTraining]:
     """
     Turn an ALBEF or RaSa checkpoint into an [`AgaForPreTraining`] of the BERT family with the losses ITC, ITM, MLM.
@@ -44,6 +45,7 @@ def load_albef(
             fine-tune ALBEF's 256x256 weights on 384x384.
         tokenizer: folder or Hub repository with BERT's vocabulary, such as `bert-base-uncased`. Without it the special
             tokens are taken to have the ids that they have there.
+        trust_remote_code: run the Python code of a folder or repository that brings a tokenizer of its own.
 
     Returns:
         (model, processor); the processor is None without `tokenizer`.
@@ -58,7 +60,7 @@ def load_albef(
     # With an MLM head BERT is one level down; ALBEF's own fine-tuned retrieval checkpoints have no such head.
     prefix = "text_encoder.bert." if any(account.matching(r"text_encoder\.bert\.")) else "text_encoder."
     has_mlm = any(account.matching(re.escape(_MLM_HEAD)))
-    vocabulary = None if tokenizer is None else bert_tokenizer(tokenizer)
+    vocabulary = None if tokenizer is None else bert_tokenizer(tokenizer, trust_remote_code)
     layers = count_blocks(account, f"{prefix}encoder.layer")
     crossing = {int(m[1]) for m in account.matching(rf"{re.escape(prefix)}encoder\.layer\.(\d+)\.crossattention\.")}
     if crossing != set(range(layers - len(crossing), layers)) or not 0 < len(crossing) < layers:

@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.remote_code import refusal
 
 from .openai import count_blocks, take_pair
 from .state import ConversionError, StateAccount, read_state
@@ -55,6 +56,7 @@ def load_bert(
     objective_config: dict[str, Any] | None = None,
     tokenizer: str | Path | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> Converted[AgaForPreTraining]:
     """
     Turn BERT into the text side of an [`AgaForPreTraining`] of the BERT family, to train from.
@@ -73,6 +75,7 @@ def load_bert(
         objective_config: keys of [`AgaObjectiveConfig`]; the losses are ITC, ITM and MLM when they are not given.
         tokenizer: folder or Hub repository with BERT's vocabulary; where the weights lie when not given.
         seed: of the random weights; the caller's random state stays as it is.
+        trust_remote_code: run the Python code of a folder or repository that brings a tokenizer of its own.
 
     Returns:
         (model, processor); the processor is None when no vocabulary is found that fits.
@@ -82,7 +85,7 @@ def load_bert(
         ValueError: a key or value of `vision_config` or `objective_config` is none.
     """
     name = str(path_or_repo)
-    bert = _read_config(name)
+    bert = _read_config(name, trust_remote_code)
     layers = bert.num_hidden_layers
     text_layers, fusion_layers = _share_layers(name, layers, text_layers, fusion_layers)
     account = StateAccount(_read_weights(name), name)
@@ -92,7 +95,7 @@ def load_bert(
     if (found := count_blocks(account, f"{prefix}encoder.layer")) != layers:
         raise ConversionError(f"{name}: config.json says {layers} layers, the weights are of {found}")
     has_mlm = any(account.matching(re.escape(_MLM_HEAD)))
-    vocabulary = _find_vocabulary(name, tokenizer, bert.vocab_size)
+    vocabulary = _find_vocabulary(name, tokenizer, bert.vocab_size, trust_remote_code)
     config = AgaConfig(
         family="bert",
         projection_dim=projection_dim,
@@ -113,14 +116,14 @@ def load_bert(
     return with_processor(model.eval(), vocabulary)
 
 
-def _read_config(name: str) -> Any:
+def _read_config(name: str, trust_remote_code: bool) -> Any:
     """BERT's configuration; an error for another model, and for a BERT that computes something else."""
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         if config.model_type != "bert":
             raise ValueError(f"it is a {config.model_type!r} model")
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = refusal(error, name, trust_remote_code) or " ".join(str(error).split())[:300]
         raise ConversionError(f"{name}: cannot be loaded as transformers' BERT ({reason})") from error
     # Configurations of transformers 4 may ask for relative positions, which transformers 5 no longer computes.
     positions = getattr(config, "position_embedding_type", "absolute")
@@ -183,12 +186,14 @@ def _find_file(name: str, file: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _find_vocabulary(name: str, asked: str | Path | None, entries: int) -> PreTrainedTokenizerBase | None:
+def _find_vocabulary(
+    name: str, asked: str | Path | None, entries: int, trust_remote_code: bool
+) -> PreTrainedTokenizerBase | None:
     """The tokenizer that was asked for, or the one beside the weights when it fits."""
     if asked is not None:
-        return bert_tokenizer(asked)
+        return bert_tokenizer(asked, trust_remote_code)
     try:
-        found = bert_tokenizer(name)
+        found = bert_tokenizer(name, trust_remote_code)
         if len(found) != entries:
             raise ConversionError(f"{name}: the vocabulary has {len(found)} entries, the weights {entries}")
     except ConversionError as error:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, CLIPModel
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.modeling_aga import AgaModel
+from aga_model.remote_code import refusal
 
 from .openai import resize_position_table, square_grid, take_towers, tower_sections
 from .state import ConversionError, StateAccount, read_config, read_state
@@ -18,7 +19,10 @@ POSITION_TABLE = "vision_model.embeddings.position_embedding.weight"
 
 
 def load_clip(
-    path_or_repo: str | Path, image_size: tuple[int, int] = (384, 128), tokenizer: str | Path | None = None
+    path_or_repo: str | Path,
+    image_size: tuple[int, int] = (384, 128),
+    tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Converted[AgaModel]:
     """
     Turn CLIP into an [`AgaModel`] for images of another size.
@@ -31,6 +35,7 @@ def load_clip(
         image_size: (height, width) in pixels, multiples of the patch size.
         tokenizer: folder or Hub repository with CLIP's vocabulary, or OpenAI's `bpe_simple_vocab_16e6.txt.gz`; where
             the weights lie when not given.
+        trust_remote_code: run the Python code of a folder or repository that brings a tokenizer of its own.
 
     Returns:
         (model, processor); the processor is None when no vocabulary is found.
@@ -43,7 +48,7 @@ def load_clip(
     if path.is_file():
         config, converted, account = _from_openai(path, image_size)
     else:
-        config, converted, account = _from_transformers(str(path_or_repo), image_size)
+        config, converted, account = _from_transformers(str(path_or_repo), image_size, trust_remote_code)
     model = AgaModel(config)
     table = converted[POSITION_TABLE]
     converted[POSITION_TABLE] = resize_position_table(
@@ -51,7 +56,8 @@ def load_clip(
     )
     account.finish(model, converted)
     where = tokenizer if tokenizer is not None else path_or_repo
-    return Converted(model.eval(), processor_for(config, where, required=tokenizer is not None))
+    processor = processor_for(config, where, tokenizer is not None, trust_remote_code)
+    return Converted(model.eval(), processor)
 
 
 def _config(
@@ -69,15 +75,17 @@ def _from_openai(path: Path, image_size: tuple[int, int]) -> tuple[AgaConfig, di
     return config, {**take_towers(account, "", ""), "logit_scale": logit_scale}, account
 
 
-def _load_transformers_clip(name: str) -> Any:
+def _load_transformers_clip(name: str, trust_remote_code: bool) -> Any:
     """CLIPModel of a folder or repository with exactly CLIP's keys, which transformers itself does not insist on."""
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code).model_type
         if kind != "clip":
             raise ValueError(f"it is a {kind!r} model")
-        loaded: Any = CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = refusal(error, name, trust_remote_code) or " ".join(str(error).split())[:300]
         raise ConversionError(f"{name}: cannot be loaded as transformers' CLIP ({reason})") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found := sorted(map(str, loaded[1][what])):
@@ -85,8 +93,10 @@ def _load_transformers_clip(name: str) -> Any:
     return loaded[0]
 
 
-def _from_transformers(name: str, image_size: tuple[int, int]) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
-    clip = _load_transformers_clip(name)
+def _from_transformers(
+    name: str, image_size: tuple[int, int], trust_remote_code: bool
+) -> tuple[AgaConfig, dict[str, Tensor], StateAccount]:
+    clip = _load_transformers_clip(name, trust_remote_code)
     text, vision = clip.config.text_config, clip.config.vision_config
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
               "layer_norm_eps")  # fmt: skip

@@ -15,6 +15,7 @@ def load_rde(
     image_size: tuple[int, int] | None = None,
     stride: int | None = None,
     tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Converted[AgaModel]:
     """
     The dual encoder of an RDE checkpoint: its "basic global embedding".
@@ -25,11 +26,15 @@ def load_rde(
     account = StateAccount(read_state(path), path)
     account.ignore(r"(visul|texual)_emb_layer\.", "RDE's token selection embedding, a second similarity")
     account.ignore(r"base_model\.logit_scale$", "RDE's temperature is a setting")
-    return _dual_encoder(account, "base_model.", image_size, stride, PERSON_ASPECT, tokenizer, ("logit_scale",))
+    model = _dual_encoder(account, "base_model.", image_size, stride, PERSON_ASPECT, ("logit_scale",))
+    return _with_processor(model, tokenizer, trust_remote_code)
 
 
 def load_tbps_clip(
-    path: str | Path, image_size: tuple[int, int] | None = None, tokenizer: str | Path | None = None
+    path: str | Path,
+    image_size: tuple[int, int] | None = None,
+    tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Converted[AgaModel]:
     """
     The dual encoder of a TBPS-CLIP checkpoint (square images, 224x224 in its recipe).
@@ -41,7 +46,8 @@ def load_tbps_clip(
     account = StateAccount({key.removeprefix("encode_text."): value for key, value in state.items()}, path)
     heads = r"(simclr_mlp|classifier|cross_attn|cross_modal_transformer|ln_pre_t|ln_pre_i|ln_post|mlm_head)\."
     account.ignore(heads, "TBPS-CLIP's training heads")
-    return _dual_encoder(account, "", image_size, None, 1, tokenizer, ())
+    model = _dual_encoder(account, "", image_size, None, 1, ())
+    return _with_processor(model, tokenizer, trust_remote_code)
 
 
 def _dual_encoder(
@@ -50,9 +56,8 @@ def _dual_encoder(
     image_size: tuple[int, int] | None,
     stride: int | None,
     aspect: int,
-    tokenizer: str | Path | None,
     may_miss: tuple[str, ...],
-) -> Converted[AgaModel]:
+) -> AgaModel:
     sections = tower_sections(account, prefix)
     patches = account.peek(f"{prefix}visual.positional_embedding", dims=2).shape[0] - 1
     patch = sections["vision_config"]["patch_size"]
@@ -64,5 +69,9 @@ def _dual_encoder(
     if "logit_scale" in account:
         converted["logit_scale"] = account.take_number("logit_scale")
     account.finish(model, converted, may_miss)
-    processor = None if tokenizer is None else processor_for(config, tokenizer, required=True)
-    return Converted(model.eval(), processor)
+    return model.eval()
+
+
+def _with_processor(model: AgaModel, tokenizer: str | Path | None, trust_remote_code: bool) -> Converted[AgaModel]:
+    processor = None if tokenizer is None else processor_for(model.config, tokenizer, True, trust_remote_code)
+    return Converted(model, processor)

@@ -12,6 +12,9 @@ from .vocabulary import Converted, processor_for
 TEMPERATURE = 0.02  # fixed in IRRA's recipe
 PADDING_ID = 0  # of IRRA's captions, which its fusion encoder attends to
 PERSON_ASPECT = 3  # height over width of IRRA's and RDE's images
+PERSON_SIZE = (384, 128)  # of both papers
+
+_Choice = tuple[tuple[int, int], int]  # image size and stride
 
 
 def load_irra(
@@ -19,12 +22,13 @@ def load_irra(
     image_size: tuple[int, int] | None = None,
     stride: int | None = None,
     tokenizer: str | Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Converted[AgaForPreTraining]:
     """
     Turn an IRRA checkpoint (`best.pth`) into an [`AgaForPreTraining`] with IRRA's recipe: SDM, ID, random MLM.
 
-    Sizes are read from the state dict, heads are 64 wide. Image size and stride are not in it: the patch count is
-    explained by an image three times as high as wide at a stride of the patch size, or half of it, unless given.
+    Sizes are read from the state dict, heads are 64 wide. Image size and stride are not in it: unless they are given,
+    [`infer_image_size`] finds those that explain the number of patches.
 
     Args:
         path: the checkpoint.
@@ -32,6 +36,7 @@ def load_irra(
         stride: distance of neighbouring patches in pixels.
         tokenizer: folder or Hub repository with CLIP's vocabulary, or OpenAI's `bpe_simple_vocab_16e6.txt.gz`, which
             IRRA's repository carries.
+        trust_remote_code: run the Python code of a folder or repository that brings a tokenizer of its own.
 
     Returns:
         (model, processor); the processor is None without `tokenizer`.
@@ -74,7 +79,7 @@ def load_irra(
     if has_classifier:
         converted |= take_pair(account, "classifier", "identity_head")
     account.finish(model, converted, tuple(may_miss))
-    processor = None if tokenizer is None else processor_for(config, tokenizer, required=True)
+    processor = None if tokenizer is None else processor_for(config, tokenizer, True, trust_remote_code)
     return Converted(model.eval(), processor)
 
 
@@ -108,13 +113,15 @@ def infer_image_size(
     source: str | Path,
 ) -> tuple[tuple[int, int], int]:
     """
-    Image size and stride that explain a number of patches.
+    Image size and stride that explain a number of patches, floor((side - patch) / stride) + 1 along each side.
 
     Args:
         patches: number of patches.
         patch: side of a patch in pixels.
-        image_size: (height, width) in pixels; an image `aspect` times as high as wide when None.
-        stride: in pixels; the patch size or half of it when None.
+        image_size: (height, width) in pixels. When None an image `aspect` times as high as wide: one that the patches
+            cover to its last pixel, else one whose width is a multiple of the patch size; and without a stride the
+            384x128 of the published models of persons.
+        stride: in pixels. When None the patch size or half of it, else the only one that fits.
         aspect: height over width.
         source: named in errors.
 
@@ -122,19 +129,43 @@ def infer_image_size(
         ((height, width), stride).
 
     Raises:
-        ConversionError: nothing fits.
+        ConversionError: nothing fits, or several do.
     """
-    for candidate in (patch, patch // 2) if stride is None else (stride,):
-        for columns in range(1, patches + 1):
-            width = patch + (columns - 1) * candidate
-            size = (aspect * width, width) if image_size is None else image_size
-            rows = (size[0] - patch) // candidate + 1
-            fits = (size[1] - patch) // candidate + 1 == columns and (size[0] - patch) % candidate == 0
-            if fits and rows * columns == patches:
-                return size, candidate
+    if stride is not None and not 0 < stride <= patch:
+        raise ConversionError(f"{source}: stride must lie between 1 and {patch}, the side of a patch; got {stride}")
+    covered, others = _explanations(patches, patch, image_size, stride, aspect)
+    found = [choice for choice in covered if _patches_of(*choice, patch) == patches][:1] or [
+        choice for choice in others if _patches_of(*choice, patch) == patches
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(f"{height}x{width} at stride {step}" for (height, width), step in found[:3])
+        reason = f"fit {several}"
+    else:
+        image = f"image of {image_size}" if image_size else f"image {aspect} times as high as wide"
+        reason = f"do not fit an {image} at " + ("a usual stride" if stride is None else f"stride {stride}")
     raise ConversionError(
-        f"{source}: {patches} patches of {patch} pixels do not fit "
-        + (f"an image {aspect} times as high as wide" if image_size is None else f"an image of {image_size}")
-        + (" at a stride of the patch size or half of it" if stride is None else f" at stride {stride}")
-        + "; give image_size=(height, width) and stride"
+        f"{source}: {patches} patches of {patch} pixels {reason}; give image_size=(height, width) and stride"
     )
+
+
+def _explanations(
+    patches: int, patch: int, image_size: tuple[int, int] | None, stride: int | None, aspect: int
+) -> tuple[list[_Choice], list[_Choice]]:
+    """Sizes and strides to try: usual ones, the likeliest first, and others of which only one may fit."""
+    usual = [step for step in (patch, patch // 2) if step] if stride is None else [stride]
+    if image_size:
+        return [(image_size, step) for step in usual], [(image_size, step) for step in range(1, patch) if not stride]
+    sizes = [(aspect * width, width) for width in range(patch, patch * patches + 1)]
+    covered = [(size, step) for step in usual for size in sizes if all((side - patch) % step == 0 for side in size)]
+    if stride is not None:
+        return covered, [(size, stride) for size in sizes if size[1] % patch == 0]
+    return covered, [(PERSON_SIZE, step) for step in range(1, patch) if aspect == PERSON_ASPECT]
+
+
+def _patches_of(size: tuple[int, int], stride: int, patch: int) -> int:
+    """Number of patches; 0 where none fits, or where they neither overlap nor cover the image."""
+    rows, columns = ((side - patch) // stride + 1 for side in size)
+    covers = stride < patch or all(side % stride == 0 for side in size)
+    return rows * columns if covers and min(rows, columns) > 0 else 0

@@ -25,6 +25,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from ..data.files import write_json
+from ..masking import special_token_ids
 from ..modeling_aga import AgaModel
 from ..processing_aga import AgaProcessor
 from ..version import __version__
@@ -171,7 +172,7 @@ def _random_texts(model: AgaModel, batch: int, length: int, generator: torch.Gen
     """Sentences of random tokens between start and end, the first one of `length` tokens, the others padded to it."""
     text = model.config.text_config
     input_ids = torch.randint(0, text.vocab_size, (batch, length), generator=generator)
-    special = torch.tensor([text.bos_token_id, text.eos_token_id, text.mask_token_id, text.pad_token_id])
+    special = torch.tensor(special_token_ids(text))
     ordinary = next(token for token in range(text.vocab_size) if token not in special)
     input_ids[torch.isin(input_ids, special)] = ordinary
     input_ids[:, 0] = text.bos_token_id

@@ -8,7 +8,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from transformers import AutoTokenizer, BertTokenizer, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from aga_model.configuration_aga import AgaConfig
-from aga_model.processing_aga import AgaProcessor, clip_tokenizer
+from aga_model.processing_aga import AgaProcessor, clip_tokenizer, special_token_settings
+from aga_model.remote_code import refusal
 
 from .state import ConversionError
 
@@ -25,7 +26,9 @@ class Converted(NamedTuple, Generic[Model]):
 MERGES = 49152 - 256 - 2  # CLIP's vocabulary: 256 bytes twice, the merges, two special tokens
 
 
-def processor_for(config: AgaConfig, where: str | Path, required: bool) -> AgaProcessor | None:
+def processor_for(
+    config: AgaConfig, where: str | Path, required: bool, trust_remote_code: bool = False
+) -> AgaProcessor | None:
     """
     The processor of a converted model.
 
@@ -33,16 +36,18 @@ def processor_for(config: AgaConfig, where: str | Path, required: bool) -> AgaPr
         config: of the model.
         where: folder, Hub repository or `bpe_simple_vocab_16e6.txt.gz` to take the vocabulary from.
         required: raise when there is none, instead of returning None.
+        trust_remote_code: run the Python code of a folder or repository that brings a tokenizer of its own.
 
     Raises:
         ConversionError: no vocabulary although required, or one that does not fit the model.
     """
     try:
-        tokenizer = _read_tokenizer(where)
+        tokenizer = _read_tokenizer(where, trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if not required:
             return None
-        raise ConversionError(f"{where}: no CLIP vocabulary there ({' '.join(str(error).split())[:300]})") from error
+        reason = refusal(error, where, trust_remote_code) or " ".join(str(error).split())[:300]
+        raise ConversionError(f"{where}: no CLIP vocabulary there ({reason})") from error
     try:
         return AgaProcessor.for_config(config, tokenizer)
     except ValueError as error:
@@ -51,7 +56,7 @@ def processor_for(config: AgaConfig, where: str | Path, required: bool) -> AgaPr
         raise ConversionError(f"{where}: {error}") from error
 
 
-def _read_tokenizer(where: str | Path) -> CLIPTokenizer:
+def _read_tokenizer(where: str | Path, trust_remote_code: bool) -> CLIPTokenizer:
     path = Path(where)
     if path.is_file() and path.suffix == ".gz":
         return clip_tokenizer(*read_openai_vocabulary(path))
@@ -59,7 +64,8 @@ def _read_tokenizer(where: str | Path) -> CLIPTokenizer:
         raise ValueError("a single file")
     if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         return clip_tokenizer(*_read_vocabulary_files(path))
-    backend = json.loads(AutoTokenizer.from_pretrained(str(where)).backend_tokenizer.to_str())["model"]
+    loaded = AutoTokenizer.from_pretrained(str(where), trust_remote_code=trust_remote_code)
+    backend = json.loads(loaded.backend_tokenizer.to_str())["model"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in backend["merges"]]
     return clip_tokenizer(backend["vocab"], merges)
 
@@ -92,18 +98,20 @@ def _byte_letters() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]
 
 
-def bert_tokenizer(where: str | Path) -> PreTrainedTokenizerBase:
+def bert_tokenizer(where: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """
     BERT's WordPiece tokenizer from a folder or Hub repository; of a folder `vocab.txt` alone is enough.
+
+    Python code that the folder or repository brings along runs only with `trust_remote_code`.
 
     Raises:
         ConversionError: there is none, or it is not BERT's.
     """
     words = Path(where) / "vocab.txt"
     try:
-        tokenizer = _read_bert_tokenizer(str(where), words)
+        tokenizer = _read_bert_tokenizer(str(where), words, trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = refusal(error, where, trust_remote_code) or " ".join(str(error).split())[:300]
         raise ConversionError(f"{where}: no BERT vocabulary there ({reason})") from error
     special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, tokenizer.pad_token_id)
     if None in special:
@@ -114,9 +122,9 @@ def bert_tokenizer(where: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read_bert_tokenizer(where: str, words: Path) -> PreTrainedTokenizerBase:
+def _read_bert_tokenizer(where: str, words: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(where)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
     except ValueError:  # no configuration beside it that says whose vocabulary it is
         if not words.is_file():
             raise
@@ -125,14 +133,7 @@ def _read_bert_tokenizer(where: str, words: Path) -> PreTrainedTokenizerBase:
 
 def special_tokens_of(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     """The special tokens as keys of AgaBertTextConfig; none without a tokenizer."""
-    if tokenizer is None:
-        return {}
-    return {
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    return {} if tokenizer is None else dict(special_token_settings(tokenizer))
 
 
 def with_processor(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> Converted[Model]:

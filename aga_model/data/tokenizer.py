@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from aga_model.processing_aga import MASK_TOKEN
+from aga_model.processing_aga import MASK_TOKEN, special_token_settings
 
 BOS_TOKEN, EOS_TOKEN = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
@@ -96,8 +96,7 @@ def _merge(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 def text_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a tokenizer decides about a `text_config`: the size of the vocabulary, and the special tokens' ids."""
-    names = ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id")
-    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+    return {"vocab_size": len(tokenizer), **special_token_settings(tokenizer)}
 
 
 def _byte_alphabet() -> list[str]:

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
+from aga_model.remote_code import refusal, tell_of_code_left_out
+
 from .encoder import ModelLoadError, first_line, local_folder, place, read_model, require_weights
 from .video import import_opencv
 
@@ -142,23 +144,31 @@ class TransformersDetector:
         self.device, self.model = place(model, device)
 
     @classmethod
-    def from_pretrained(cls, folder_or_repo: str | os.PathLike, **options: Any) -> "TransformersDetector":
+    def from_pretrained(
+        cls, folder_or_repo: str | os.PathLike, trust_remote_code: bool = False, **options: Any
+    ) -> "TransformersDetector":
         """
-        Load a model from a folder or from the Hub; options are those of the constructor.
+        Load a model from a folder or from the Hub.
+
+        Args:
+            folder_or_repo: a saved model's folder, or owner/name on the Hub.
+            trust_remote_code: run the Python code that the model brings along; read it first.
+            options: of the constructor.
 
         Raises:
             ModelLoadError: there is no such folder or repository, it holds no object detector with its image
-                processor, its weights are damaged or incomplete, or it does not know people.
+                processor, its weights are damaged or incomplete, it needs code of its own that is not trusted, or it
+                does not know people.
         """
-        folder, name = local_folder(folder_or_repo), str(folder_or_repo)
-        model, missing = read_model(AutoModelForObjectDetection, folder, name)
+        folder, name = local_folder(folder_or_repo, trust_remote_code), str(folder_or_repo)
+        model, missing = read_model(AutoModelForObjectDetection, folder, name, trust_remote_code)
         require_weights(missing, name)
         try:
-            image_processor = AutoImageProcessor.from_pretrained(folder)
+            image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except Exception as error:
-            raise ModelLoadError(
-                f"the image processor of model {name} cannot be loaded: {first_line(error)}"
-            ) from error
+            reason = refusal(error, folder, trust_remote_code) or first_line(error)
+            raise ModelLoadError(f"the image processor of model {name} cannot be loaded: {reason}") from error
+        tell_of_code_left_out(folder, name, trust_remote_code)
         return cls(model, image_processor, name, **options)
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
@@ -185,19 +195,22 @@ class TransformersDetector:
         return [Detection(_box(boxes[index]), float(scores[index])) for index in order]
 
 
-def load_detector(name: str, device: str | None = None) -> PersonDetector:
+def load_detector(name: str, device: str | None = None, trust_remote_code: bool = False) -> PersonDetector:
     """
     The detector of a name: "hog" for [`HogDetector`], otherwise a model's folder or name on the Hub.
 
     Args:
         name: of the detector.
         device: a torch device for a model; HOG runs on the CPU.
+        trust_remote_code: run the Python code that a model brings along; read it first.
 
     Raises:
         ModelLoadError: see [`TransformersDetector.from_pretrained`].
         ModuleNotFoundError: OpenCV is not installed.
     """
-    return HogDetector() if name == HOG else TransformersDetector.from_pretrained(name, device=device)
+    if name == HOG:
+        return HogDetector()
+    return TransformersDetector.from_pretrained(name, trust_remote_code=trust_remote_code, device=device)
 
 
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

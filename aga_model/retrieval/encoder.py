@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from aga_model.data.cards import says_rendered
+from aga_model.remote_code import refusal, tell_of_code_left_out
 
 _READ_SIZE = 1024**2  # bytes
 _MOST_UNKNOWN = 0.5  # of a sentence's letters: a name in another writing is no harm
@@ -72,17 +73,28 @@ class PersonEncoder:
         self.dim = _projection_dim(model, name)
 
     @classmethod
-    def from_pretrained(cls, folder_or_repo: str | os.PathLike, device: str | None = None) -> "PersonEncoder":
+    def from_pretrained(
+        cls, folder_or_repo: str | os.PathLike, device: str | None = None, trust_remote_code: bool = False
+    ) -> "PersonEncoder":
         """
         Load a model from a folder or from the Hub.
 
+        Args:
+            folder_or_repo: a saved model's folder, or owner/name on the Hub.
+            device: as of the constructor.
+            trust_remote_code: run the Python code that the model brings along; read it first. A model of this package
+                needs none, and its own classes are taken either way.
+
         Raises:
             ModelLoadError: there is no such folder or repository, it holds no dual encoder with its processor, its
-                weights are damaged or incomplete, or the device cannot be used.
+                weights are damaged, incomplete or others than its configuration's, it needs code of its own that is
+                not trusted, or the device cannot be used.
         """
-        folder = local_folder(folder_or_repo)
+        folder = local_folder(folder_or_repo, trust_remote_code)
         name = os.path.abspath(folder_or_repo) if Path(folder_or_repo).is_dir() else str(folder_or_repo)
-        model, processor = _load_model(folder, name), _load_processor(folder, name)
+        model = _load_model(folder, name, trust_remote_code)
+        processor = _load_processor(folder, name, trust_remote_code)
+        tell_of_code_left_out(folder, name, trust_remote_code)
         _require_same_vocabulary(model, processor, name)
         return cls(model, processor, name, folder, device)
 
@@ -240,8 +252,13 @@ class PersonEncoder:
         return rows
 
 
-def local_folder(folder_or_repo: str | os.PathLike) -> Path:
-    """A saved model's folder, or the one its Hub repository is downloaded into; ModelLoadError if there is neither."""
+def local_folder(folder_or_repo: str | os.PathLike, with_code: bool = False) -> Path:
+    """
+    A saved model's folder, or the one its Hub repository is downloaded into, with its Python files if so asked.
+
+    Raises:
+        ModelLoadError: there is neither.
+    """
     folder = Path(folder_or_repo)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -252,16 +269,16 @@ def local_folder(folder_or_repo: str | os.PathLike) -> Path:
         return folder
     if folder.exists():
         raise ModelLoadError(f"model {folder} is a file: give the folder that holds it, with its config.json")
-    return _download(str(folder_or_repo))
+    return _download(str(folder_or_repo), with_code)
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, with_code: bool) -> Path:
     parts = repo.split("/")
     if len(parts) > 2 or not all(parts) or parts[0] in (".", "..", "~") or "\\" in repo:
         raise ModelLoadError(f"model folder {repo} does not exist: give a saved model's folder or a Hub name")
     try:
         # Whole files instead of from_pretrained's own download: the hash and the model card are read from them.
-        files = ["*.json", "*.safetensors", "*.bin", "*.txt", "README.md"]
+        files = ["*.json", "*.safetensors", "*.bin", "*.txt", "README.md", *(["*.py"] if with_code else [])]
         folder = Path(snapshot_download(repo, allow_patterns=files, ignore_patterns=["*/*"]))
     except (OSError, ValueError) as error:  # huggingface_hub's errors are these
         raise ModelLoadError(
@@ -273,20 +290,37 @@ def _download(repo: str) -> Path:
     return folder
 
 
-def _load_model(folder: Path, name: str) -> torch.nn.Module:
-    model, missing = read_model(AutoModel, folder, name)
+def _load_model(folder: Path, name: str, trust_remote_code: bool) -> torch.nn.Module:
+    model, missing = read_model(AutoModel, folder, name, trust_remote_code)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelLoadError(f"model {name} is a {type(model).__name__}, not a dual encoder of images and text")
     require_weights(missing, name)
     return model
 
 
-def read_model(model_class: Any, folder: Path, name: str) -> tuple[torch.nn.Module, list[str]]:
-    """`model_class.from_pretrained` in float32, and the weights that the folder lacks; ModelLoadError if it fails."""
+def read_model(
+    model_class: Any, folder: Path, name: str, trust_remote_code: bool = False
+) -> tuple[torch.nn.Module, list[str]]:
+    """
+    `model_class.from_pretrained` in float32, and the weights that the folder lacks.
+
+    Raises:
+        ModelLoadError: it fails, or a model of this package has other weights than its configuration says.
+    """
     try:
-        model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, info = model_class.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # the config, the weights' format and their shapes each fail with a type of their own
-        raise ModelLoadError(f"model {name} cannot be loaded: {first_line(error)}") from error
+        reason = refusal(error, folder, trust_remote_code) or first_line(error)
+        raise ModelLoadError(f"model {name} cannot be loaded: {reason}") from error
+    left_over = sorted(info["unexpected_keys"])
+    if left_over and getattr(model.config, "model_type", None) == "aga":
+        raise ModelLoadError(
+            f"model {name} holds {len(left_over)} weights that its config.json has no place for, such as "
+            f"{', '.join(left_over[:3])}: the configuration is not that of the weights, so results would be wrong; "
+            "take the one that was saved with them"
+        )
     return model, sorted(info["missing_keys"])
 
 
@@ -296,16 +330,21 @@ def require_weights(missing: Sequence[str], name: str) -> None:
         raise ModelLoadError(f"model {name} lacks {len(missing)} weights, such as {', '.join(missing[:3])}")
 
 
-def _load_processor(folder: Path, name: str) -> Any:
+def _load_processor(folder: Path, name: str, trust_remote_code: bool) -> Any:
     try:
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            raise ModelLoadError(
+                f"model {name} lacks the files of its processor (preprocessor and tokenizer): save them into its "
+                "folder with `processor.save_pretrained`"
+            )
     except Exception as error:
+        # Also of a processor without its parts: transformers leaves out those that would need code.
+        if reason := refusal(error, folder, trust_remote_code):
+            raise ModelLoadError(f"the processor of model {name} cannot be loaded: {reason}") from error
+        if isinstance(error, ModelLoadError):
+            raise
         raise ModelLoadError(f"the processor of model {name} cannot be loaded: {first_line(error)}") from error
-    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
-        raise ModelLoadError(
-            f"model {name} lacks the files of its processor (preprocessor and tokenizer): save them into its folder "
-            "with `processor.save_pretrained`"
-        )
     return processor
 
 

@@ -52,6 +52,8 @@ class Explanation:
         similarity: cosine of the sentence and the image, as a search gives it.
         itm_score: log-odds of the ITM head that the sentence describes the image; None without an ITM head.
         method: one of `METHODS`.
+        image_box: edges of the image (left, top, right, bottom) on the patch grid, in patches, as [`image_on_grid`]
+            gives them; None where the patches lie side by side and cover it, which is (0, 0, columns, rows).
     """
 
     query: str
@@ -63,6 +65,7 @@ class Explanation:
     similarity: float
     itm_score: float | None
     method: str
+    image_box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ class Explainer:
             similarity=float(sentences[0] @ seen),
             itm_score=itm_score,
             method=self.method,
+            image_box=image_on_grid(self.model.config.vision_config),
         )
         return explanation, notes
 
@@ -208,7 +212,8 @@ class Explainer:
         windows = occlusion_windows(self._grid)
         found = []
         for part in windows.split(self.batch_size):
-            found.append(torch.from_numpy(self.encoder.encode_pixels(blank(pixels, part))))
+            blanked = blank(pixels, part, self.model.config.vision_config)
+            found.append(torch.from_numpy(self.encoder.encode_pixels(blanked)))
         falls = contributions[:, None] - directions @ torch.cat(found).T
         return occlusion_heat(falls * contributions.sign()[:, None], windows)
 
@@ -265,7 +270,12 @@ def read_words(encoder: PersonEncoder, query: str) -> WordTokens:
         )
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     config: Any = encoder.model.config
-    ordinary = ordinary_tokens(ids, mask, config.text_config)[0].tolist()
+    text = config.text_config
+    ordinary = ordinary_tokens(ids, mask, text)[0]
+    unknown = getattr(text, "unk_token_id", None)
+    if unknown not in (None, text.eos_token_id):
+        # AGM masks no word that the vocabulary lacks, but it is one of the sentence all the same.
+        ordinary = ordinary | (ids[0] == unknown)
     offsets = inputs["offset_mapping"][0].tolist()
     spans, members = [], []
     for start, end in word_spans(query):
@@ -324,20 +334,38 @@ def occlusion_windows(grid: tuple[int, int], reach: int = _REACH) -> Tensor:
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
 
 
-def blank(pixels: Tensor, windows: Tensor) -> Tensor:
+def image_on_grid(vision_config: Any) -> tuple[float, float, float, float]:
+    """
+    Edges of the image (left, top, right, bottom) on the patch grid, in patches.
+
+    A patch's cell is as wide as the stride and lies around the patch's centre. Where patches overlap, or leave pixels
+    over behind the last one, the cells do not fill the image.
+    """
+    height, width = vision_config.image_height_width
+    stride = vision_config.stride
+    first = (vision_config.patch_size - stride) / 2  # pixels in front of the first cell
+    return -first / stride, -first / stride, (width - first) / stride, (height - first) / stride
+
+
+def blank(pixels: Tensor, windows: Tensor, vision_config: Any) -> Tensor:
     """
     The image with each window filled by the mean colour that its processor subtracts.
 
     Args:
         pixels: (1, channels, height, width), preprocessed.
         windows: bool (windows, rows, columns).
+        vision_config: of the model; a pixel belongs to the patch whose centre is nearest.
 
     Returns:
         (windows, channels, height, width).
     """
-    size = pixels.shape[-2:]
-    filled = nn.functional.interpolate(windows[:, None].float(), size=size, mode="nearest") > 0
-    return pixels.masked_fill(filled.to(pixels.device), 0.0)
+    patch, stride = vision_config.patch_size, vision_config.stride
+    places = []
+    for side, count in zip(pixels.shape[-2:], windows.shape[1:]):
+        half_pixels = 2 * torch.arange(side) + 1 - (patch - stride)  # from the first cell to a pixel's centre
+        places.append((half_pixels // (2 * stride)).clamp(0, count - 1))
+    filled = windows[:, places[0]][:, :, places[1]]
+    return pixels.masked_fill(filled[:, None].to(pixels.device), 0.0)
 
 
 def occlusion_heat(falls: Tensor, windows: Tensor) -> Tensor:
@@ -406,7 +434,7 @@ def _load_fusion_model(encoder: PersonEncoder) -> Any | None:
     """The fusion model in the encoder's folder, around the encoder's own model; None where there is no trained one."""
     config: Any = encoder.model.config
     objective = config.objective_config
-    if objective.weight("itm") == 0 and objective.weight("mlm") == 0:
+    if not objective.has_matching_head and objective.weight("mlm") == 0:
         return None
     assert encoder.folder is not None
     model: Any

@@ -1,5 +1,6 @@
 """A picture of an explanation: the image, and beside it one copy for each word with the word's heat in colour."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -92,7 +93,7 @@ def explanation_image(explanation: Explanation, image: Image.Image, max_words: i
     fitted = _fit(image)
     tiles = [(fitted, _scores(explanation))]
     for word in shown:
-        overlaid = _overlay(fitted, explanation.heat[word], _colour(explanation, word))
+        overlaid = _overlay(fitted, explanation.heat[word], explanation.image_box, _colour(explanation, word))
         tiles.append((overlaid, (explanation.words[word], f"{explanation.contributions[word]:+.3f}")))
     return _arrange(explanation.query, _NOTES[explanation.method], tiles, _note_of_others(explanation, left_out))
 
@@ -178,13 +179,33 @@ def _fit(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
-def _overlay(image: Image.Image, heat: np.ndarray, colour: Rgb) -> Image.Image:
-    """The image in light grey, and heat (rows, columns) on it as a colour that covers the more the hotter it is."""
+def _overlay(
+    image: Image.Image, heat: np.ndarray, image_box: tuple[float, float, float, float] | None, colour: Rgb
+) -> Image.Image:
+    """
+    The image in light grey, and heat (rows, columns) on it as a colour that covers the more the hotter it is.
+
+    `image_box` is that of the [`Explanation`].
+    """
     grey = image.convert("L").convert("RGB")
     faded = Image.blend(grey, Image.new("RGB", image.size, "white"), _WHITENED)
-    # An image processor without a crop maps the patch grid onto the whole image.
-    smooth = Image.fromarray(heat.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
-    values = np.asarray(smooth).clip(min=0)
+    values = _on_image(heat, image_box, image.size).clip(min=0)
     opacity = _OPACITY * values / max(float(values.max()), float(np.finfo(np.float32).tiny))
     mask = Image.fromarray(np.rint(255 * opacity).astype(np.uint8))
     return Image.composite(Image.new("RGB", image.size, colour), faded, mask)
+
+
+def _on_image(
+    heat: np.ndarray, image_box: tuple[float, float, float, float] | None, size: tuple[int, int]
+) -> np.ndarray:
+    """
+    Heat (rows, columns) smoothly on the pixels of an image, (height, width).
+
+    The image was given to the model whole, without a crop. Outside the grid the heat is that of the nearest patch.
+    """
+    rows, columns = heat.shape
+    left, top, right, bottom = image_box or (0.0, 0.0, columns, rows)
+    margin = max(0, math.ceil(max(-left, -top, right - columns, bottom - rows)))
+    padded = Image.fromarray(np.pad(heat.astype(np.float32), margin, mode="edge"))
+    box = left + margin, top + margin, right + margin, bottom + margin
+    return np.asarray(padded.resize(size, Image.Resampling.BICUBIC, box=box))

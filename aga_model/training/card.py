@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from aga_model.configuration_aga import AgaObjectiveConfig
 from aga_model.data import RENDERED_TAG
 from aga_model.data.formats import FORMATS, OWN
 
@@ -97,8 +98,8 @@ def _start_on_the_hub(run: dict[str, Any]) -> str | None:
     return start if start and start.count("/") == 1 and not Path(start).exists() else None
 
 
-def _enrichment(objective: dict[str, Any]) -> str:
-    if objective["enrichment"] == "none" or "mlm" not in objective["loss_weights"]:
+def _enrichment(objective: dict[str, Any], losses: dict[str, float]) -> str:
+    if objective["enrichment"] == "none" or "mlm" not in losses:
         return "none"
     return (
         f"TEM, mode {objective['enrichment']}, probability {objective['enrichment_probability']}, "
@@ -184,6 +185,7 @@ def write_model_card(
     """
     location = Path(location or folder)
     model, objective, training = run["model"], run["model"]["objective_config"], run["training"]
+    trained = AgaObjectiveConfig(loss_weights=objective["loss_weights"])
     model_name = (training["hub_model_id"] or location.absolute().parent.name).split("/")[-1]
     size = model["vision_config"]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -197,7 +199,7 @@ def write_model_card(
         version=run["versions"]["aga_model"],
         rendered=_only_rendered(run),
         rendered_data=run["rendered_data"],
-        has_matching_head="itm" in objective["loss_weights"],
+        has_matching_head=trained.has_matching_head,
         height=height,
         width=width,
         text_length=model["text_config"].get("caption_length", model["text_config"]["max_position_embeddings"]),
@@ -209,9 +211,9 @@ def write_model_card(
         start=_start(run),
         noise=label_noise(run),
         architecture=_architecture(model),
-        losses=", ".join(f"{name} x {weight}" for name, weight in objective["loss_weights"].items()),
+        losses=", ".join(f"{name} x {weight}" for name, weight in trained.losses.items()),
         masking=f"{strategy}, ratio {objective['mask_ratio']}",
-        enrichment=_enrichment(objective),
+        enrichment=_enrichment(objective, trained.losses),
         momentum=_momentum(objective),
         optimiser=_optimiser(training),
         augmentation=_augmentation(run["data"]),

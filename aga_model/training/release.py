@@ -411,7 +411,7 @@ def _read_text(path: Path) -> str:
 
 def _require_loadable(folder: Path, values: dict[str, Any]) -> None:
     try:
-        config = AgaConfig.from_pretrained(folder)
+        config = AgaConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ReleaseError(f"{folder / CONFIG_FILE}: {_first_line(error)}") from error
     names = values.get("architectures") or ["AgaModel"]
@@ -426,7 +426,7 @@ def _require_loadable(folder: Path, values: dict[str, Any]) -> None:
 
 def _require_weights(folder: Path, model_class: Any) -> None:
     try:
-        model, info = model_class.from_pretrained(folder, output_loading_info=True)
+        model, info = model_class.from_pretrained(folder, output_loading_info=True, trust_remote_code=False)
     except Exception as error:  # damaged files and wrong shapes each fail with a type of their own
         raise ReleaseError(f"{folder}: the weights cannot be loaded: {_first_line(error)}") from error
     missing = sorted(info["missing_keys"])
@@ -435,6 +435,11 @@ def _require_weights(folder: Path, model_class: Any) -> None:
             f"{folder}: {len(missing)} weights are missing, such as {', '.join(missing[:3])}; loading would fill them "
             "with random numbers"
         )
+    if left_over := sorted(info["unexpected_keys"]):
+        raise ReleaseError(
+            f"{folder}: config.json has no place for {len(left_over)} weights, such as {', '.join(left_over[:3])}; "
+            "loading would leave them out: take the configuration that the model was trained with"
+        )
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ReleaseError(f"{folder}: the weight {name} is not finite: the model is unusable")
@@ -442,7 +447,7 @@ def _require_weights(folder: Path, model_class: Any) -> None:
 
 def _require_processor(folder: Path, config: AgaConfig) -> None:
     try:
-        processor = AgaProcessor.from_pretrained(folder)
+        processor = AgaProcessor.from_pretrained(folder, trust_remote_code=False)
         AgaProcessor.for_config(config, processor.tokenizer)
         size = processor.image_processor.size
         have = (size["height"], size["width"])

@@ -31,7 +31,8 @@ from aga_model.evaluation.ranking import NotFiniteError
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
 from aga_model.modeling_aga import AgaForPreTraining, AgaModel
-from aga_model.processing_aga import AgaProcessor
+from aga_model.processing_aga import AgaProcessor, special_token_settings
+from aga_model.remote_code import refusal
 from aga_model.serving import write_serving_files
 from aga_model.towers import SUMMARY_ROW_ATTENTION
 from aga_model.version import __version__
@@ -118,9 +119,9 @@ def _add_noise(train_rows: Dataset, data_args: DataArguments, run_seed: int) -> 
 
 def _find_wrong_pairs(train_rows: Dataset, name: str, args: AgaTrainingArguments) -> dict[str, Any]:
     """What the model `name` says about the training pairs, as JSON values; all processes must ask."""
-    model: Any = AgaModel.from_pretrained(name)
+    model: Any = AgaModel.from_pretrained(name, trust_remote_code=False)
     model.to(args.device)
-    evaluator = RetrievalEvaluator(train_rows, AutoProcessor.from_pretrained(name), args.per_device_eval_batch_size)
+    evaluator = RetrievalEvaluator(train_rows, _load_processor(name), args.per_device_eval_batch_size)
     split = evaluator.embed(model)
     found = find_wrong_pairs(split, args.seed, model.device)
     if found.wrong_share > MOST_WRONG:
@@ -157,32 +158,94 @@ def _read_found(file: Path, rows: int) -> dict[str, Any]:
     return found
 
 
+def _load_processor(name: str) -> AgaProcessor:
+    """The processor of a model to start from."""
+    try:
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:
+        if refusal(error, name, trusted=False) is None:
+            raise
+        raise ValueError(
+            f"{name}: its processor names Python code of its own, which a training does not run; save the model with "
+            "a processor of this package"
+        ) from error
+    if not hasattr(processor, "tokenizer"):
+        raise ValueError(f"{name} holds no processor: save it there with `processor.save_pretrained`")
+    return processor
+
+
 def _load_start(
     name: str, sections: dict[str, Any], objective: dict[str, Any]
 ) -> tuple[AgaForPreTraining, AgaProcessor]:
-    """A checkpoint to start from with an own objective; heads that it does not have begin with random weights."""
+    """
+    A checkpoint to start from with an own objective.
+
+    Heads that it does not have begin with random weights. An ITM head that the objective gives no weight is left out,
+    and the log says so: it would no longer fit the fusion encoder that is trained on.
+
+    Raises:
+        ValueError: weights of the towers are missing or of another size, or some are left over: the checkpoint's
+            configuration is not that of its weights.
+    """
     foreign = set(sections) - {"objective_config", "logit_scale_init_value"}
     if foreign:
         raise ValueError(
             "model_config: with model_name_or_path only objective_config and logit_scale_init_value can be set; the "
             f"towers come from the checkpoint, so remove {', '.join(sorted(foreign))}"
         )
-    start = AgaConfig.from_pretrained(name).to_dict()
-    settings = {**start, **sections, "objective_config": {**start["objective_config"], **objective}}
-    model = AgaForPreTraining.from_pretrained(name, config=AgaConfig(**settings), ignore_mismatched_sizes=True)
+    start = AgaConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+    processor = _load_processor(name)
+    # The configurations of versions before 0.2 do not name every special token.
+    special = special_token_settings(processor.tokenizer)
+    text = start["text_config"] | {key: special[key] for key in ("unk_token_id", "other_special_token_ids")}
+    settings = {**start, **sections, "text_config": text}
+    settings["objective_config"] = {**start["objective_config"], **objective}
+    config = AgaConfig(**settings)
+    config.objective_config.require_losses()
+    model, info = AgaForPreTraining.from_pretrained(
+        name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
+    )
+    _check_start(name, model, info)
     if model.identity_head is not None:  # the checkpoint's classes are the persons of its own data
         torch.nn.init.normal_(model.identity_head.weight, std=0.001)
         torch.nn.init.zeros_(model.identity_head.bias)
     if "logit_scale_init_value" in sections:
         torch.nn.init.constant_(model.aga.logit_scale, sections["logit_scale_init_value"])
-    return model, AutoProcessor.from_pretrained(name)
+    return model, processor
+
+
+def _check_start(name: str, model: AgaForPreTraining, info: dict[str, Any]) -> None:
+    """Raise ValueError, as [`_load_start`], for weights that a start takes from no checkpoint or leaves there."""
+    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    mismatched = {entry[0] for entry in info["mismatched_keys"]}
+    # Of a dual encoder: all of the fusion encoder begins with random weights, or nothing of it.
+    fusion = {f"fusion.{key}" for key in model.fusion.state_dict()}
+    missing -= fusion if fusion <= missing else set()
+    wrong = {
+        "are missing": {key for key in missing if not key.startswith(("mlm_head.", "itm_head.", "identity_head."))},
+        "are of another size": {key for key in mismatched if not key.startswith("identity_head.")},
+        "have no place": {key for key in unexpected if not key.startswith(("itm_head.", "identity_head."))},
+    }
+    for what, keys in wrong.items():
+        if keys:
+            raise ValueError(
+                f"{name}: {len(keys)} weights {what} by its config.json, such as {', '.join(sorted(keys)[:3])}: the "
+                "configuration is not that of the weights; start from a folder as save_pretrained wrote it"
+            )
+    if any(key.startswith("itm_head.") for key in unexpected):
+        logger.warning(
+            "%s has an ITM head, which this run leaves out, because objective_config.loss_weights gives 'itm' no "
+            "weight: the trained model cannot re-rank",
+            name,
+        )
 
 
 def _uses_identities(model_args: ModelArguments) -> bool:
     """Whether a loss reads the identity classifier, by the run's objective on top of that of the checkpoint."""
     objective = (model_args.model_config or {}).get("objective_config") or {}
     if model_args.model_name_or_path:
-        objective = AgaConfig.from_pretrained(model_args.model_name_or_path).objective_config.to_dict() | objective
+        start = AgaConfig.from_pretrained(model_args.model_name_or_path, trust_remote_code=False)
+        objective = start.objective_config.to_dict() | objective
     return AgaObjectiveConfig(**objective).needs_identity_head
 
 
@@ -191,7 +254,7 @@ def _check_config(sections: dict[str, Any]) -> None:
     objective = sections.get("objective_config") or {}
     if isinstance(objective, dict):
         objective = {"num_identities": 1, **objective}
-    AgaConfig(**{**sections, "objective_config": objective})
+    AgaConfig(**{**sections, "objective_config": objective}).objective_config.require_losses()
 
 
 def _check_batches(splits: dict[str, Dataset], args: AgaTrainingArguments) -> None:

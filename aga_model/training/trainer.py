@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from aga_model.configuration_aga import LOSS_NAMES
 from aga_model.data.files import write_json
@@ -90,6 +91,26 @@ class TimingCallback(TrainerCallback, ExportableState):
             self.seconds += time.perf_counter() - self._step_started
 
 
+def _load_weights(model: AgaForPreTraining, checkpoint: Path) -> None:
+    """
+    Take over all weights of a checkpoint; those that are tied to others stand in its file once.
+
+    Raises:
+        TrainingStopped: it lacks a weight, has one too many, or one of another size.
+    """
+    state = load_file(checkpoint / SAFE_WEIGHTS_NAME)
+    tied = model.all_tied_weights_keys
+    state |= {key: state[source] for key, source in tied.items() if key not in state and source in state}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TrainingStopped(
+            f"{checkpoint}: not a checkpoint of this run's model ({reason}); remove the run folder and start again",
+            everywhere=True,
+        ) from error
+
+
 class AgaTrainer(Trainer):
     """
     Trains [`AgaForPreTraining`]; `evaluate` measures retrieval on the validation split.
@@ -143,8 +164,7 @@ class AgaTrainer(Trainer):
         best = checkpoint
         if self.args.load_best_model_at_end and state.best_global_step:
             best = checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-        unwrapped = cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model))
-        unwrapped.load_state_dict(load_file(best / "model.safetensors"))
+        _load_weights(cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model)), best)
         return True
 
     def create_optimizer(self, model=None):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
-from aga_model.conversion import ConversionError, load_irra
+from aga_model import AgaForPreTraining
+from aga_model.conversion import ConversionError, load_irra, load_rde
 from aga_model.losses import id_loss, itc_loss, mlm_loss, sdm_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -114,6 +116,109 @@ def test_an_image_size_that_cannot_be_guessed_is_asked_for():
         load_irra(FIXTURES / "irra_tiny" / "best.pth", image_size=(64, 64))
     model, _ = load_irra(FIXTURES / "irra_tiny" / "best.pth", image_size=(32, 96), stride=16)
     assert model.config.vision_config.grid_size == (2, 6)
+
+
+def _with_grid(tmp_path, rows, columns, name="stride.pth"):
+    """The fixture's checkpoint with a table of positions for another grid."""
+    state = torch.load(FIXTURES / "irra_tiny_stride8" / "best.pth", weights_only=True)["model"]
+    table = state["base_model.visual.positional_embedding"]
+    generator = torch.Generator().manual_seed(0)
+    state["base_model.visual.positional_embedding"] = torch.randn(
+        rows * columns + 1, table.shape[1], generator=generator
+    )
+    torch.save({"model": state}, tmp_path / name)
+    return tmp_path / name, state
+
+
+def _image_embeddings(state, pixels, stride):
+    """IRRA's image encoder by torch's own functions, from its weights as they are named there."""
+    visual = {
+        key.removeprefix("base_model.visual."): value.float() for key, value in state.items() if ".visual." in key
+    }
+
+    def norm(name, values):
+        return F.layer_norm(values, values.shape[-1:], visual[f"{name}.weight"], visual[f"{name}.bias"])
+
+    patches = F.conv2d(pixels, visual["conv1.weight"], stride=stride).flatten(2).transpose(1, 2)
+    summary = visual["class_embedding"].expand(len(pixels), 1, -1)
+    states = norm("ln_pre", torch.cat([summary, patches], dim=1) + visual["positional_embedding"])
+    width = states.shape[-1]
+    blocks = {key.split(".")[2] for key in visual if key.startswith("transformer.resblocks.")}
+    for block in (f"transformer.resblocks.{number}" for number in range(len(blocks))):
+        attention = torch.nn.MultiheadAttention(width, width // 64, batch_first=True)
+        attention.load_state_dict(
+            {key.removeprefix(f"{block}.attn."): value for key, value in visual.items() if f"{block}.attn." in key}
+        )
+        inner = norm(f"{block}.ln_1", states)
+        states = states + attention(inner, inner, inner)[0]
+        inner = F.linear(
+            norm(f"{block}.ln_2", states), visual[f"{block}.mlp.c_fc.weight"], visual[f"{block}.mlp.c_fc.bias"]
+        )
+        inner = inner * torch.sigmoid(1.702 * inner)
+        states = states + F.linear(inner, visual[f"{block}.mlp.c_proj.weight"], visual[f"{block}.mlp.c_proj.bias"])
+    return norm("ln_post", states[:, 0]) @ visual["proj"]
+
+
+@torch.no_grad()
+def test_the_computation_by_hand_is_irras():
+    state = torch.load(FIXTURES / "irra_tiny_stride8" / "best.pth", weights_only=True)["model"]
+    folder = FIXTURES / "irra_tiny_stride8"
+    pixels, golden = (load_file(folder / f"{name}.safetensors") for name in ("inputs", "outputs"))
+    found = _image_embeddings(state, pixels["pixel_values"], 8)
+    torch.testing.assert_close(found, golden["image_embeds"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "grid", "given"),
+    [
+        ((384, 128), 12, (31, 10), {}),  # the authors' option, told by the number of patches alone
+        ((384, 128), 12, (31, 10), {"stride": 12}),
+        ((384, 128), 12, (31, 10), {"image_size": (384, 128)}),
+        ((96, 32), 12, (7, 2), {"image_size": (96, 32), "stride": 12}),
+        ((96, 32), 11, (8, 2), {"image_size": (96, 32), "stride": 11}),
+        ((90, 35), 7, (11, 3), {"image_size": (90, 35), "stride": 7}),
+    ],
+)
+@torch.no_grad()
+def test_strides_that_leave_pixels_over(tmp_path, size, stride, grid, given):
+    """floor((side - patch) / stride) + 1 patches along each side, as IRRA's and RDE's code has it."""
+    path, state = _with_grid(tmp_path, *grid)
+    model, _ = load_irra(path, **given)
+    vision = model.config.vision_config
+    assert tuple(vision.image_size) == size and vision.stride == stride and vision.grid_size == grid
+    torch.manual_seed(0)
+    pixels = torch.randn(2, 3, *size)
+    found = model.aga.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(found, _image_embeddings(state, pixels, stride), atol=1e-5, rtol=0)
+    model.save_pretrained(tmp_path / "saved")
+    again = AgaForPreTraining.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.aga.get_image_features(pixels).pooler_output, found)
+
+
+@torch.no_grad()
+def test_the_dual_encoder_of_rde_at_stride_12(tmp_path):
+    path, state = _with_grid(tmp_path, 31, 10)
+    torch.save({"model": {key: state[key] for key in state if key.startswith("base_model.")}}, path)
+    model, _ = load_rde(path)
+    pixels = torch.randn(1, 3, 384, 128)
+    found = model.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(found, _image_embeddings(state, pixels, 12), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("grid", "given", "named"),
+    [
+        ((31, 10), {"stride": 11}, "do not fit an image 3 times as high as wide at stride 11"),
+        ((31, 10), {"stride": 0}, "stride must lie between 1 and 16"),
+        ((31, 10), {"stride": 17}, "stride must lie between 1 and 16"),
+        ((2, 2), {"image_size": (40, 40)}, "4 patches of 16 pixels fit 40x40 at stride 13, 40x40 at stride 14"),
+        ((3, 1), {"image_size": (50, 20), "stride": 16}, r"do not fit an image of \(50, 20\) at stride 16"),
+    ],
+)
+def test_strides_that_cannot_be_told(tmp_path, grid, given, named):
+    path, _ = _with_grid(tmp_path, *grid)
+    with pytest.raises(ConversionError, match=named):
+        load_irra(path, **given)
 
 
 class _Malicious:

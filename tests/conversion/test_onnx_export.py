@@ -102,6 +102,19 @@ def test_bert_family(tmp_path, make_sections, tokenizer):
     np.testing.assert_allclose(images, encoder.encode_images(_photographs(2)), atol=1e-5)
 
 
+def test_overlapping_patches_that_leave_pixels_over(tmp_path, make_sections, tokenizer):
+    sections = make_sections("clip")
+    sections["vision_config"] |= {"image_size": [45, 26], "stride": 6}
+    torch.manual_seed(0)
+    config = AgaConfig(**sections)
+    model, processor = AgaModel(config).eval(), AgaProcessor.for_config(config, tokenizer)
+    onnx_export.export_onnx(model, processor, tmp_path / "onnx", "0" * 64)
+    encoder = PersonEncoder(model, processor, "tiny", device="cpu")
+    pixels = encoder.preprocess(_photographs(3)).numpy()
+    (found,) = onnx_export.open_session(tmp_path / "onnx" / "vision.onnx").run(None, {"pixel_values": pixels})
+    np.testing.assert_allclose(found, encoder.encode_images(_photographs(3)), atol=1e-5)
+
+
 def _other_weights():
     folder = REPOSITORY / "checkpoints" / "aga-small-rendered"
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel, AgaProcessor
+from aga_model.configuration_aga import AgaVisionConfig
 from aga_model.retrieval import (
     Explainer,
     Explanation,
@@ -24,12 +25,15 @@ from aga_model.retrieval import (
 )
 from aga_model.retrieval.explanation import (
     METHODS,
+    blank,
+    image_on_grid,
     occlusion_heat,
     occlusion_windows,
     read_words,
     recorded_cross_attention,
     word_spans,
 )
+from aga_model.retrieval.explanation_picture import _on_image
 
 QUERY = "A young man wearing a navy-blue jacket, black trousers: a BLACK jacket!"
 WORDS = ["A", "young", "man", "wearing", "a", "navy-blue", "jacket", "black", "trousers", "a", "BLACK", "jacket"]
@@ -269,6 +273,74 @@ def test_windows_cover_every_patch_equally(grid, windows):
     assert len(occlusion_windows(grid)) == windows
     if grid[0] % 8 == 0:  # a quarter of the height times half of the width
         assert occlusion_windows(grid).sum(dim=(1, 2)).max() == grid[0] * grid[1] / 8
+
+
+GRIDS = [
+    ((384, 128), 16, 12),
+    ((45, 26), 8, 6),
+    ((96, 32), 16, 8),
+    ((64, 32), 8, 8),
+    ((90, 35), 16, 7),
+    ((37, 19), 7, 4),
+]
+
+
+def _vision(size, patch, stride):
+    return AgaVisionConfig(image_size=list(size), patch_size=patch, stride=stride)
+
+
+def _centres(count, patch, stride):
+    """Of the patches, in pixels from the edge."""
+    return np.array([number * stride + patch / 2 for number in range(count)])
+
+
+@pytest.mark.parametrize(("size", "patch", "stride"), GRIDS)
+def test_a_window_blanks_the_pixels_nearest_to_its_patches(size, patch, stride):
+    vision = _vision(size, patch, stride)
+    rows, columns = vision.grid_size
+    windows = occlusion_windows((rows, columns))
+    blanked = blank(torch.ones(1, 1, *size), windows, vision)[:, 0] == 0
+    nearest = []
+    for side, count in zip(size, (rows, columns)):
+        distances = np.abs(np.arange(side)[:, None] + 0.5 - _centres(count, patch, stride)[None])
+        # Of two that are as near the lower one: a pixel that begins at their border.
+        nearest.append(torch.from_numpy(count - 1 - distances[:, ::-1].argmin(axis=1)))
+    wanted = windows[:, nearest[0]][:, :, nearest[1]]
+    assert torch.equal(blanked, wanted) and blanked.any(dim=0).all()
+
+
+@pytest.mark.parametrize(("size", "patch", "stride"), GRIDS)
+def test_a_patchs_heat_is_drawn_at_its_centre(size, patch, stride):
+    vision = _vision(size, patch, stride)
+    rows, columns = vision.grid_size
+    shown = (4 * size[1], 4 * size[0])
+    for row, column in ((1, 1), (rows // 2, columns // 2), (rows - 2, max(1, columns - 2))):
+        heat = np.zeros((rows, columns), dtype=np.float32)
+        heat[row, column] = 1.0
+        drawn = _on_image(heat, image_on_grid(vision), shown).clip(min=0)
+        assert drawn.shape == shown[::-1]
+        total = drawn.sum()
+        for axis, place in ((0, row), (1, column)):
+            places = np.arange(drawn.shape[axis]) + 0.5
+            found = (drawn.sum(axis=1 - axis) * places).sum() / total / 4  # pixels of the model's input
+            neighbours = 1 <= place < heat.shape[axis] - 1  # else the edge cuts the heat off
+            assert not neighbours or abs(found - (place * stride + patch / 2)) < 0.1 * stride
+
+
+def test_the_explanation_of_a_model_whose_patches_overlap(make_sections, tokenizer, tmp_path):
+    sections = make_sections("clip", loss_weights={"itm": 1.0})
+    sections["vision_config"] |= {"image_size": [45, 26], "stride": 6}
+    config = AgaConfig(**sections)
+    torch.manual_seed(0)
+    AgaForPreTraining(config).save_pretrained(tmp_path)
+    AgaProcessor.for_config(config, tokenizer).save_pretrained(tmp_path)
+    encoder = PersonEncoder.from_pretrained(tmp_path, device="cpu")
+    for method in METHODS:
+        explanation = Explainer.from_encoder(encoder, method).explain(image(), QUERY)
+        assert explanation.heat.shape == (len(WORDS), 7, 4)
+        # The first cell begins a pixel inside: a patch of 8 around a step of 6.
+        assert explanation.image_box == pytest.approx((-1 / 6, -1 / 6, 25 / 6, 44 / 6))
+        assert explanation_image(explanation, image()).width > TILE
 
 
 def test_heat_of_one_patch_that_matters():

@@ -344,3 +344,14 @@ def test_drawings_after_photographs_are_not_drawings_alone(hub, place, tmp_path)
     assert card.data.license == "other" and "rendered-data" not in card.data.tags
     assert card.data.base_model == "openai/clip-vit-base-patch16"
     assert re.search(r"terms of what it started from \(openai/clip-vit-base-patch16\)", card.text)
+
+
+@pytest.mark.parametrize(("weight", "offered"), [(1.0, True), (0.0, False), (0, False)])
+def test_a_card_offers_a_re_ranker_where_there_is_one(hub, place, tmp_path, weight, offered):
+    run, metrics = _described(place)
+    run["model"]["objective_config"]["loss_weights"]["itm"] = weight
+    run["model"]["objective_config"]["loss_weights"]["mlm"] = weight
+    text = ModelCard.load(write_model_card(tmp_path, run, metrics, 2)).text
+    assert ("AgaForImageTextRetrieval" in text) is offered
+    assert ("itm x" in text) is offered and "itc x 1.0" in text
+    assert ("| enrichment | TEM" in text) is offered

@@ -370,6 +370,15 @@ def test_a_run_can_start_from_a_checkpoint(unbroken, data, tmp_path):
     assert metrics["rank1"] == json.loads((unbroken / "metrics.json").read_text())["rank1"]
 
 
+def test_a_start_without_a_loss_is_refused(unbroken, data, tmp_path, capsys):
+    settings = {"model_name_or_path": str(unbroken / "model"), "data_root": str(data), "max_steps": 1}
+    settings["model_config"] = {"objective_config": {"loss_weights": {"mlm": 0.0}}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    assert main([str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "objective_config.loss_weights is {'mlm': 0.0}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_towers_of_a_checkpoint_are_not_for_the_run_file(unbroken, run_file, tmp_path, capsys):
     command = [str(run_file), "--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(unbroken / "model")]
     assert main(command) == 2
@@ -409,6 +418,13 @@ def test_learning_rates_follow_irras_factors(make_model):
         (["--model_config.objective_config.maskratio", "0.2"], "mask_ratio"),
         (["--model_config.vision_config.image_size", "[33, 16]"], "height 33"),
         (["--model_config.objective_config.loss_weights", "[itc]"], "loss_weights must give a number"),
+        (["--model_config.objective_config.loss_weights", "{}"], "objective_config.loss_weights is {}: no loss has"),
+        (
+            [f"--model_config.objective_config.loss_weights.{name}=0" for name in ("itc", "sdm", "mlm", "id")],
+            "no loss has a weight above 0, so there is nothing to train on",
+        ),
+        (["--model_config.objective_config.loss_weights.mlm", ".nan"], "loss_weights must give a number"),
+        (["--model_config.objective_config.loss_weights.mlm", "-1"], "must not be negative"),
         (["--model_config.vision_config", "5"], "vision_config must be a section"),
         (["--model_config.projection_dim", "0"], "projection_dim must be positive"),
         (["--model_config.vision_config.image_size.x", "3"], "is a value, not a section"),
