@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from ..retrieval import Filter, Gallery
+from ..retrieval.access import settings_of
+from ..retrieval.audit import Head, verify
+from ..retrieval.recording import Recorder
 from ..retrieval.times import read_time
 from .index import shown_index
 from .messages import fail, note, shown
+from .options import AuditOption, PurposeOption
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery: what it holds, deletion, its files.")
 Location = Annotated[
@@ -51,6 +55,8 @@ def delete(
         typer.Option("--older-than", help="Images taken before this date (2026-01-31) or longer ago (12h, 30d, 8w)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
 ) -> None:
     """
     Remove images from the gallery, without asking; the image files themselves stay.
@@ -69,6 +75,8 @@ def delete(
         if dry_run:
             typer.echo(f"{gallery.count(where)} images would be removed, the gallery holds {gallery.count()}")
             return
+        recorder = Recorder.of(gallery, audit).for_purpose(purpose)
+        recorder.removes(where, gallery.count(where))
         removed = gallery.delete(where)
         typer.echo(f"{removed} images removed, the gallery holds {gallery.count()}")
         if removed and gallery.folder is None:
@@ -91,6 +99,35 @@ def compact(location: Location) -> None:
         fail(error)
 
 
+@gallery_app.command()
+def audit(
+    location: Annotated[
+        str,
+        typer.Argument(metavar="GALLERY", help="The gallery, whose settings name its audit log; or the log itself."),
+    ],
+    noted: Annotated[
+        str | None,
+        typer.Option("--noted", help="What this command printed earlier, LINES:HASH: the log must go on from it."),
+    ] = None,
+) -> None:
+    """
+    See whether an audit log is as it was written: nothing changed, removed or added. Exit code 1 if not.
+
+    It prints the number of lines and the last one's hash. Keep them elsewhere: who can write the log and its head file
+    can write another history, but not one that goes on from these.
+    """
+    try:
+        report = verify(_log_of(location), None if noted is None else Head.parse(noted))
+    except (ValueError, OSError) as error:
+        fail(error)
+    for line in report.notes:
+        note(line)
+    if report.broken_at is not None:
+        typer.echo(f"broken at line {report.broken_at}: {report.reason}")
+        raise typer.Exit(1)
+    typer.echo(f"{report.head.lines:,} lines, every one as it was written\nhead {report.head}")
+
+
 @gallery_app.command("build-index")
 def build_index(location: Location) -> None:
     """Build the vector index of a large gallery and measure what a search by it finds of the exact result."""
@@ -98,6 +135,18 @@ def build_index(location: Location) -> None:
         typer.echo(shown_index(Gallery.open(location).build_index()))
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def _log_of(location: str) -> str | Path:
+    """The audit log that is meant: a file, or that of a gallery."""
+    if "://" not in location and not Path(location).is_dir():
+        return Path(location)
+    gallery = Gallery.open(location)
+    if (log := settings_of(gallery).audit) is None:
+        raise ValueError(
+            f"the settings of gallery {gallery} name no audit log: give its file, `aga gallery audit FILE`"
+        )
+    return log
 
 
 def _oldest(text: str, now: datetime) -> datetime:

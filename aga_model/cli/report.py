@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .messages import fail
+from .options import AuditOption, HideFacesOption, PurposeOption
 
 NEXT_STEPS = """\
 # search again, in your own words
@@ -31,6 +32,9 @@ def report(
     gallery: Annotated[str, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
     query: Annotated[list[str], typer.Option(help="sentence to search for; repeat for more")],
     top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
+    hide_faces: HideFacesOption = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
 ) -> None:
     """Write RUN/report.html: curves, metrics, AGM's and TEM's view of captions, searches."""
     # Imported here, so that the other commands run without the libraries of the extra `train`.
@@ -39,7 +43,11 @@ def report(
     from aga_model.data.benchmarks import load_benchmark
     from aga_model.data.rendered import attribute_words
     from aga_model.evaluation.report import SearchSection, write_report
-    from aga_model.retrieval import Gallery, PersonEncoder, save_result_picture
+    from aga_model.retrieval import Answer, Filter, Gallery, PersonEncoder, save_result_picture
+    from aga_model.retrieval.access import settings_of
+    from aga_model.retrieval.faces import face_hider
+    from aga_model.retrieval.recording import Recorder
+    from aga_model.retrieval.results import with_faces_hidden
 
     try:
         settings = json.loads((run / "run.json").read_text(encoding="utf-8"))
@@ -47,12 +55,21 @@ def report(
         encoder = PersonEncoder.from_pretrained(folder)
         store = Gallery.open(gallery)
         store.require_model(encoder.model_hash, str(folder))
+        hides_faces = hide_faces or settings_of(store).hide_faces
+        shown = face_hider().hide if hides_faces else None
+        recorder = Recorder.of(store, audit).for_purpose(purpose)
         hits = store.search(encoder.encode_texts(query), top_k)
+        answers = [Answer(sentence, found) for sentence, found in zip(query, hits)]
+        if hides_faces:
+            answers = [with_faces_hidden(answer) for answer in answers]
+        for answer in answers:
+            recorder.searched_for_sentence(answer.query, Filter(), len(answer.hits))
+        recorder.exports([run / "report.html"], sum(len(answer.hits) for answer in answers))
         pictures = run / "searches"
         pictures.mkdir(exist_ok=True)
         searches = [
-            SearchSection(sentence, save_result_picture(sentence, found, pictures / f"{number}.png"))
-            for number, (sentence, found) in enumerate(zip(query, hits), start=1)
+            SearchSection(answer.query, save_result_picture(answer.query, answer.hits, pictures / f"{number}.png"))
+            for number, answer in enumerate(answers, start=1)
         ]
         path = write_report(
             run,
@@ -63,6 +80,7 @@ def report(
             searches,
             store.count(),
             NEXT_STEPS.format(gallery=gallery),
+            shown,
         )
     except (OSError, ValueError) as error:
         fail(error)

@@ -10,7 +10,7 @@ from .encoder import ModelLoadError, PersonEncoder, QueryWarning, TextTruncatedW
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .gallery import Gallery, Hit
-from .hit_images import read_hit
+from .hit_images import read_hit, shown_image
 from .indexing import IndexReport, index_images
 from .ingestion import PersonCrop, crops_of_image, crops_of_video, cut_again, save_crop
 from .picture import save_result_picture
@@ -78,6 +78,7 @@ __all__ = [
     "save_crop",
     "save_explanation_picture",
     "save_result_picture",
+    "shown_image",
     "write_csv",
     "write_page",
 ]

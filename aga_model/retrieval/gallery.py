@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .access import settings_of
 from .store import (
     CROPS,
     Filter,
@@ -49,12 +50,14 @@ class Hit:
         row (`GalleryRow`): what the gallery knows of the image.
         itm_score (`float`, *optional*): log-odds of the ITM head that the sentence describes the image, when it was
             re-ranked.
+        hide_faces (`bool`): whether faces are hidden where the image is shown or saved, see [`shown_image`].
     """
 
     rank: int
     score: float
     row: GalleryRow
     itm_score: float | None = None
+    hide_faces: bool = False
 
     @property
     def path(self) -> Path:
@@ -230,8 +233,9 @@ class Gallery:
         queries = _unit_rows(query_embeddings, self.dim)
         if self._opened is None or not len(queries):
             return [[] for _ in queries]
+        hide_faces = settings_of(self).hide_faces
         return [
-            [Hit(rank, scored.score, scored.row) for rank, scored in enumerate(found, start=1)]
+            [Hit(rank, scored.score, scored.row, hide_faces=hide_faces) for rank, scored in enumerate(found, start=1)]
             for found in self._opened.search(queries, top_k, where)
         ]
 

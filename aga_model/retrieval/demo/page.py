@@ -12,6 +12,7 @@ import gradio as gr
 from PIL import Image
 
 from ..gallery import Hit
+from ..recording import MAX_PURPOSE
 from ..results import Answer
 from .markup import data_url, explanation_figure, message_list, result_cards
 from .service import MAX_RESULTS, DemoError, DemoSearch, Wanted
@@ -177,7 +178,10 @@ def _on(event: Any, handler: Callable, inputs: list, outputs: list, name: str) -
 
 
 def _filters(search: DemoSearch) -> list[gr.components.Component]:
-    """Inputs for the arguments of [`Wanted`], in its order; those that the gallery has no facts for are hidden."""
+    """
+    Inputs for the arguments of [`Wanted`], in its order; those that the gallery has no facts for are hidden. The
+    purpose is there only where it is kept or asked for.
+    """
     held = search.held
     with gr.Accordion("Filters", open=False):
         with gr.Row():
@@ -194,13 +198,24 @@ def _filters(search: DemoSearch) -> list[gr.components.Component]:
         with gr.Row(visible=held.times):
             since = gr.Textbox(label="From", placeholder="2026-01-31 or 2026-01-31T18:30", max_length=40)
             until = gr.Textbox(label="Until", placeholder="2026-01-31 or 2026-01-31T18:30", max_length=40)
-    return [top_k, cameras, since, until, one_per]
+    wanted: list[gr.components.Component] = [top_k, cameras, since, until, one_per]
+    if search.asks_purpose:
+        label = "Purpose of your search, which is recorded" if search.recorder.log else "Purpose of your search"
+        wanted.append(gr.Textbox(label=label, max_length=MAX_PURPOSE, elem_id="purpose"))
+    return wanted
 
 
-def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any) -> Wanted:
+def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any, purpose: Any = "") -> Wanted:
     number = int(top_k) if isinstance(top_k, int | float) and top_k % 1 == 0 else 0  # a slider gives 10 or 10.0
     collapsed = "" if one_per in (None, _SHOW_EVERY) else str(one_per).removeprefix("one per ")
-    return Wanted(number, [str(name) for name in cameras or ()], str(since or ""), str(until or ""), collapsed)
+    return Wanted(
+        number,
+        [str(name) for name in cameras or ()],
+        str(since or ""),
+        str(until or ""),
+        collapsed,
+        str(purpose or ""),
+    )
 
 
 def _sentence_handler(search: DemoSearch) -> Callable:
@@ -243,7 +258,7 @@ def _upload_handler(search: DemoSearch) -> Callable:
             image = search.read_upload(_sent(event, "image"))
         except DemoError as error:
             return None, _upload_box(search), message_list([str(error)], wrong=True)
-        return image, _upload_box(search, image), ""
+        return image, _upload_box(search, search.shown_upload(image)), ""
 
     return handle
 

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,16 @@ from PIL import Image
 
 from aga_model.data.image_files import UnreadableImageError, decode_image
 
+from ..access import settings_of
 from ..encoder import ModelLoadError, PersonEncoder
 from ..explanation import Explainer
 from ..explanation_picture import explanation_image
+from ..faces import face_hider
 from ..gallery import Gallery, Hit
-from ..hit_images import read_hit
+from ..hit_images import read_hit, shown_image
+from ..recording import MAX_PURPOSE, Recorder
 from ..reranking import Reranker
-from ..results import COLLAPSES, Answer
+from ..results import COLLAPSES, Answer, with_faces_hidden
 from ..searching import Ranking, answer_image, answer_sentence
 from ..store import Filter, GalleryError
 from ..times import read_time
@@ -26,6 +30,7 @@ from ..times import read_time
 MAX_RESULTS = 60
 MAX_PIXELS = 40_000_000  # of an uploaded image: 120 MB decoded
 MAX_CAMERAS = 1000  # more than anybody picks from a list
+_UPLOAD_HASH = "file's SHA-256"
 _KEPT_SIDE = 1024  # pixels; models read far less
 _IN_TERMINAL = "whoever started the demo finds the reason in its terminal"
 
@@ -78,6 +83,7 @@ class Wanted:
         cameras: names of cameras; empty for all.
         since, until: dates or times as text; empty for any.
         one_per: a name of `COLLAPSES`; empty to list every image.
+        purpose: why, for the audit log; empty for the demo's own.
     """
 
     top_k: int = 10
@@ -85,6 +91,7 @@ class Wanted:
     since: str = ""
     until: str = ""
     one_per: str = ""
+    purpose: str = ""
 
 
 class DemoSearch:
@@ -104,19 +111,36 @@ class DemoSearch:
         encoder: a dual encoder.
         rerank: how many of the first images of a sentence are re-ranked.
         max_upload_bytes: of an uploaded image file.
+        recorder: writes each search into the audit log; without one, that of the gallery's settings.
+        purpose: of searches for which the person gives none.
+        hide_faces: whether faces are hidden, also where the gallery's settings do not say so.
 
     Raises:
+        AuditError: the audit log cannot be written.
+        ModuleNotFoundError, OSError: faces are to be hidden and cannot, see [`FaceHider`].
         GalleryError: the gallery cannot be read.
         ModelLoadError: the model cannot re-rank, and `rerank` is given.
     """
 
     def __init__(
-        self, gallery: Gallery, encoder: PersonEncoder, rerank: int | None = None, max_upload_bytes: int = 10 * 2**20
+        self,
+        gallery: Gallery,
+        encoder: PersonEncoder,
+        rerank: int | None = None,
+        max_upload_bytes: int = 10 * 2**20,
+        recorder: Recorder | None = None,
+        purpose: str = "",
+        hide_faces: bool = False,
     ):
         self.gallery = gallery
         self.encoder = encoder
         self.rerank = rerank
         self.max_upload_bytes = max_upload_bytes
+        self.recorder = recorder or Recorder.of(gallery, None)
+        self.purpose = purpose
+        self.hide_faces = hide_faces
+        if self._hides_faces:
+            face_hider()  # nobody is let in to what cannot be shown
         self.held = Held.of(gallery)
         self._reranker = None if rerank is None else Reranker.from_encoder(encoder)
 
@@ -131,15 +155,42 @@ class DemoSearch:
 
     def by_sentence(self, sentence: str, wanted: Wanted) -> Answer:
         """The images that a sentence describes; DemoError if it cannot be answered."""
-        ranking = _ranking(wanted, self.rerank)
+        ranking, recorder = _ranking(wanted, self.rerank), self._recorder(wanted)
         with _told_to_the_person():
-            return answer_sentence(self.gallery, self.encoder, sentence, ranking, self._reranker)
+            answer = answer_sentence(self.gallery, self.encoder, sentence, ranking, self._reranker)
+            recorder.searched_for_sentence(sentence, ranking.where, len(answer.hits))
+        return self._shown(answer)
 
     def by_image(self, image: Image.Image, wanted: Wanted) -> Answer:
         """The images that are like an image of [`DemoSearch.read_upload`]; DemoError if it cannot be answered."""
-        ranking = _ranking(wanted, None)
+        ranking, recorder = _ranking(wanted, None), self._recorder(wanted)
         with _told_to_the_person():
-            return answer_image(self.gallery, self.encoder, image, "the image", ranking)
+            answer = answer_image(self.gallery, self.encoder, image, "the image", ranking)
+            recorder.searched_for_image(image.info.get(_UPLOAD_HASH, ""), ranking.where, len(answer.hits))
+        return self._shown(answer)
+
+    @property
+    def asks_purpose(self) -> bool:
+        """Whether the person is asked why they search."""
+        return self.recorder.log is not None or self.recorder.purpose_required
+
+    def _recorder(self, wanted: Wanted) -> Recorder:
+        """The recorder for the purpose that the person gives; DemoError if there is none where there must be."""
+        try:
+            return self.recorder.for_purpose(wanted.purpose.strip() or self.purpose)
+        except ValueError as error:
+            raise DemoError(f"say for what purpose you search, in {MAX_PURPOSE} characters at most") from error
+
+    def shown_upload(self, image: Image.Image) -> Image.Image:
+        """An image of [`DemoSearch.read_upload`] as the page shows it."""
+        return face_hider().hide(image) if self._hides_faces else image
+
+    @property
+    def _hides_faces(self) -> bool:
+        return self.hide_faces or settings_of(self.gallery).hide_faces
+
+    def _shown(self, answer: Answer) -> Answer:
+        return with_faces_hidden(answer) if self.hide_faces else answer
 
     def explain(self, hit: Hit, sentence: str) -> Image.Image:
         """What each word says about a result, as an RGB picture; DemoError if it cannot be drawn."""
@@ -147,7 +198,7 @@ class DemoSearch:
             raise DemoError("the model of this gallery cannot be explained")
         with _told_to_the_person():
             image = read_hit(hit)
-            return explanation_image(self.explainer.explain(image, sentence), image)
+            return explanation_image(self.explainer.explain(image, sentence), shown_image(hit, image))
 
     def read_upload(self, data_url: object) -> Image.Image:
         """
@@ -172,6 +223,9 @@ class DemoSearch:
         except UnreadableImageError as error:
             raise DemoError(f"the image cannot be read: {error.reason}") from error
         image.thumbnail((_KEPT_SIDE, _KEPT_SIDE), Image.Resampling.LANCZOS)
+        image.info[_UPLOAD_HASH] = hashlib.sha256(
+            data
+        ).hexdigest()  # the page keeps the image until it is searched with
         return image
 
 
