@@ -33,8 +33,8 @@ _HEAD_STEP, _HEAD_NEIGHBOURS = 1.1, 2
 # shares of the box's.
 _HEAD_IN_BOX = (0.15, -0.05, 0.85, 0.7)
 _AROUND_FACE = (-0.2, -0.25, 1.2, 1.2)
-# Where no head is found with its centre this far up, the image is hidden from its top to the largest of these; but
-# for the least, which counts wide crops of seated people.
+# Where no head has its centre this far up, the top of the image is hidden: this share of its height, or of its width
+# where that is more, as in crops of seated people, but of those no more than the last share of the height.
 _HEADS_ABOVE = 0.35  # of the height
 _TOP_OF_HEIGHT, _TOP_OF_WIDTH, _TOP_AT_MOST = 0.3, 0.7, 0.5
 _CELLS = 3  # mean colours that are left of a hidden box along its shorter side
