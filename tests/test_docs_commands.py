@@ -170,7 +170,12 @@ def after_search(names):
     rows = list(Gallery.open("my_gallery").rows())
     assert {row.camera for row in rows} == {"cam_a", "cam_b", "cam_c", "cam_d"}  # without hall, which was deleted
     persons = {row.person_id for row in rows}
-    assert len(persons) == 11 and "00003" not in persons
+    assert len(persons) == 10 and not {"00003", "00005"} & persons
+    assert [json.loads(line)["action"] for line in Path("audit.jsonl").read_text().splitlines()] == [
+        "search",
+        "export",
+        "delete",
+    ]
     assert {row.path for row in Gallery.open("scenes_gallery").rows()} == {""}
     assert {Path(row.path).parent.name for row in Gallery.open("two_cameras").rows()} == {"cam_a", "cam_b"}
     assert Image.open("best.png").size[0] > 0 and len(names["hits"]) > 0 and Path("my_gallery/skipped.json").exists()

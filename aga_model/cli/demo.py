@@ -9,7 +9,9 @@ import typer
 from ..retrieval import Gallery
 from ..retrieval.demo.guard import TOKEN_VARIABLE, is_loopback, require_token
 from ..retrieval.demo.service import DemoSearch
+from ..retrieval.recording import Recorder
 from .messages import RENDERED_NOTE, fail, note
+from .options import AuditOption, HideFacesOption, PurposeOption
 from .search import load_encoder
 from .trust import TrustRemoteCode
 
@@ -30,6 +32,12 @@ def demo(
             help="What every request must carry; made and printed where it is needed and not given.",
         ),
     ] = None,
+    token_name: Annotated[
+        str | None,
+        typer.Option(
+            "--token-name", help="Whom the audit log names for searches with the token; else who starts this."
+        ),
+    ] = None,
     rerank: Annotated[
         int | None,
         typer.Option("--rerank", min=1, help="Re-rank the first K images of a sentence by the model's ITM head."),
@@ -37,6 +45,9 @@ def demo(
     max_upload_mb: Annotated[
         float, typer.Option("--max-upload-mb", min=0.1, max=100, help="Largest image file that can be searched with.")
     ] = 10,
+    hide_faces: HideFacesOption = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -50,9 +61,12 @@ def demo(
         token = require_token(host, token)
         web = _web_server()
         opened = Gallery.open(gallery)
+        recorder = Recorder.of(opened, audit, token_name)
+        if purpose is not None:
+            recorder.for_purpose(purpose)
         listening = web.listen(host, port)
         encoder = load_encoder(opened, model, device, trust_remote_code)
-        search = DemoSearch(opened, encoder, rerank, int(max_upload_mb * 2**20))
+        search = DemoSearch(opened, encoder, rerank, int(max_upload_mb * 2**20), recorder, purpose or "", hide_faces)
         search.warm_up()
         server = web.make_server(search, token, (RENDERED_NOTE,) if encoder.rendered_only else ())
         if not is_loopback(host):

@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from ..retrieval import Filter, Gallery, GallerySettings
+from ..retrieval.audit import Head, verify
+from ..retrieval.recording import Recorder
 from ..retrieval.times import read_time
 from .index import shown_index
 from .messages import fail, note, shown
+from .options import AuditOption, PurposeOption
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery: what it holds, deletion, its files.")
 Location = Annotated[
@@ -56,6 +59,8 @@ def delete(
         typer.Option("--older-than", help="Images taken before this date (2026-01-31) or longer ago (12h, 30d, 8w)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
 ) -> None:
     """
     Remove images from the gallery, without asking; the image files themselves stay.
@@ -77,6 +82,7 @@ def delete(
         if dry_run:
             typer.echo(f"{gallery.count(where)} images would be removed, the gallery holds {gallery.count()}")
             return
+        Recorder.of(gallery, audit).for_purpose(purpose).removes(where, gallery.count(where))
         removed = gallery.delete(where)
         typer.echo(f"{removed} images removed, the gallery holds {gallery.count()}")
         if gallery.expired:
@@ -122,7 +128,10 @@ def retention(
         gallery = Gallery.open(location)
         if keep is not None or forever:
             seconds = None if keep is None else _age(keep, "--keep").total_seconds()
+            recorder = Recorder.of(gallery, None)
             gallery.change_settings(replace(gallery.settings, keep_seconds=seconds))
+            if gallery.expired:
+                recorder.removes(Filter(), gallery.expired, "purge")
         typer.echo(_shown_settings(gallery.settings)[0])
         if gallery.expired:
             typer.echo(f"{gallery.expired} images erased, the gallery holds {gallery.count()}")
@@ -131,12 +140,13 @@ def retention(
 
 
 @gallery_app.command()
-def purge(location: Location) -> None:
+def purge(location: Location, audit: AuditOption = None, purpose: PurposeOption = None) -> None:
     """Erase the images that are older than the gallery keeps them; for a daily job."""
     try:
         gallery = Gallery.open(location)
         if gallery.settings.keep_seconds is None:
             raise ValueError(f"gallery {gallery} keeps its images for ever: see `aga gallery retention --keep`")
+        Recorder.of(gallery, audit).for_purpose(purpose).removes(Filter(), gallery.count_expired(), "purge")
         typer.echo(f"{gallery.purge()} images erased, the gallery holds {gallery.count()}")
         if gallery.folder is None:
             note(f"no search finds them any more, but {_server_keeps()}")
@@ -180,6 +190,35 @@ def settings(
         fail(error)
 
 
+@gallery_app.command()
+def audit(
+    location: Annotated[
+        str,
+        typer.Argument(metavar="GALLERY", help="The gallery, whose settings name its audit log; or the log itself."),
+    ],
+    noted: Annotated[
+        str | None,
+        typer.Option("--noted", help="What this command printed earlier, LINES:HASH: the log must go on from it."),
+    ] = None,
+) -> None:
+    """
+    See whether an audit log is as it was written: nothing changed, removed or added. Exit code 1 if not.
+
+    It prints the number of lines and the last one's hash. Keep them elsewhere: who can write the log and its head file
+    can write another history, but not one that goes on from these.
+    """
+    try:
+        report = verify(_log_of(location), None if noted is None else Head.parse(noted))
+    except (ValueError, OSError) as error:
+        fail(error)
+    for line in report.notes:
+        note(line)
+    if report.broken_at is not None:
+        typer.echo(f"broken at line {report.broken_at}: {report.reason}")
+        raise typer.Exit(1)
+    typer.echo(f"{report.head.lines:,} lines, every one as it was written\nhead {report.head}")
+
+
 @gallery_app.command("build-index")
 def build_index(location: Location) -> None:
     """Build the vector index of a large gallery and measure what a search by it finds of the exact result."""
@@ -187,6 +226,18 @@ def build_index(location: Location) -> None:
         typer.echo(shown_index(Gallery.open(location).build_index()))
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def _log_of(location: str) -> str | Path:
+    """The audit log that is meant: a file, or that of a gallery."""
+    if "://" not in location and not Path(location).is_dir():
+        return Path(location)
+    gallery = Gallery.open(location)
+    if (log := gallery.settings.audit) is None:
+        raise ValueError(
+            f"the settings of gallery {gallery} name no audit log: give its file, `aga gallery audit FILE`"
+        )
+    return log
 
 
 def _oldest(text: str, now: datetime) -> datetime:

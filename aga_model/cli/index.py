@@ -38,6 +38,7 @@ from ..retrieval import (
 )
 from ..retrieval.facts import FactsOf, ImageFacts, TimeSource, facts_reader
 from ..retrieval.ingestion import MIN_HEIGHT
+from ..retrieval.recording import Recorder
 from ..retrieval.shards import no_progress
 from ..retrieval.times import read_time
 from ..retrieval.video import EVERY
@@ -226,6 +227,7 @@ def _index(
             gallery = Gallery.open(out)
         _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
         if expired:
+            Recorder.of(gallery, None).removes(Filter(), expired, "purge")
             typer.echo(f"{expired} images are older than the gallery keeps them, and were erased")
 
 

@@ -8,6 +8,7 @@ import typer
 
 from ..retrieval.locations import redacted
 from .messages import fail
+from .options import AuditOption, HideFacesOption, PurposeOption
 from .trust import TrustRemoteCode
 
 NEXT_STEPS = """\
@@ -33,6 +34,9 @@ def report(
     gallery: Annotated[str, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
     query: Annotated[list[str], typer.Option(help="sentence to search for; repeat for more")],
     top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
+    hide_faces: HideFacesOption = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write RUN/report.html: curves, metrics, AGM's and TEM's view of captions, searches."""
@@ -42,7 +46,10 @@ def report(
     from aga_model.data.benchmarks import load_benchmark
     from aga_model.data.rendered import attribute_words
     from aga_model.evaluation.report import SearchSection, write_report
-    from aga_model.retrieval import Gallery, PersonEncoder, save_result_picture
+    from aga_model.retrieval import Answer, Filter, Gallery, PersonEncoder, save_result_picture
+    from aga_model.retrieval.faces import face_hider
+    from aga_model.retrieval.recording import Recorder
+    from aga_model.retrieval.results import with_faces_hidden
 
     next_steps = NEXT_STEPS.format(gallery=redacted(gallery))
     try:
@@ -51,12 +58,21 @@ def report(
         encoder = PersonEncoder.from_pretrained(folder, trust_remote_code=trust_remote_code)
         store = Gallery.open(gallery)
         store.require_model(encoder.model_hash, str(folder))
+        hides_faces = hide_faces or store.settings.hide_faces
+        shown = face_hider().hide if hides_faces else None
+        recorder = Recorder.of(store, audit).for_purpose(purpose)
         hits = store.search(encoder.encode_texts(query), top_k)
+        answers = [Answer(sentence, found) for sentence, found in zip(query, hits)]
+        if hides_faces:
+            answers = [with_faces_hidden(answer) for answer in answers]
+        for answer in answers:
+            recorder.searched_for_sentence(answer.query, Filter(), len(answer.hits))
+        recorder.exports([run / "report.html"], sum(len(answer.hits) for answer in answers))
         pictures = run / "searches"
         pictures.mkdir(exist_ok=True)
         searches = [
-            SearchSection(sentence, save_result_picture(sentence, found, pictures / f"{number}.png"))
-            for number, (sentence, found) in enumerate(zip(query, hits), start=1)
+            SearchSection(answer.query, save_result_picture(answer.query, answer.hits, pictures / f"{number}.png"))
+            for number, answer in enumerate(answers, start=1)
         ]
         path = write_report(
             run,
@@ -67,6 +83,7 @@ def report(
             searches,
             store.count(),
             next_steps,
+            shown,
         )
     except (OSError, ValueError) as error:
         fail(error)

@@ -1,5 +1,6 @@
 """`aga search`: rank a gallery for a sentence."""
 
+import hashlib
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -28,12 +29,16 @@ from ..retrieval import (
     read_image,
     save_explanation_picture,
     save_result_picture,
+    shown_image,
     write_csv,
     write_page,
 )
-from ..retrieval.results import hit_values
+from ..retrieval.faces import face_hider
+from ..retrieval.recording import Recorder
+from ..retrieval.results import hit_values, with_faces_hidden
 from ..retrieval.times import read_time
 from .messages import RENDERED_NOTE, fail, note, shown
+from .options import AuditOption, HideFacesOption, PurposeOption
 from .trust import TrustRemoteCode
 
 
@@ -81,6 +86,9 @@ def search(
         Path | None, typer.Option("--explain", help="Draw what each word says about the first result, e.g. why.png.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    hide_faces: HideFacesOption = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -96,9 +104,15 @@ def search(
         sentences = _sentences(query, image, queries)
         if image is not None and (rerank is not None or explain is not None):
             raise ValueError("--rerank and --explain read a sentence: leave them out with --image")
+        if hide_faces:
+            face_hider()  # nothing is searched for if it cannot be shown
         opened = Gallery.open(gallery)
+        recorder = Recorder.of(opened, audit).for_purpose(purpose)
         encoder = load_encoder(opened, model, device, trust_remote_code)
         answers = _answers(opened, encoder, sentences, image, Ranking(top_k, rerank, where, one_per))
+        if hide_faces:
+            answers = [with_faces_hidden(answer) for answer in answers]
+        _record(recorder, answers, image, where, [file for file in (save, explain) if file is not None])
         if save is not None:
             _save(answers, save)
         if explain is not None:
@@ -137,6 +151,16 @@ def _answers(
     return answers
 
 
+def _record(recorder: Recorder, answers: list[Answer], image: Path | None, where: Filter, files: list[Path]) -> None:
+    for answer in answers:
+        if image is None:
+            recorder.searched_for_sentence(answer.query, where, len(answer.hits))
+        else:
+            recorder.searched_for_image(hashlib.sha256(image.read_bytes()).hexdigest(), where, len(answer.hits))
+    if files:
+        recorder.exports(files, sum(len(answer.hits) for answer in answers))
+
+
 def _save(answers: list[Answer], path: Path) -> None:
     """Write the results in the form that the suffix names."""
     suffix = path.suffix.lower()
@@ -156,8 +180,10 @@ def _save(answers: list[Answer], path: Path) -> None:
 def _explain(encoder: PersonEncoder, answer: Answer, path: Path) -> None:
     if not answer.hits:
         raise ValueError("--explain: there is no result to explain")
-    image = read_hit(answer.hits[0])
-    save_explanation_picture(Explainer.from_encoder(encoder).explain(image, answer.query), image, path)
+    hit = answer.hits[0]
+    image = read_hit(hit)
+    explanation = Explainer.from_encoder(encoder).explain(image, answer.query)
+    save_explanation_picture(explanation, shown_image(hit, image), path)
     answer.notes.append(f"what each word says about the first result of {answer.query!r}: {path}")
 
 

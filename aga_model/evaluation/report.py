@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,17 @@ def draw_curves(log_history: list[dict[str, Any]]) -> Image.Image:
     return Image.open(buffer).copy()
 
 
-def _examples(model, processor, rows, count: int) -> list[_Example]:
-    """Captions spread evenly over a split, of different images."""
+def _examples(
+    model, processor, rows, count: int, shown: Callable[[Image.Image], Image.Image] | None
+) -> list[_Example]:
+    """Captions spread evenly over a split, of different images; the images as `shown` makes them."""
     chosen = rows.select(np.linspace(0, len(rows) - 1, count).astype(int))
     paths = [image["path"] for image in chosen["image"]]
     tokens = enrichment_examples(model, processor, list(chosen["caption"]), paths)
     pictures = []
     for path in paths:
         with Image.open(path) as image:
-            pictures.append(_data_uri(image.convert("RGB")))
+            pictures.append(_data_uri(image if shown is None else shown(image)))
     return [_Example(picture, pieces) for picture, pieces in zip(pictures, tokens)]
 
 
@@ -88,6 +91,7 @@ def write_report(
     searches: list[SearchSection],
     gallery_count: int,
     next_steps: str,
+    shown: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Path:
     """
     Write `run_folder/report.html` from a finished run.
@@ -102,6 +106,7 @@ def write_report(
         searches: to show, in order.
         gallery_count: images in the gallery that was searched.
         next_steps: commands for the reader to go on with.
+        shown: what is put in the place of an image of the split, such as the image with faces hidden.
 
     Raises:
         FileNotFoundError: the folder holds no finished run.
@@ -124,7 +129,7 @@ def write_report(
         metrics=metrics,
         shares=shares,
         curves=_data_uri(draw_curves(files["trainer_state.json"]["log_history"])),
-        examples=_examples(model, processor, test_rows, 6),
+        examples=_examples(model, processor, test_rows, 6, shown),
         searches=[{"query": search.query, "picture": _data_uri(search.picture)} for search in searches],
         gallery_count=gallery_count,
         next_steps=next_steps,

@@ -5,12 +5,14 @@ it for a sentence.
 
 from aga_model.data.image_files import Skipped, UnreadableImageError, find_images, read_image
 
+from .audit import AuditError, AuditLog, AuditReport
 from .detection import Detection, HogDetector, PersonDetector, TransformersDetector, load_detector
 from .encoder import ModelLoadError, PersonEncoder, QueryWarning, TextTruncatedWarning, UnknownWritingWarning
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
+from .faces import FaceHider, hide_faces
 from .gallery import Gallery, Hit
-from .hit_images import read_hit
+from .hit_images import read_hit, shown_image
 from .indexing import IndexReport, index_images
 from .ingestion import PersonCrop, crops_of_image, crops_of_video, cut_again, save_crop
 from .picture import save_result_picture
@@ -34,9 +36,13 @@ from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_vid
 __all__ = [
     "EXACT_ROWS",
     "Answer",
+    "AuditError",
+    "AuditLog",
+    "AuditReport",
     "Detection",
     "Explainer",
     "Explanation",
+    "FaceHider",
     "Filter",
     "Gallery",
     "GalleryError",
@@ -75,6 +81,7 @@ __all__ = [
     "cut_again",
     "explanation_image",
     "find_images",
+    "hide_faces",
     "index_images",
     "index_scenes",
     "is_video",
@@ -87,6 +94,7 @@ __all__ = [
     "save_crop",
     "save_explanation_picture",
     "save_result_picture",
+    "shown_image",
     "write_csv",
     "write_page",
 ]

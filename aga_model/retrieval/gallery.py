@@ -52,12 +52,14 @@ class Hit:
         row (`GalleryRow`): what the gallery knows of the image.
         itm_score (`float`, *optional*): log-odds of the ITM head that the sentence describes the image, when it was
             re-ranked.
+        hide_faces (`bool`): whether faces are hidden where the image is shown or saved, see [`shown_image`].
     """
 
     rank: int
     score: float
     row: GalleryRow
     itm_score: float | None = None
+    hide_faces: bool = False
 
     @property
     def path(self) -> Path:
@@ -263,8 +265,9 @@ class Gallery:
         queries = _unit_rows(query_embeddings, self.dim)
         if self._opened is None or not len(queries):
             return [[] for _ in queries]
+        hide_faces = self.settings.hide_faces
         return [
-            [Hit(rank, scored.score, scored.row) for rank, scored in enumerate(found, start=1)]
+            [Hit(rank, scored.score, scored.row, hide_faces=hide_faces) for rank, scored in enumerate(found, start=1)]
             for found in self._opened.search(queries, top_k, self._fresh(where))
         ]
 
@@ -303,13 +306,22 @@ class Gallery:
         Raises:
             GalleryError: the gallery cannot be written.
         """
-        keep = self.settings.keep_seconds
-        if self._opened is None or keep is None:
+        stale = self._stale()
+        if self._opened is None or stale is None or not self._opened.count(stale):
             return 0
-        stale = Filter(stale_before=time.time() - keep)
-        expired = self._opened.delete(stale) if self._opened.count(stale) else 0
+        expired = self._opened.delete(stale)
         self.expired += expired
         return expired
+
+    def count_expired(self) -> int:
+        """Number of images that are older than the gallery keeps them, which the next write will erase."""
+        stale = self._stale()
+        return 0 if self._opened is None or stale is None else self._opened.count(stale)
+
+    def _stale(self) -> Filter | None:
+        """The images that are older than the gallery keeps them; None where it keeps them for ever."""
+        keep = self.settings.keep_seconds
+        return None if keep is None else Filter(stale_before=time.time() - keep)
 
     def _fresh(self, where: Filter | None) -> Filter | None:
         """The filter without images that are older than the gallery keeps them."""

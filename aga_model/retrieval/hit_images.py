@@ -35,8 +35,27 @@ def read_row_image(row: GalleryRow) -> Image.Image:
 
 
 def read_hit(hit: Hit) -> Image.Image:
-    """[`read_row_image`] of a search result."""
+    """[`read_row_image`] of a search result, as models read it. People are shown [`shown_image`]."""
     return read_row_image(hit.row)
 
 
-__all__ = ["read_hit", "read_row_image"]
+def shown_image(hit: Hit, image: Image.Image | None = None) -> Image.Image:
+    """
+    The image of a search result for people to look at: with faces hidden, if the hit says so.
+
+    Args:
+        image: of the hit, where it has been read already.
+
+    Raises:
+        UnreadableImageError: file and source are gone or damaged; names it.
+        ModuleNotFoundError, OSError: faces cannot be hidden, see [`FaceHider`]; nothing is shown then.
+    """
+    image = read_hit(hit) if image is None else image
+    if not hit.hide_faces:
+        return image
+    from .faces import hide_faces
+
+    return hide_faces(image)
+
+
+__all__ = ["read_hit", "read_row_image", "shown_image"]

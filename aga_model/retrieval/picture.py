@@ -12,7 +12,7 @@ from aga_model.data.files import whole_file
 from aga_model.data.image_files import UnreadableImageError
 
 from .gallery import Hit
-from .hit_images import read_hit
+from .hit_images import shown_image
 
 COLUMNS = 5
 TILE_WIDTH, TILE_HEIGHT = 160, 320  # pixels of the place for an image
@@ -136,7 +136,7 @@ def _draw_hit(picture: Image.Image, hit: Hit, left: int, top: int, frame: tuple[
 def _load(hit: Hit, room: tuple[int, int]) -> Image.Image:
     """The image scaled into `room` (width, height) without distortion, or a grey box of that size."""
     try:
-        image = read_hit(hit)
+        image = shown_image(hit)
     except UnreadableImageError as error:
         return _grey_box("missing" if not hit.path.exists() else "unreadable", error.reason, room)
     scale = min(room[0] / image.width, room[1] / image.height)

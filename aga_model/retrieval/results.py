@@ -18,7 +18,7 @@ from aga_model.data.files import whole_file
 from aga_model.data.image_files import UnreadableImageError
 
 from .gallery import Hit
-from .hit_images import read_hit
+from .hit_images import shown_image
 from .store import GalleryRow
 
 COLUMNS = (
@@ -88,6 +88,11 @@ def collapse(hits: Iterable[Hit], by: str) -> list[Hit]:
             seen.add(group)
         kept.append(hit)
     return [replace(hit, rank=rank) for rank, hit in enumerate(kept, start=1)]
+
+
+def with_faces_hidden(answer: Answer) -> Answer:
+    """The answer with faces hidden in all of its images when they are shown or saved."""
+    return replace(answer, hits=[replace(hit, hide_faces=True) for hit in answer.hits])
 
 
 def hit_values(hit: Hit) -> dict[str, Any]:
@@ -183,7 +188,7 @@ def _item(hit: Hit) -> str:
 
 def _thumbnail(hit: Hit) -> str:
     try:
-        image = read_hit(hit)
+        image = shown_image(hit)
     except UnreadableImageError as error:
         return f"<p>{html.escape(str(error))}</p>"
     image.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
@@ -193,4 +198,4 @@ def _thumbnail(hit: Hit) -> str:
     return f'<img alt="rank {hit.rank}" src="data:image/jpeg;base64,{data}">'
 
 
-__all__ = ["COLLAPSES", "Answer", "collapse", "hit_values", "write_csv", "write_page"]
+__all__ = ["COLLAPSES", "Answer", "collapse", "hit_values", "with_faces_hidden", "write_csv", "write_page"]

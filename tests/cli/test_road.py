@@ -1,16 +1,22 @@
 """The quickstart's commands in small, through the command line as a newcomer types them."""
 
+import base64
+import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app
+from aga_model.retrieval import FaceHider, Gallery
+from aga_model.retrieval.store import GallerySettings
 from aga_model.training.run import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -68,6 +74,34 @@ def test_the_report_shows_everything(road):
     share = metrics["masked_attribute_share"]
     assert 0 < share["random"] < 100 and 0 < share["attention"] < 100
     assert f"AGM {share['attention']:.0f}%" in result.output
+
+
+@pytest.mark.parametrize("by_setting", [True, False])
+def test_the_report_hides_faces_and_is_recorded(road, tmp_path, monkeypatch, by_setting):
+    """Each image of a person, of searches and of captions, is the hidden one, here a single colour."""
+    pytest.importorskip("cv2", reason="the extra `search` is not installed")
+    colour, log = (255, 0, 255), tmp_path / "audit.jsonl"
+    monkeypatch.setattr(FaceHider, "hide", lambda self, image: Image.new("RGB", image.size, colour))
+    options = ["--hide-faces", "--audit", str(log), "--purpose", "a test"]
+    if by_setting:
+        settings = GallerySettings(audit=str(log), purpose_required=True, hide_faces=True)
+        monkeypatch.setattr(Gallery, "settings", settings)
+        options = ["--purpose", "a test"]
+    command = ["report", str(road["run"]), "--gallery", str(road["gallery"]), "--query", "a coat", "--top-k", "2"]
+    result = CliRunner().invoke(app, [*command, *options])
+    assert result.exit_code == 0, result.output
+    page = (road["run"] / "report.html").read_text(encoding="utf-8")
+    pictures = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]+)", page)]
+    hidden = [int((np.asarray(one.convert("RGB")) == colour).all(axis=2).sum()) for one in pictures]
+    persons = [count for count, one in zip(hidden, pictures) if count == one.width * one.height]
+    assert len(persons) == 12  # beside captions, twice each
+    assert sorted(hidden)[0] == 0  # the curves
+    assert max(hidden) == 2 * 150 * 300  # two results, 32x64 each, scaled into their tiles
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["action"], line["purpose"], line["results"]) for line in lines] == [
+        ("search", "a test", 2),
+        ("export", "a test", 2),
+    ]
 
 
 def test_a_report_needs_a_finished_run(road, tmp_path):

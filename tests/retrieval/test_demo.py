@@ -201,7 +201,7 @@ def test_what_has_gone_meanwhile(model_folder, tmp_path, monkeypatch):
         assert len(cards) == 6 and "cannot be read: no such file" in cards[gone[0]]
         assert "cannot be read" in site.ask("explain", [None], {"index": gone[0]})[0]
         with monkeypatch.context() as patch:  # a crop that is cut out of its video again, without OpenCV
-            patch.setattr(markup, "read_hit", _without_opencv)
+            patch.setattr(markup, "shown_image", _without_opencv)
             messages, results = site.search(SENTENCE)
             assert "needs OpenCV" in messages and results == ""
         shutil.rmtree(place.gallery)

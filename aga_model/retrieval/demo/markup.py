@@ -17,7 +17,7 @@ from PIL import Image
 from aga_model.data.image_files import UnreadableImageError
 
 from ..gallery import Hit
-from ..hit_images import read_hit
+from ..hit_images import shown_image
 
 _THUMBNAIL = (240, 400)  # pixels
 
@@ -81,7 +81,7 @@ def _card(index: int, hit: Hit) -> str:
 
 def _thumbnail(hit: Hit) -> str:
     try:
-        image = read_hit(hit)
+        image = shown_image(hit)
     except UnreadableImageError as error:
         return f'<span class="aga-missing">image cannot be read: {_escaped(error.reason)}</span>'
     image.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)

@@ -15,6 +15,7 @@ import gradio as gr
 from PIL import Image
 
 from ..gallery import Hit
+from ..recording import MAX_PURPOSE
 from ..results import Answer
 from .logs import described
 from .markup import data_url, explanation_figure, message_list, result_cards
@@ -179,7 +180,7 @@ def build_page(search: DemoSearch, notices: Sequence[str] = (), pace: Pace | Non
         with gr.Tab("By an image"):
             upload = gr.HTML(_upload_box(search), js_on_load=_UPLOAD, limit=search.max_upload_bytes, elem_id="upload")
             find_like = gr.Button("Search", variant="primary", elem_id="find_like")
-        wanted, filters = _filters()
+        wanted, filters = _filters(search)
         messages = gr.HTML(elem_id="messages")
         explanation = gr.HTML(elem_id="explanation")
         results = gr.HTML(elem_id="results", js_on_load=_CHOOSE)
@@ -254,10 +255,11 @@ def _on(event: Any, handler: Callable, inputs: list, outputs: list, name: str, *
     )  # fmt: skip
 
 
-def _filters() -> tuple[list[gr.components.Component], list[Any]]:
+def _filters(search: DemoSearch) -> tuple[list[gr.components.Component], list[Any]]:
     """
     Inputs for the arguments of [`Wanted`], in its order; and what [`_held_handler`] fills and shows of them, once the
-    page is open: a name that stood in the page itself would stay there after it has left the gallery.
+    page is open: a name that stood in the page itself would stay there after it has left the gallery. The purpose is
+    there only where it is kept or asked for.
     """
     with gr.Accordion("Filters", open=False):
         with gr.Row():
@@ -267,7 +269,11 @@ def _filters() -> tuple[list[gr.components.Component], list[Any]]:
         with gr.Row(visible=False) as times:
             since = gr.Textbox(label="From", placeholder=_WHEN, max_length=MAX_TIME)
             until = gr.Textbox(label="Until", placeholder=_WHEN, max_length=MAX_TIME)
-    return [top_k, cameras, since, until, one_per], [one_per, cameras, times]
+    wanted: list[gr.components.Component] = [top_k, cameras, since, until, one_per]
+    if search.asks_purpose:
+        label = "Purpose of your search, which is recorded" if search.recorder.log else "Purpose of your search"
+        wanted.append(gr.Textbox(label=label, max_length=MAX_PURPOSE, elem_id="purpose"))
+    return wanted, [one_per, cameras, times]
 
 
 def _held_handler(search: DemoSearch) -> Callable:
@@ -292,12 +298,12 @@ def _collapses(held: Held) -> list[str]:
     return [_SHOW_EVERY, *(f"one per {name}" for name in held.one_per)]
 
 
-def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any) -> Wanted:
+def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any, purpose: Any = "") -> Wanted:
     number = int(top_k) if isinstance(top_k, int | float) and top_k % 1 == 0 else 0  # a slider gives 10 or 10.0
     collapsed = "" if one_per in (None, _SHOW_EVERY) else str(one_per).removeprefix("one per ")
     names = cameras if isinstance(cameras, list) else [cameras]
     chosen = [str(name) for name in names if name not in (None, "")]
-    return Wanted(number, chosen, str(since or ""), str(until or ""), collapsed)
+    return Wanted(number, chosen, str(since or ""), str(until or ""), collapsed, str(purpose or ""))
 
 
 def _sentence_handler(search: DemoSearch) -> Callable:
@@ -341,7 +347,7 @@ def _upload_handler(search: DemoSearch) -> Callable:
             image = search.read_upload(_sent(event, "image"))
         except DemoError as error:
             return None, _upload_box(search), message_list([str(error)], wrong=True)
-        return image, _upload_box(search, image), ""
+        return image, _upload_box(search, search.shown_upload(image)), ""
 
     return handle
 

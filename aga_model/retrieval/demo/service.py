@@ -2,11 +2,12 @@
 
 import base64
 import binascii
+import hashlib
 import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import monotonic
 
@@ -18,10 +19,12 @@ from aga_model.handler import MAX_CHARACTERS
 from ..encoder import ModelLoadError, PersonEncoder
 from ..explanation import Explainer
 from ..explanation_picture import explanation_image
+from ..faces import face_hider
 from ..gallery import Gallery, Hit
-from ..hit_images import read_hit
+from ..hit_images import read_hit, shown_image
+from ..recording import MAX_PURPOSE, Recorder
 from ..reranking import Reranker
-from ..results import COLLAPSES, Answer
+from ..results import COLLAPSES, Answer, with_faces_hidden
 from ..searching import Ranking, answer_image, answer_sentence
 from ..store import Filter, GalleryError
 from ..times import read_time
@@ -33,6 +36,7 @@ MAX_CAMERAS = 1000  # more than anybody picks from a list
 MAX_SENTENCE = MAX_CHARACTERS  # of a sentence, as in the handler for endpoints; models read far less
 MAX_TIME = 40  # characters of a date or time
 MAX_NAME = 1000  # characters of a camera's name
+_UPLOAD_HASH = "file's SHA-256"
 _KEPT_SIDE = 1024  # pixels; models read far less
 _RESCAN_SECONDS = 5.0  # between looks at what the gallery holds
 _RESCAN_SHARE = 50  # of the time that the last look took, if that is longer: looking must not be all that is done
@@ -91,6 +95,7 @@ class Wanted:
         cameras: names of cameras; empty for all.
         since, until: dates or times as text; empty for any.
         one_per: a name of `COLLAPSES`; empty to list every image.
+        purpose: why, for the audit log; empty for the demo's own.
     """
 
     top_k: int = 10
@@ -98,10 +103,11 @@ class Wanted:
     since: str = ""
     until: str = ""
     one_per: str = ""
+    purpose: str = ""
 
     def texts(self) -> list[str]:
         """What the person wrote or picked."""
-        return [*self.cameras, self.since, self.until]
+        return [*self.cameras, self.since, self.until, self.purpose]
 
 
 class DemoSearch:
@@ -121,19 +127,36 @@ class DemoSearch:
         encoder: a dual encoder.
         rerank: how many of the first images of a sentence are re-ranked.
         max_upload_bytes: of an uploaded image file.
+        recorder: writes each search into the audit log; without one, that of the gallery's settings.
+        purpose: of searches for which the person gives none.
+        hide_faces: whether faces are hidden, also where the gallery's settings do not say so.
 
     Raises:
+        AuditError: the audit log cannot be written.
+        ModuleNotFoundError, OSError: faces are to be hidden and cannot, see [`FaceHider`].
         GalleryError: the gallery cannot be read.
         ModelLoadError: the model cannot re-rank, and `rerank` is given.
     """
 
     def __init__(
-        self, gallery: Gallery, encoder: PersonEncoder, rerank: int | None = None, max_upload_bytes: int = 10 * 2**20
+        self,
+        gallery: Gallery,
+        encoder: PersonEncoder,
+        rerank: int | None = None,
+        max_upload_bytes: int = 10 * 2**20,
+        recorder: Recorder | None = None,
+        purpose: str = "",
+        hide_faces: bool = False,
     ):
         self.gallery = gallery
         self.encoder = encoder
         self.rerank = rerank
         self.max_upload_bytes = max_upload_bytes
+        self.recorder = recorder or Recorder.of(gallery, None)
+        self.purpose = purpose
+        self.hide_faces = hide_faces
+        if self._hides_faces:
+            face_hider()  # nobody is let in to what cannot be shown
         self._held, self._looked_until = Held(0), -math.inf
         self._look()
         self._reranker = None if rerank is None else Reranker.from_encoder(encoder)
@@ -158,8 +181,9 @@ class DemoSearch:
 
     def warm_up(self) -> None:
         """Search and explain once, so that the first person does not wait for what is made at the first use."""
-        with suppress(DemoError):
-            found = self.by_sentence("a person", Wanted(top_k=1))
+        with suppress(DemoError), _told_to_the_person():
+            ranking = _ranking(Wanted(top_k=1), self.rerank)
+            found = answer_sentence(self.gallery, self.encoder, "a person", ranking, self._reranker)
             if found.hits and self.explainer is not None:
                 self.explain(found.hits[0], found.query)
 
@@ -178,13 +202,46 @@ class DemoSearch:
             raise DemoError(f"the sentence has {len(sentence):,} characters: shorten it to at most {MAX_SENTENCE:,}")
         ranking = self._ranking(wanted, self.rerank)
         with _told_to_the_person(sentence, *wanted.texts()):
-            return answer_sentence(self.gallery, self.encoder, sentence, ranking, self._reranker)
+            recorder = self._recorder(wanted)
+            answer = answer_sentence(self.gallery, self.encoder, sentence, ranking, self._reranker)
+            recorder.searched_for_sentence(sentence, ranking.where, len(answer.hits))
+        return self._shown(answer)
 
     def by_image(self, image: Image.Image, wanted: Wanted) -> Answer:
         """The images that are like an image of [`DemoSearch.read_upload`]; DemoError if it cannot be answered."""
         ranking = self._ranking(wanted, None)
         with _told_to_the_person(*wanted.texts()):
-            return answer_image(self.gallery, self.encoder, image, "the image", ranking)
+            recorder = self._recorder(wanted)
+            answer = answer_image(self.gallery, self.encoder, image, "the image", ranking)
+            recorder.searched_for_image(image.info.get(_UPLOAD_HASH, ""), ranking.where, len(answer.hits))
+        return self._shown(answer)
+
+    @property
+    def asks_purpose(self) -> bool:
+        """Whether the person is asked why they search."""
+        return self.recorder.log is not None or self.recorder.purpose_required
+
+    def _recorder(self, wanted: Wanted) -> Recorder:
+        """
+        The recorder, by the gallery's settings as they stand now, for the purpose that the person gives; DemoError if
+        there is none where there must be.
+        """
+        recorder = self.recorder.following(self.gallery.settings)
+        try:
+            return recorder.for_purpose(wanted.purpose.strip() or self.purpose)
+        except ValueError as error:
+            raise DemoError(f"say for what purpose you search, in {MAX_PURPOSE} characters at most") from error
+
+    def shown_upload(self, image: Image.Image) -> Image.Image:
+        """An image of [`DemoSearch.read_upload`] as the page shows it."""
+        return face_hider().hide(image) if self._hides_faces else image
+
+    @property
+    def _hides_faces(self) -> bool:
+        return self.hide_faces or self.gallery.settings.hide_faces
+
+    def _shown(self, answer: Answer) -> Answer:
+        return with_faces_hidden(answer) if self.hide_faces else answer
 
     def explain(self, hit: Hit, sentence: str) -> Image.Image:
         """
@@ -199,7 +256,9 @@ class DemoSearch:
             raise DemoError("the model of this gallery cannot be explained")
         with _told_to_the_person(sentence):
             image = read_hit(hit)
-            return explanation_image(self.explainer.explain_with_notes(image, sentence)[0], image)
+            # By the settings as they stand now, which may have changed since the image was found.
+            shown = replace(hit, hide_faces=hit.hide_faces or self._hides_faces)
+            return explanation_image(self.explainer.explain_with_notes(image, sentence)[0], shown_image(shown, image))
 
     def _ranking(self, wanted: Wanted, rerank: int | None) -> Ranking:
         chosen = set(wanted.cameras)
@@ -239,6 +298,7 @@ class DemoSearch:
         except UnreadableImageError as error:
             raise DemoError(f"the image cannot be read: {error.reason}") from error
         image.thumbnail((_KEPT_SIDE, _KEPT_SIDE), Image.Resampling.LANCZOS)
+        image.info[_UPLOAD_HASH] = hashlib.sha256(data).hexdigest()  # until it is searched with
         return image
 
 

@@ -1,0 +1,18 @@
+"""Options of the commands that show or remove people."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AuditOption = Annotated[
+    Path | None,
+    typer.Option("--audit", help="Append who did this, when and why to this log; see `aga gallery audit`."),
+]
+PurposeOption = Annotated[
+    str | None, typer.Option("--purpose", help="Why, for the audit log; some galleries ask for it.")
+]
+HideFacesOption = Annotated[
+    bool,
+    typer.Option("--hide-faces", help="Blur faces in everything that is shown or saved, as far as they are found."),
+]
