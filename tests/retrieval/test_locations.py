@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from aga_model.cli.main import app
 from aga_model.retrieval import Gallery, GalleryError
 from aga_model.retrieval.locations import redacted, redacted_text
+from aga_model.retrieval.store import GallerySettings
 
 pytest.importorskip("pymilvus", reason="the extra `milvus` is not installed")
 
@@ -138,6 +139,7 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
 
     class Store:
         model_hash = "0"
+        settings = GallerySettings()
 
         def require_model(self, *_):
             pass
@@ -159,10 +161,10 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     run = {"data": {"dataset": "x", "data_root": "y"}, "skipped_images": 0}
     (tmp_path / "run.json").write_text(json.dumps(run))
-    monkeypatch.setattr(PersonEncoder, "from_pretrained", lambda *_: Encoder())
+    monkeypatch.setattr(PersonEncoder, "from_pretrained", lambda *_, **__: Encoder())
     monkeypatch.setattr(Gallery, "open", lambda place: opened.append(place) or Store())
     for name in ("AutoModelForPreTraining", "AutoProcessor"):
-        monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda *_: None)
+        monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda *_, **__: None)
     monkeypatch.setattr("aga_model.data.benchmarks.load_benchmark", lambda *_, **__: {"test": None})
     monkeypatch.setattr(
         "aga_model.evaluation.report.write_report", lambda *all_: written.append(all_) or "report.html"
@@ -171,7 +173,7 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
     assert result.exit_code == 0, result.output
     shown = "aga search milvus://ada:***@127.0.0.1:1/people"
     assert opened == [location] and SECRET not in result.output and shown in result.output
-    assert SECRET not in str(written) and shown in written[0][-1]
+    assert SECRET not in str(written) and shown in written[0][-2]
 
 
 def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
