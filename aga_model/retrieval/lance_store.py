@@ -90,6 +90,7 @@ _OWN_FILES = re.compile(
 _LOCK_SECONDS = 600  # as long as another process may build an index
 _READS = 10  # a read fails for good when others tidied up during as many
 _SCAN_ROWS = 8192
+_REWRITE_ROWS = 4096  # at a time when a table is written anew
 _MOST_FRAGMENTS = 128  # each add makes one; more make every read slower
 _KEPT_VERSIONS = timedelta(minutes=10)  # for reads that began before
 # How many partitions of the index are searched, which has one for about 8,000 rows, and for how many times as many
@@ -573,7 +574,7 @@ class LanceStore:
         """
         old, name = self._record, _next_table(self.folder)
         had_index = self._vector_index(self._table).kind != "FLAT"
-        reader = _reader(self._table, kept, None)
+        reader = _reader(self._table, kept, None, _REWRITE_ROWS)
         if old.version < FORMAT_VERSION:
             reader = _upgraded(reader, self.manifest.dim, self.folder)
         place = self.folder / f"{name}.lance"
@@ -743,13 +744,15 @@ def _matrix(batch: pa.RecordBatch, dim: int) -> np.ndarray:
     return batch["embedding"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
-def _reader(table: Any, condition: str | None, columns: list[str] | None) -> pa.RecordBatchReader:
+def _reader(
+    table: Any, condition: str | None, columns: list[str] | None, rows: int = _SCAN_ROWS
+) -> pa.RecordBatchReader:
     query = table.search()
     if columns is not None:
         query = query.select(columns)
     if condition is not None:
         query = query.where(condition)
-    return query.to_batches(_SCAN_ROWS)
+    return query.to_batches(rows)
 
 
 def _batches(table: Any, condition: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
