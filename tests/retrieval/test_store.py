@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from aga_model.cli.main import app
 from aga_model.retrieval import Gallery
-from aga_model.retrieval.store import Filter, GalleryError, GalleryRow, Manifest
+from aga_model.retrieval.store import Filter, GalleryError, GalleryRow, GallerySettings, Manifest
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -438,8 +438,43 @@ def test_a_gallery_and_its_commands_on_either_store(place):
         return result.stdout
 
     assert "20 images, 16 of them with a time" in aga("info", shown)
-    assert "7 images removed, the gallery holds 13" in aga("delete", shown, "--camera", "door")
+    deleted = CliRunner().invoke(app, ["gallery", "delete", shown, "--camera", "door"])
+    assert "7 images removed, the gallery holds 13" in deleted.stdout
+    # What a server's operator has to do is told with the deletion.
+    assert ("dataCoord.gc.dropTolerance" in deleted.stderr) == ("://" in location), deleted.stderr
     assert {row.camera for row in gallery.rows()} == {None, rows[2].camera}
+
+
+def test_settings_hold_for_everyone_and_old_images_are_erased_on_either_store(place):
+    location, store = place
+    gallery, day = Gallery.open(location), 86_400.0
+    now = time.time()
+    dated = [photograph(n, time=now - n * day) for n in range(6)]  # 0 to 5 days old
+    undated = [photograph(10 + n, added=now - n * day) for n in range(6)]
+    gallery.add(unit(12), [*dated, *undated])
+    other = Gallery.open(location)
+    try:
+        wanted = GallerySettings(3.5 * day, os.path.abspath("audit.jsonl"), True, True)
+        store.change_settings(wanted)  # as another process would, which has not erased anything yet
+        fresh = {row.id for row in [*dated[:4], *undated[:4]]}
+        assert other.settings == gallery.settings == wanted and other.count_expired() == 4
+        assert {row.id for row in other.rows()} == fresh and other.count() == 8
+        assert {hit.row.id for hit in other.search(unit(1), 50)[0]} == fresh
+        assert {row_id for ids, _ in other.embeddings() for row_id in ids} == fresh
+        assert store.count() == 12
+        newest = Filter(since=now - 1.5 * day)
+        assert {hit.row.id for hit in other.search(unit(1), 50, newest)[0]} == {row.id for row in dated[:2]}
+        # Added again, an image keeps the day on which it came.
+        other.add(unit(1, seed=5), [replace(undated[3], added=None, camera="door")])
+        assert other.expired == 4 and store.count() == 8
+        gallery.change_settings(replace(wanted, keep_seconds=2.5 * day))
+        assert gallery.expired == 2 and {row.id for row in store.rows()} == {
+            row.id for row in [*dated[:3], *undated[:3]]
+        }
+        other.add(unit(1), [photograph(50, time=now - 9 * day)])
+        assert other.expired == 5 and other.count() == 6
+    finally:
+        store.change_settings(GallerySettings())
 
 
 # --- several processes ---

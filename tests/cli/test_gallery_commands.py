@@ -1,0 +1,123 @@
+"""`aga gallery`: retention, purge, settings, and a deletion of files by whatever path they are named."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from aga_model.cli.index import _find
+from aga_model.cli.main import app
+from aga_model.retrieval import Filter, Gallery, GalleryRow
+
+pytest.importorskip("lancedb", reason="the extra `search` is not installed")
+
+MODEL = "a" * 64
+DAY = 86_400.0
+
+
+def aga(*arguments, code=0):
+    result = CliRunner().invoke(app, ["gallery", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    """Five images that are 0, 10, ... 40 days old, and one without a time that came today."""
+    made = Gallery.create(tmp_path / "g", MODEL, 8, "some/model")
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(6)]
+    rows = [
+        GalleryRow(path, f"{number:064x}", path, 20, 40, MODEL, time=time.time() - 10 * DAY * number)
+        for number, path in enumerate(paths)
+    ]
+    rows[5] = replace(rows[5], time=None)
+    made.add(np.eye(8, dtype=np.float32)[:6], rows)
+    return tmp_path / "g"
+
+
+def test_retention_erases_now_and_binds_everyone(gallery):
+    assert "until they are deleted" in aga("retention", gallery).stdout
+    assert "keeps its images for ever" in aga("purge", gallery, code=2).stderr
+    shown = aga("retention", gallery, "--keep", "25d").stdout
+    assert "images are kept for 25 days" in shown and "2 images erased, the gallery holds 4" in shown
+    assert (
+        "kept for 25 days" in aga("info", gallery).stdout and Gallery.open(gallery).settings.keep_seconds == 25 * DAY
+    )
+    assert "0 images erased, the gallery holds 4" in aga("purge", gallery).stdout
+    assert "until they are deleted" in aga("retention", gallery, "--forever").stdout
+    assert Gallery.open(gallery).settings.keep_seconds is None
+
+
+@pytest.mark.parametrize("keep", ["0d", "30", "30m", "-1d", "d", "99999999999w"])
+def test_a_time_that_is_none_is_refused(gallery, keep):
+    assert f"--keep {keep}" in aga("retention", gallery, "--keep", keep, code=2).stderr
+    assert Gallery.open(gallery).count() == 6 and Gallery.open(gallery).settings.keep_seconds is None
+    assert "not both" in aga("retention", gallery, "--keep", "1d", "--forever", code=2).stderr
+
+
+def test_settings_are_changed_one_by_one(gallery, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    aga("settings", gallery, "--hide-faces", "--audit", "audit.jsonl")
+    shown = aga("settings", gallery, "--purpose-required").stdout
+    assert f"into {tmp_path / 'audit.jsonl'}" in shown and shown.count("yes") == 2
+    aga("retention", gallery, "--keep", "52w")
+    settings = Gallery.open(gallery).settings
+    assert settings.hide_faces and settings.purpose_required and settings.keep_seconds == 364 * DAY
+    assert settings.audit == str(tmp_path / "audit.jsonl")
+    assert "faces are hidden: no" in aga("settings", gallery, "--show-faces", "--no-audit").stdout
+    assert "not both" in aga("settings", gallery, "--audit", "a", "--no-audit", code=2).stderr
+
+
+def test_what_is_erased_for_its_age_is_recorded(gallery, tmp_path):
+    aga("settings", gallery, "--audit", tmp_path / "audit.jsonl", "--purpose-required")
+    aga("retention", gallery, "--keep", "25d")
+    assert "give --purpose" in aga("purge", gallery, code=2).stderr
+    aga("purge", gallery, "--purpose", "daily job")
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [(line["action"], line["results"], line["purpose"]) for line in lines] == [
+        ("purge", 2, None),
+        ("purge", 0, "daily job"),
+    ]
+
+
+def test_a_source_is_deleted_by_whatever_path_it_is_named(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "disk" / "a.jpg").touch()
+    (tmp_path / "disk" / "b.jpg").touch()
+    made = Gallery.create(tmp_path / "g", MODEL, 8, "some/model")
+    paths = [str(tmp_path / "home" / name) for name in ("a.jpg", "b.jpg")]  # as it was indexed
+    made.add(
+        np.eye(8, dtype=np.float32)[:2],
+        [GalleryRow(path, f"{number:064x}", path, 20, 40, MODEL) for number, path in enumerate(paths)],
+    )
+    shown = aga("delete", tmp_path / "g", "--source", tmp_path / "disk" / "a.jpg").stdout
+    assert "1 images removed, the gallery holds 1" in shown
+    assert [row.source for row in Gallery.open(tmp_path / "g").rows()] == [paths[1]]
+
+
+def test_a_gallery_among_its_images_is_found_through_a_link(tmp_path):
+    (tmp_path / "disk" / "g" / "crops").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "disk", target_is_directory=True)
+    for name in ("a.png", "g/crops/crop.png"):
+        (tmp_path / "disk" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    for images, out in (("home", "disk/g"), ("disk", "home/g"), ("home", "home/g")):
+        found, _, _ = _find([str(tmp_path / images)], str(tmp_path / out))
+        assert [path.name for path in found] == ["a.png"]
+
+
+def test_a_deletion_that_is_not_finished_is_told_of(gallery, monkeypatch):
+    from aga_model.retrieval.lance_store import LanceStore
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanceStore, "_rewrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        source = str(gallery.parent / "1.jpg")
+        result = aga("delete", gallery, "--source", source, code=2)
+        assert "the deletion is not finished" in result.stderr and "No space left on device" in result.stderr
+        shown = aga("info", gallery)
+        assert "5 images" in shown.stdout and "is not finished, though no search finds them" in shown.stderr
+    assert "not finished" not in aga("info", gallery).stderr
+    assert Gallery.open(gallery).count(Filter(sources=[source])) == 0
