@@ -19,7 +19,7 @@ from .results import Answer, collapse, write_csv, write_page
 from .scenes import SceneReport, SceneSettings, index_scenes
 from .searching import Ranking, answer_image, answer_sentence
 from .shards import ShardError, Shards
-from .store import EXACT_ROWS, Filter, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
+from .store import EXACT_ROWS, Filter, FilteredRecall, GalleryError, GalleryRow, VectorIndex, VectorIndexReport
 from .tracking import PersonTracker
 from .video import UnreadableVideoError, VideoDamagedWarning, VideoFrame, is_video, read_frame, sample_frames
 
@@ -30,6 +30,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Filter",
+    "FilteredRecall",
     "Gallery",
     "GalleryError",
     "GalleryRow",

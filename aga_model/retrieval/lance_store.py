@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 from lancedb.index import IvfFlat, IvfRq
 
+from .lance_search import most_candidates, nearest
 from .store import (
     CROPS,
     EXACT_ROWS,
@@ -67,12 +68,8 @@ _READS = 10  # a read fails for good when others tidied up during as many
 _SCAN_ROWS = 8192
 _MOST_FRAGMENTS = 128  # each add makes one; more make every read slower
 _KEPT_VERSIONS = timedelta(minutes=10)  # for reads that began before
-# How many partitions of the index are searched, which has one for about 8,000 rows, and for how many times as many
-# rows as are wanted the exact score is computed. On 100,000 rows of 512 dimensions 10 partitions and 20 times find 98%
-# of the exact 10 best, 20 and 20 all.
-_NPROBES = 32
-_REFINE = 20
-_SPARE = 10  # rows beyond top_k that the index is asked for, since its order is not exact
+_PRODUCTS = 2**24  # scores that a search holds at a time, of all its queries: 64 MB
+_HELD_ROW_BYTES = 128  # of the facts by which a search filters
 _REMEDY = "make the gallery again with `aga index --overwrite`"
 _LANCE_ERRORS = (RuntimeError, OSError, ValueError)  # what lancedb raises, without a type of its own
 _Result = TypeVar("_Result")
@@ -94,17 +91,20 @@ class _Held:
     embeddings: np.ndarray
 
     def search(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
-        best = BestRows(queries, top_k)
-        rows, embeddings = self.rows, self.embeddings
-        if where is not None and not where.is_empty:
-            places = np.flatnonzero(self._fulfils(where))
-            rows, embeddings = rows.take(places), embeddings[places]
-        best.update(rows["id"], embeddings)
-        results = best.found()
+        results = self._best(queries, top_k, where)
         ids = sorted({row_id for found in results for row_id, _ in found})
-        found_rows = rows.take(pc.index_in(pa.array(ids, pa.string()), value_set=rows["id"]))
+        found_rows = self.rows.take(pc.index_in(pa.array(ids, pa.string()), value_set=self.rows["id"]))
         known = {value["id"]: row_of(value) for value in found_rows.to_pylist()}
         return [[ScoredRow(score, known[row_id]) for row_id, score in found] for found in results]
+
+    def _best(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[tuple[str, float]]]:
+        allowed = None if where is None or where.is_empty else self._fulfils(where)
+        best, ids = BestRows(queries, top_k), self.rows["id"]
+        step = max(1, _PRODUCTS // len(queries))
+        for start in range(0, len(self.embeddings), step):
+            part = slice(start, start + step)
+            best.update(ids[part], self.embeddings[part], None if allowed is None else allowed[part])
+        return best.found()
 
     def _fulfils(self, where: Filter) -> np.ndarray:
         """What `_sql` says, of each row; what a row does not say fulfils nothing."""
@@ -116,22 +116,85 @@ class _Held:
         return np.logical_and.reduce([condition.fill_null(False).to_numpy() for condition in conditions])
 
 
+@dataclass(frozen=True)
+class _HeldVectors(_Held):
+    """
+    The embeddings of a larger table in memory, and the columns that a search filters by.
+
+    Attributes:
+        rows: `id`, the columns of `_HELD_COLUMNS`, and `_rowid`, where LanceDB finds the row in this version.
+        table: of this version.
+    """
+
+    table: Any
+
+    @classmethod
+    def of(cls, table: Any, dim: int) -> "_HeldVectors":
+        """Read all of a table whose version is fixed."""
+        embeddings, batches, end = np.empty((table.count_rows(), dim), np.float32), [], 0
+        columns = ["id", "embedding", *_HELD_COLUMNS]
+        for batch in table.search().select(columns).with_row_id(True).to_batches(_SCAN_ROWS):
+            embeddings[end : end + batch.num_rows] = _matrix(batch, dim)
+            batches.append(batch.drop_columns(["embedding"]))
+            end += batch.num_rows
+        return cls(table.version, pa.Table.from_batches(batches).combine_chunks(), embeddings, table)
+
+    @staticmethod
+    def knows(where: Filter | None) -> bool:
+        """Whether the filter asks for nothing but columns that are held."""
+        return where is None or set(where.texts()) <= set(_HELD_COLUMNS)
+
+    def search(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
+        results = self._best(queries, top_k, where)
+        ids = pa.array(sorted({row_id for found in results for row_id, _ in found}), pa.string())
+        places = np.flatnonzero(pc.is_in(self.rows["id"], value_set=ids).to_numpy())
+        known = {row.id: row for row in _rows_at(self.table, self.rows["_rowid"].take(places).to_pylist()).values()}
+        return [[ScoredRow(score, known[row_id]) for row_id, score in found] for found in results]
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """A version of a table that is searched by its index."""
+
+    version: int
+    table: Any
+
+    @classmethod
+    def of(cls, table: Any, dim: int) -> "_Indexed":
+        return cls(table.version, table)
+
+    def search(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
+        return [self._best(query, top_k, _sql(where)) for query in queries]
+
+    def _best(self, query: np.ndarray, top_k: int, condition: str | None) -> list[ScoredRow]:
+        scores = nearest(self.table, query, top_k, condition)
+        rows = _rows_at(self.table, list(scores))
+        ranked = sorted(scores, key=lambda number: (-scores[number], rows[number].id))
+        return [ScoredRow(scores[number], rows[number]) for number in ranked[:top_k]]
+
+
+_Kept = TypeVar("_Kept", _HeldVectors, _Indexed)
+
+
 class LanceStore:
     """
     The store of a gallery folder; see [`GalleryStore`]. Make one with `create` or `open`.
 
     Attributes:
-        exact_rows (`int`): up to so many rows a search is exact.
+        exact_rows (`int`): up to so many rows there is no index.
+        held_bytes (`int`): up to so much memory the embeddings of a larger gallery are held, and its searches are
+            exact, too; of each row they take the embedding in float32 and about 128 bytes.
     """
 
     exact_rows = EXACT_ROWS
+    held_bytes = 2**28
 
     def __init__(self, folder: Path, manifest: Manifest, table_name: str, table: Any):
         self.folder = folder
         self.manifest = manifest
         self._table_name = table_name
         self._table = table
-        self._held: _Held | None = None
+        self._held: _Held | _Indexed | None = None
         self._lock = FileLock(folder / ".lock")
 
     @staticmethod
@@ -243,8 +306,8 @@ class LanceStore:
                 reason = f"up to {self.exact_rows:,} images every search compares with each of them"
             index = self._vector_index(self._table)
         seconds = time.perf_counter() - started
-        recall, queries = measure_recall(self)
-        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason)
+        recall, queries, filtered = measure_recall(self)
+        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason, filtered)
 
     def compact(self) -> None:
         with self._writing():
@@ -286,13 +349,14 @@ class LanceStore:
             raise GalleryError(f"gallery {self.folder} was overwritten by another process: open it again")
 
     def _search(self, table: Any, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
-        if table.count_rows() <= self.exact_rows:
+        count, condition = table.count_rows(), _sql(where)
+        if count <= self.exact_rows:
             return self._hold(table).search(queries, top_k, where)
-        condition = _sql(where)
-        count = table.count_rows(condition)
+        if count * (4 * self.manifest.dim + _HELD_ROW_BYTES) <= self.held_bytes and _HeldVectors.knows(where):
+            return self._current(table, _HeldVectors).search(queries, top_k, where)
         # With many results asked for, the index would have to compare with every row, too.
-        if max(self.exact_rows, top_k * _REFINE) < count and self._vector_index(table).kind != "FLAT":
-            return [self._nearest(table, query, top_k, condition) for query in queries]
+        if most_candidates(top_k) < count and self._vector_index(table).kind != "FLAT":
+            return self._current(table, _Indexed).search(queries, top_k, where)
         best = BestRows(queries, top_k)
         for batch in _batches(table, condition, ["id", "embedding"]):
             best.update(batch["id"], _matrix(batch, self.manifest.dim))
@@ -301,9 +365,20 @@ class LanceStore:
         # What was deleted since it was found is no result.
         return [[ScoredRow(score, known[row_id]) for row_id, score in found if row_id in known] for found in results]
 
+    def _current(self, table: Any, kind: "type[_Kept]") -> "_Kept":
+        """What is kept of the table as it is now."""
+        held = self._held
+        if not isinstance(held, kind) or held.version != table.version:
+            self._held = None  # before as much is read again
+            # One that stays at its version, so that row numbers which one read gives are those of the next; and not
+            # the one before, whose caches hold what has been deleted since.
+            fixed = lancedb.connect(self.folder).open_table(self._table_name)
+            self._held = held = kind.of(fixed, self.manifest.dim)
+        return held
+
     def _hold(self, table: Any) -> _Held:
         held, version = self._held, table.version
-        if held is None or held.version != version:
+        if type(held) is not _Held or held.version != version:
             # Others may write between the two reads: then it is older than its content, and is read again next time.
             batches = list(_batches(table, None, _COLUMNS))
             parts = [_matrix(batch, self.manifest.dim) for batch in batches]
@@ -311,20 +386,6 @@ class LanceStore:
             rows = pa.Table.from_batches(batches, _schema(self.manifest.dim)).drop_columns(["embedding"])
             self._held = held = _Held(version, rows.combine_chunks(), embeddings)
         return held
-
-    def _nearest(self, table: Any, query: np.ndarray, top_k: int, condition: str | None) -> list[ScoredRow]:
-        """The best of what the index finds, by exact score."""
-        search = table.search(query, vector_column_name="embedding").distance_type("dot").limit(top_k + _SPARE)
-        search = search.minimum_nprobes(_NPROBES).maximum_nprobes(_NPROBES).refine_factor(_REFINE)
-        if condition is not None:
-            search = search.where(condition, prefilter=True)
-        columns = ["id", "embedding", *_ROW_COLUMNS]
-        best = BestRows(query[None], top_k)
-        known: dict[str, GalleryRow] = {}
-        for batch in search.select([*columns, "_distance"]).to_arrow().to_batches():
-            best.update(batch["id"], _matrix(batch, self.manifest.dim))
-            known.update((value["id"], row_of(value)) for value in batch.drop_columns(["embedding"]).to_pylist())
-        return [ScoredRow(score, known[row_id]) for row_id, score in best.found()[0]]
 
     def _rows_of(self, table: Any, ids: set[str]) -> dict[str, GalleryRow]:
         if not ids:
@@ -430,6 +491,8 @@ def _schema(dim: int) -> pa.Schema:
 
 
 _COLUMNS = _schema(1).names
+_FACTS = ("source", "source_hash", "path", "width", "height", "model_hash", "frame", "box", "offset", "detection_score")
+_HELD_COLUMNS = [name for name in _COLUMNS if name not in ("id", "embedding", *_FACTS)]
 _ROW_COLUMNS = [name for name in _COLUMNS if name not in ("id", "embedding")]
 
 
@@ -461,6 +524,14 @@ def _reader(table: Any, condition: str | None, columns: list[str] | None) -> pa.
 
 def _batches(table: Any, condition: str | None, columns: list[str]) -> Iterator[pa.RecordBatch]:
     return (batch for batch in _reader(table, condition, columns) if batch.num_rows)
+
+
+def _rows_at(table: Any, numbers: list[int]) -> dict[int, GalleryRow]:
+    """Rows by LanceDB's number in this version of the table."""
+    if not numbers:
+        return {}
+    values = table.take_row_ids(numbers).select(_ROW_COLUMNS).with_row_id().to_arrow().to_pylist()
+    return {value["_rowid"]: row_of(value) for value in values}
 
 
 def _sql(where: Filter | None) -> str | None:

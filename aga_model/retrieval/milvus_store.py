@@ -246,9 +246,9 @@ class MilvusStore:
             if self._describe_index()["index_type"] != "FLAT":
                 self._replace_index("FLAT", {})
         seconds = time.perf_counter() - started
-        recall, queries = measure_recall(self)
+        recall, queries, filtered = measure_recall(self)
         index = self.vector_index()
-        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason)
+        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason, filtered)
 
     def compact(self) -> None:
         with _reported(self._place):
