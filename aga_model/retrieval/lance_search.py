@@ -58,7 +58,8 @@ def nearest(table: Any, query: np.ndarray, top_k: int, condition: str | None) ->
 def _estimated(table: Any, query: np.ndarray, limit: int, condition: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the rows with the best estimates, and these, falling."""
     search = table.search(query, vector_column_name="embedding").distance_type("dot").limit(limit)
-    search = search.minimum_nprobes(_PROBES if condition is None else _ALL).maximum_nprobes(0)  # 0: as many as it takes
+    # 0: beyond as many partitions as are searched at least, LanceDB goes on until it has found enough.
+    search = search.minimum_nprobes(_PROBES if condition is None else _ALL).maximum_nprobes(0)
     if condition is not None:
         search = search.where(condition, prefilter=True)
     found = search.select(["_distance"]).with_row_id(True).to_arrow()

@@ -21,7 +21,7 @@ import torch
 
 FORMAT_VERSION = 2
 CROPS = "crops"  # folder for saved crops within that of a gallery
-EXACT_ROWS = 50_000  # up to here a search compares with every row
+EXACT_ROWS = 50_000  # up to here a gallery has no approximate index: a search compares with every row
 RECALL_AT = 10
 _RECALL_QUERIES = 64
 _RECALL_TIMES = (0.5, 0.9, 0.98)  # from which on a filter leaves rows, of the times of the queried ones
@@ -445,9 +445,7 @@ class BestRows:
                 found = [(-score, str(ids[index])) for score, index in zip(scores.tolist(), rows.tolist())]
                 self._best[number] = sorted([*self._best[number], *found])[: self._top_k]
 
-    def _candidates(
-        self, rough: np.ndarray, best: list[tuple[float, str]], allowed: np.ndarray | None
-    ) -> np.ndarray:
+    def _candidates(self, rough: np.ndarray, best: list[tuple[float, str]], allowed: np.ndarray | None) -> np.ndarray:
         """Indices of rows that may be among the best; a matrix product rounds by position."""
         if allowed is not None:
             rough = np.where(allowed, rough, -np.inf)

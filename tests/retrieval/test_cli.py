@@ -405,6 +405,7 @@ def test_compact_and_build_index(dated):
     assert "size:" in aga("gallery", "compact", dated).stdout
     text = aga("gallery", "build-index", dated).stdout
     assert "vector index FLAT (up to 50,000 images" in text and "finds 100.0% (5 images as queries)" in text
+    assert re.search(r"with a filter 100\.0% \(which leaves \d+\.0% of the images\), 100\.0% \(\d+\.0%", text)
 
 
 def test_a_large_gallery_is_indexed_for_approximate_search(market, model_folder, tmp_path, monkeypatch):
