@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -196,6 +197,7 @@ class LanceStore:
         self._table_name = table_name
         self._table = table
         self._held: _Held | _Indexed | None = None
+        self._keeping = threading.Lock()
         self._lock = FileLock(folder / ".lock")
 
     @staticmethod
@@ -350,32 +352,37 @@ class LanceStore:
             raise GalleryError(f"gallery {self.folder} was overwritten by another process: open it again")
 
     def _search(self, table: Any, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
-        count, condition = table.count_rows(), _sql(where)
+        count = table.count_rows()
         if count <= self.exact_rows:
             return self._hold(table).search(queries, top_k, where)
-        if count * (4 * self.manifest.dim + _HELD_ROW_BYTES) <= self.held_bytes and _HeldVectors.knows(where):
+        if self._fits(count) and _HeldVectors.knows(where):
             return self._current(table, _HeldVectors).search(queries, top_k, where)
         # With many results asked for, the index would have to compare with every row, too.
         if most_candidates(top_k) < count and self._vector_index(table).kind != "FLAT":
             return self._current(table, _Indexed).search(queries, top_k, where)
         best = BestRows(queries, top_k)
-        for batch in _batches(table, condition, ["id", "embedding"]):
+        for batch in _batches(table, _sql(where), ["id", "embedding"]):
             best.update(batch["id"], _matrix(batch, self.manifest.dim))
         results = best.found()
         known = self._rows_of(table, {row_id for found in results for row_id, _ in found})
         # What was deleted since it was found is no result.
         return [[ScoredRow(score, known[row_id]) for row_id, score in found if row_id in known] for found in results]
 
+    def _fits(self, count: int) -> bool:
+        """Whether the embeddings of so many rows may be held in memory."""
+        return count * (4 * self.manifest.dim + _HELD_ROW_BYTES) <= self.held_bytes
+
     def _current(self, table: Any, kind: "type[_Kept]") -> "_Kept":
         """What is kept of the table as it is now."""
-        held = self._held
-        if not isinstance(held, kind) or held.version != table.version:
-            self._held = None  # before as much is read again
-            # One that stays at its version, so that row numbers which one read gives are those of the next; and not
-            # the one before, whose caches hold what has been deleted since.
-            fixed = lancedb.connect(self.folder).open_table(self._table_name)
-            self._held = held = kind.of(fixed, self.manifest.dim)
-        return held
+        with self._keeping:  # so that searches at the same time read it once
+            held = self._held
+            if not isinstance(held, kind) or held.version != table.version:
+                self._held = None  # before as much is read again
+                # One that stays at its version, so that row numbers which one read gives are those of the next; and
+                # not the one before, whose caches hold what has been deleted since.
+                fixed = lancedb.connect(self.folder).open_table(self._table_name)
+                self._held = held = kind.of(fixed, self.manifest.dim)
+            return held
 
     def _hold(self, table: Any) -> _Held:
         held, version = self._held, table.version
@@ -399,7 +406,7 @@ class LanceStore:
         for index in table.list_indices():
             if index.columns == ["embedding"]:
                 stats = table.index_stats(index.name)
-                return VectorIndex(stats.index_type, stats.num_indexed_rows)
+                return VectorIndex(stats.index_type, stats.num_indexed_rows, self._fits(table.count_rows()))
         return VectorIndex("FLAT", table.count_rows())
 
     # --- writing --------------------------------------------------------------------------------------------------
@@ -492,20 +499,11 @@ def _schema(dim: int) -> pa.Schema:
 
 
 _COLUMNS = _schema(1).names
-_FACTS = (
-    "source",
-    "source_hash",
-    "path",
-    "width",
-    "height",
-    "model_hash",
-    "frame",
-    "box",
-    "offset",
-    "detection_score",
-)
-_HELD_COLUMNS = [name for name in _COLUMNS if name not in ("id", "embedding", *_FACTS)]
 _ROW_COLUMNS = [name for name in _COLUMNS if name not in ("id", "embedding")]
+# Long texts, which few searches filter by, and what no filter asks for.
+_NOT_HELD = {"source", "source_hash", "path", "width", "height", "model_hash"}
+_NOT_HELD |= {"frame", "box", "offset", "detection_score"}
+_HELD_COLUMNS = [name for name in _ROW_COLUMNS if name not in _NOT_HELD]
 
 
 def _to_arrow(embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> pa.Table:

@@ -253,10 +253,13 @@ class VectorIndex:
     Args:
         kind (`str`): FLAT compares with every row; the others are approximate, such as IVF_RQ.
         rows (`int`): rows that the index covers. Every other row is compared with, too.
+        held (`bool`): searches are exact nevertheless, since the embeddings fit into memory; those by source or path
+            ask the index.
     """
 
     kind: str
     rows: int
+    held: bool = False
 
 
 @dataclass(frozen=True)

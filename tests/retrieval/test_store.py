@@ -776,6 +776,19 @@ def test_a_gallery_that_does_not_fit_is_not_held(folder, monkeypatch):
         assert (store._held is not None) == held
 
 
+def test_searches_at_the_same_time_read_a_gallery_once(folder, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from aga_model.retrieval.lance_store import _HeldVectors
+
+    search_by("held", monkeypatch)
+    store, real, calls = reopened(folder), _HeldVectors.of, []
+    monkeypatch.setattr(_HeldVectors, "of", lambda *arguments: calls.append(arguments) or real(*arguments))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: store.search(unit(1), 5), range(16)))
+    assert len(calls) == 1 and all(hits == found[0] for hits in found) and len(found[0][0]) == 5
+
+
 def test_many_small_additions_are_merged(folder, monkeypatch):
     from aga_model.retrieval import lance_store
 
