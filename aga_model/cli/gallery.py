@@ -36,7 +36,8 @@ def info(location: Location) -> None:
         if index.kind == "FLAT":
             typer.echo("search: exact, every image is compared with")
         else:
-            typer.echo(f"search: approximate by a vector index {index.kind} of {index.rows:,} images")
+            until = ", once its embeddings outgrow what is held in memory; until then exact" if index.held else ""
+            typer.echo(f"search: approximate by a vector index {index.kind} of {index.rows:,} images{until}")
         if gallery.folder is not None:
             typer.echo(f"size: {_bytes_in(gallery.folder) / 2**20:,.1f} MiB")
         for line in _shown_settings(gallery.settings):

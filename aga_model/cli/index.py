@@ -344,9 +344,14 @@ def _build_index(gallery: Gallery) -> VectorIndexReport | None:
 def shown_index(report: VectorIndexReport) -> str:
     """One line on a vector index."""
     reason = f" ({report.reason})" if report.reason else ""
+    filtered = ", ".join(
+        f"{100 * each.recall:.1f}% ({'which leaves ' if not number else ''}{100 * each.share:.1f}% of the images)"
+        for number, each in enumerate(report.filtered)
+    )
     return (
         f"vector index {report.kind}{reason}: {report.rows:,} images, {report.seconds:.1f} s; of the exact 10 best a "
         f"search finds {100 * report.recall:.1f}% ({report.queries} images as queries)"
+        + (f", with a filter {filtered}" if filtered else "")
     )
 
 

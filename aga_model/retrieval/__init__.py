@@ -24,6 +24,7 @@ from .shards import ShardError, Shards
 from .store import (
     EXACT_ROWS,
     Filter,
+    FilteredRecall,
     GalleryError,
     GalleryRow,
     GallerySettings,
@@ -44,6 +45,7 @@ __all__ = [
     "Explanation",
     "FaceHider",
     "Filter",
+    "FilteredRecall",
     "Gallery",
     "GalleryError",
     "GalleryRow",

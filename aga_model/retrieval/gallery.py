@@ -248,12 +248,13 @@ class Gallery:
         """
         Rank the gallery for each query by cosine similarity, equal scores by id.
 
-        The order is exact up to `EXACT_ROWS` images, all or those that the filter leaves, and approximate above that
-        if there is an index ([`Gallery.build_index`]). Scores are exact in any case.
+        The order is exact up to `EXACT_ROWS` images, and in a folder while the embeddings fit into 256 MiB of memory
+        (about 123,000 images of 512 dimensions); above that it is approximate if there is an index
+        ([`Gallery.build_index`]). Scores are exact in any case.
 
         Args:
             query_embeddings: float32 (queries, dim), unit rows.
-            top_k: results per query; fewer when there are not as many images.
+            top_k: results per query; fewer only when the gallery, or the filter, has not as many images.
             where: search among these images only.
 
         Raises:
@@ -356,7 +357,7 @@ class Gallery:
     def build_index(self) -> VectorIndexReport:
         """
         Index the images for fast approximate search, if there are more than `EXACT_ROWS`, and measure how much of the
-        exact result it finds.
+        exact result a search finds, without a filter and with several.
 
         Raises:
             GalleryError: the gallery is empty, or cannot be written.

@@ -19,9 +19,10 @@ and removes the folder of the old one. What it removes is written down before an
 finds it, and whoever opens the gallery next, or writes to it, finishes what was interrupted.
 
 Up to `EXACT_ROWS` rows are kept in memory from the first search to the next commit, because reading them takes many
-times as long as comparing. Of more rows, a search whose filter leaves up to as many reads these and compares with
-each; measured on 100,000 rows of 512 dimensions that is several times as fast as LanceDB's own flat search with a
-filter. A search of more asks the index, if `build_index` has made one.
+times as long as comparing. Of more rows the embeddings are kept, and the facts by which a search filters, as long as
+they fit into `LanceStore.held_bytes`: comparing with each is then as fast as the index or faster, and exact. A search
+of a gallery that does not fit, or with a filter by source or path, asks the index, if `build_index` has made one
+(`lance_search`); without one it reads all rows that pass.
 """
 
 import contextlib
@@ -57,6 +58,7 @@ from .crops import (
     stored_crop_path,
     write_crop,
 )
+from .lance_search import most_candidates, nearest
 from .store import (
     EXACT_ROWS,
     FORMAT_VERSION,
@@ -93,16 +95,27 @@ _SCAN_ROWS = 8192
 _REWRITE_ROWS = 4096  # at a time when a table is written anew
 _MOST_FRAGMENTS = 128  # each add makes one; more make every read slower
 _KEPT_VERSIONS = timedelta(minutes=10)  # for reads that began before
-# How many partitions of the index are searched, which has one for about 8,000 rows, and for how many times as many
-# rows as are wanted the exact score is computed. On 100,000 rows of 512 dimensions 10 partitions and 20 times find 98%
-# of the exact 10 best, 20 and 20 all.
-_NPROBES = 32
-_REFINE = 20
-_SPARE = 10  # rows beyond top_k that the index is asked for, since its order is not exact
+_PRODUCTS = 2**24  # scores that a search holds at a time, of all its queries: 64 MB
+_HELD_ROW_BYTES = 128  # of the facts by which a search filters
 _REMEDY = "make the gallery again with `aga index --overwrite`"
 _LANCE_ERRORS = (RuntimeError, OSError, ValueError)  # what lancedb raises, without a type of its own
 _Result = TypeVar("_Result")
 _temporary_folder = threading.Lock()  # the environment is the whole process's
+
+
+class _Version(NamedTuple):
+    """
+    Which rows a search sees.
+
+    Attributes:
+        table: name of the table.
+        number: of its version.
+        left: condition on the rows that are left by a deletion which is not finished; None for all of them.
+    """
+
+    table: str
+    number: int
+    left: str | None
 
 
 @dataclass(frozen=True)
@@ -111,29 +124,32 @@ class _Held:
     A table in memory.
 
     Attributes:
-        version: of the table, or an older one; its name, and what is left out of it.
+        version: of the table, or an older one.
         folder: of the gallery.
         rows: all columns but the embedding.
         embeddings (`np.ndarray`): float32 (n, dim).
     """
 
-    version: tuple[str, int, str | None]
+    version: _Version
     folder: Path
     rows: pa.Table
     embeddings: np.ndarray
 
     def search(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
-        best = BestRows(queries, top_k)
-        rows, embeddings = self.rows, self.embeddings
-        if where is not None and not where.is_empty:
-            places = np.flatnonzero(self._fulfils(where))
-            rows, embeddings = rows.take(places), embeddings[places]
-        best.update(rows["id"], embeddings)
-        results = best.found()
+        results = self._best(queries, top_k, where)
         ids = sorted({row_id for found in results for row_id, _ in found})
-        found_rows = rows.take(pc.index_in(pa.array(ids, pa.string()), value_set=rows["id"]))
+        found_rows = self.rows.take(pc.index_in(pa.array(ids, pa.string()), value_set=self.rows["id"]))
         known = {value["id"]: _row_of(value, self.folder) for value in found_rows.to_pylist()}
         return [[ScoredRow(score, known[row_id]) for row_id, score in found] for found in results]
+
+    def _best(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[tuple[str, float]]]:
+        allowed = None if where is None or where.is_empty else self._fulfils(where)
+        best, ids = BestRows(queries, top_k), self.rows["id"]
+        step = max(1, _PRODUCTS // len(queries))
+        for start in range(0, len(self.embeddings), step):
+            part = slice(start, start + step)
+            best.update(ids[part], self.embeddings[part], None if allowed is None else allowed[part])
+        return best.found()
 
     def _fulfils(self, where: Filter) -> np.ndarray:
         """What `_sql` says, of each row; what a row does not say fulfils nothing."""
@@ -148,6 +164,73 @@ class _Held:
         if not conditions:
             return np.ones(len(self.rows), dtype=bool)
         return np.logical_and.reduce([condition.fill_null(False).to_numpy() for condition in conditions])
+
+
+@dataclass(frozen=True)
+class _HeldVectors(_Held):
+    """
+    The embeddings of a larger table in memory, and the columns that a search filters by.
+
+    Attributes:
+        rows: `id`, the columns of `_HELD_COLUMNS`, and `_rowid`, where LanceDB finds the row in this version.
+        table: of this version.
+    """
+
+    table: Any
+
+    @classmethod
+    def of(cls, version: _Version, folder: Path, table: Any) -> "_HeldVectors":
+        """Read all of a table whose version is fixed, without what is left out."""
+        schema = table.schema
+        dim = schema.field("embedding").type.list_size
+        embeddings, batches, end = np.empty((table.count_rows(version.left), dim), np.float32), [], 0
+        columns = ["id", "embedding", *(name for name in _HELD_COLUMNS if name in schema.names)]
+        query = table.search().select(columns).with_row_id(True)
+        for batch in (query if version.left is None else query.where(version.left)).to_batches(_SCAN_ROWS):
+            embeddings[end : end + batch.num_rows] = _matrix(batch, dim)
+            batches.append(batch.drop_columns(["embedding"]))
+            end += batch.num_rows
+        rows = pa.Table.from_batches(batches).combine_chunks()
+        return cls(version, folder, rows, embeddings, table)
+
+    @staticmethod
+    def knows(where: Filter | None) -> bool:
+        """Whether the filter asks for nothing but columns that are held."""
+        return where is None or set(where.texts()) <= {"id", *_HELD_COLUMNS}
+
+    def search(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
+        results = self._best(queries, top_k, where)
+        ids = pa.array(sorted({row_id for found in results for row_id, _ in found}), pa.string())
+        places = np.flatnonzero(pc.is_in(self.rows["id"], value_set=ids).to_numpy())
+        numbers = self.rows["_rowid"].take(places).to_pylist()
+        known = {row.id: row for row in _rows_at(self.table, numbers, self.folder).values()}
+        return [[ScoredRow(score, known[row_id]) for row_id, score in found] for found in results]
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """A version of a table that is searched by its index."""
+
+    version: _Version
+    folder: Path
+    table: Any
+
+    @classmethod
+    def of(cls, version: _Version, folder: Path, table: Any) -> "_Indexed":
+        return cls(version, folder, table)
+
+    def search(self, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
+        condition = _all_of(_sql(where, self.folder), self.version.left)
+        return [self._best(query, top_k, condition) for query in queries]
+
+    def _best(self, query: np.ndarray, top_k: int, condition: str | None) -> list[ScoredRow]:
+        scores = nearest(self.table, query, top_k, condition)
+        rows = _rows_at(self.table, list(scores), self.folder)
+        ranked = sorted(scores, key=lambda number: (-scores[number], rows[number].id))
+        return [ScoredRow(scores[number], rows[number]) for number in ranked[:top_k]]
+
+
+_Kept = TypeVar("_Kept", _HeldVectors, _Indexed)
 
 
 class _Record(NamedTuple):
@@ -183,10 +266,13 @@ class LanceStore:
     The store of a gallery folder; see [`GalleryStore`]. Make one with `create` or `open`.
 
     Attributes:
-        exact_rows (`int`): up to so many rows a search is exact.
+        exact_rows (`int`): up to so many rows there is no index.
+        held_bytes (`int`): up to so much memory the embeddings of a larger gallery are held, and its searches are
+            exact, too; of each row they take the embedding in float32 and about 128 bytes.
     """
 
     exact_rows = EXACT_ROWS
+    held_bytes = 2**28
 
     def __init__(self, folder: Path, record: _Record, table: Any):
         self.folder = folder
@@ -194,7 +280,8 @@ class LanceStore:
         self._record = record
         self._table = table
         self._mark: _Mark | None = None  # of the gallery.json that `_record` was read from
-        self._held: _Held | None = None
+        self._held: _Held | _Indexed | None = None
+        self._keeping = threading.Lock()
         self._unknown_deletion = _is_empty(folder / _ERASING)
         self._lock = FileLock(folder / ".lock")
 
@@ -353,8 +440,8 @@ class LanceStore:
                 reason = f"up to {self.exact_rows:,} images every search compares with each of them"
             index = self._vector_index(self._table)
         seconds = time.perf_counter() - started
-        recall, queries = measure_recall(self)
-        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason)
+        recall, queries, filtered = measure_recall(self)
+        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason, filtered)
 
     def compact(self) -> None:
         with self._writing():
@@ -420,11 +507,9 @@ class LanceStore:
 
     def _condition(self, where: Filter | None) -> str | None:
         """A filter in SQL, without the images that an unfinished deletion removes; None where that is all of them."""
-        pending, condition = self._pending(), _sql(where, self.folder)
-        if pending is None:
-            return condition
-        left = f"NOT coalesce({_sql(pending, self.folder)}, false)"
-        return left if condition is None else f"({condition} AND {left})"
+        pending = self._pending()
+        left = None if pending is None else f"NOT coalesce({_sql(pending, self.folder)}, false)"
+        return _all_of(_sql(where, self.folder), left)
 
     def _pending(self) -> Filter | None:
         """What a deletion that is not finished removes; None also where an earlier version did not write it down."""
@@ -449,48 +534,52 @@ class LanceStore:
         return GalleryError(f"{place} is damaged or cannot be read ({_first_line(error)}): {_REMEDY}")
 
     def _search(self, table: Any, queries: np.ndarray, top_k: int, where: Filter | None) -> list[list[ScoredRow]]:
-        if table.count_rows() <= self.exact_rows:
+        count = table.count_rows()
+        if count <= self.exact_rows:
             return self._hold(table).search(queries, top_k, where)
-        condition = self._condition(where)
-        count = table.count_rows(condition)
+        if self._fits(count) and _HeldVectors.knows(where):
+            return self._current(table, _HeldVectors).search(queries, top_k, where)
         # With many results asked for, the index would have to compare with every row, too.
-        if max(self.exact_rows, top_k * _REFINE) < count and self._vector_index(table).kind != "FLAT":
-            return [self._nearest(table, query, top_k, condition) for query in queries]
+        if most_candidates(top_k) < count and self._vector_index(table).kind != "FLAT":
+            return self._current(table, _Indexed).search(queries, top_k, where)
         best = BestRows(queries, top_k)
-        for batch in _batches(table, condition, ["id", "embedding"]):
+        for batch in _batches(table, self._condition(where), ["id", "embedding"]):
             best.update(batch["id"], _matrix(batch, self.manifest.dim))
         results = best.found()
         known = self._rows_of(table, {row_id for found in results for row_id, _ in found})
         # What was deleted since it was found is no result.
         return [[ScoredRow(score, known[row_id]) for row_id, score in found if row_id in known] for found in results]
 
+    def _fits(self, count: int) -> bool:
+        """Whether the embeddings of so many rows may be held in memory."""
+        return count * (4 * self.manifest.dim + _HELD_ROW_BYTES) <= self.held_bytes
+
+    def _current(self, table: Any, kind: "type[_Kept]") -> "_Kept":
+        """What is kept of the table as it is now."""
+        with self._keeping:  # so that searches at the same time read it once
+            held = self._held
+            if not isinstance(held, kind) or held.version != self._version_of(table):
+                self._held = None  # before as much is read again
+                # One that stays at its version, so that row numbers which one read gives are those of the next; and
+                # not the one before, whose caches hold what has been deleted since.
+                fixed = lancedb.connect(self.folder).open_table(self._record.table)
+                self._held = held = kind.of(self._version_of(fixed), self.folder, fixed)
+            return held
+
+    def _version_of(self, table: Any) -> _Version:
+        return _Version(self._record.table, table.version, self._condition(None))
+
     def _hold(self, table: Any) -> _Held:
-        held, condition = self._held, self._condition(None)
-        version = (self._record.table, table.version, condition)
-        if held is None or held.version != version:
+        held, version = self._held, self._version_of(table)
+        if type(held) is not _Held or held.version != version:
             # Others may write between the two reads: then it is older than its content, and is read again next time.
-            batches = list(_batches(table, condition, self._columns))
+            batches = list(_batches(table, version.left, self._columns))
             parts = [_matrix(batch, self.manifest.dim) for batch in batches]
             embeddings = np.concatenate([np.empty((0, self.manifest.dim), np.float32), *parts])
             schema = pa.schema([_schema(self.manifest.dim).field(name) for name in self._columns])
             rows = pa.Table.from_batches(batches, schema).drop_columns(["embedding"])
             self._held = held = _Held(version, self.folder, rows.combine_chunks(), embeddings)
         return held
-
-    def _nearest(self, table: Any, query: np.ndarray, top_k: int, condition: str | None) -> list[ScoredRow]:
-        """The best of what the index finds, by exact score."""
-        search = table.search(query, vector_column_name="embedding").distance_type("dot").limit(top_k + _SPARE)
-        search = search.minimum_nprobes(_NPROBES).maximum_nprobes(_NPROBES).refine_factor(_REFINE)
-        if condition is not None:
-            search = search.where(condition, prefilter=True)
-        columns = self._columns
-        best = BestRows(query[None], top_k)
-        known: dict[str, GalleryRow] = {}
-        for batch in search.select([*columns, "_distance"]).to_arrow().to_batches():
-            best.update(batch["id"], _matrix(batch, self.manifest.dim))
-            values = batch.drop_columns(["embedding"]).to_pylist()
-            known.update((value["id"], _row_of(value, self.folder)) for value in values)
-        return [ScoredRow(score, known[row_id]) for row_id, score in best.found()[0]]
 
     def _rows_of(self, table: Any, ids: set[str]) -> dict[str, GalleryRow]:
         if not ids:
@@ -504,7 +593,7 @@ class LanceStore:
         for index in table.list_indices():
             if index.columns == ["embedding"]:
                 stats = table.index_stats(index.name)
-                return VectorIndex(stats.index_type, stats.num_indexed_rows)
+                return VectorIndex(stats.index_type, stats.num_indexed_rows, self._fits(table.count_rows()))
         return VectorIndex("FLAT", table.count_rows())
 
     # --- writing --------------------------------------------------------------------------------------------------
@@ -725,6 +814,10 @@ def _schema(dim: int) -> pa.Schema:
 
 _COLUMNS = _schema(1).names
 _OLD_COLUMNS = [name for name in _COLUMNS if name != "added"]  # of format version 2
+# Long texts, which few searches filter by, and what no filter asks for.
+_NOT_HELD = {"source", "source_hash", "path", "width", "height", "model_hash"}
+_NOT_HELD |= {"frame", "box", "offset", "detection_score"}
+_HELD_COLUMNS = [name for name in _COLUMNS[2:] if name not in _NOT_HELD]
 
 
 def _to_arrow(embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> pa.Table:
@@ -759,6 +852,15 @@ def _batches(table: Any, condition: str | None, columns: list[str]) -> Iterator[
     return (batch for batch in _reader(table, condition, columns) if batch.num_rows)
 
 
+def _rows_at(table: Any, numbers: list[int], folder: Path) -> dict[int, GalleryRow]:
+    """Rows by LanceDB's number in this version of the table."""
+    if not numbers:
+        return {}
+    columns = [name for name in table.schema.names if name not in ("id", "embedding")]
+    values = table.take_row_ids(numbers).select(columns).with_row_id().to_arrow().to_pylist()
+    return {value["_rowid"]: _row_of(value, folder) for value in values}
+
+
 def _texts(where: Filter, folder: Path) -> dict[str, tuple[str, ...]]:
     """[`Filter.texts`], with the paths of saved crops as they are stored, too."""
     texts = where.texts()
@@ -782,6 +884,11 @@ def _sql(where: Filter | None, folder: Path) -> str | None:
         if until is not None:
             conditions.append(f"{moment} < {until!r}")
     return f"({' AND '.join(conditions)})"
+
+
+def _all_of(*conditions: str | None) -> str | None:
+    given = [condition for condition in conditions if condition is not None]
+    return f"({' AND '.join(given)})" if given else None
 
 
 def _quoted(text: str) -> str:

@@ -14,15 +14,19 @@ rewrite its segments, and it drops the old ones after its own time ([`SERVER_KEE
 The gallery's settings are a property of the collection, so that every process reads them with each question.
 
 Up to `EXACT_ROWS` rows the index is FLAT, which is exact. Above, `build_index` makes an HNSW index, with which a
-search is approximate unless a filter leaves few rows; rows that are added later are found through the server's interim
-index until it is built again.
+search without a filter is approximate; rows that are added later are found through the server's interim index until it
+is built again. With a filter that leaves less than half of the rows, or few of the nearest, the rows that pass are
+asked for in parts so small that the server compares with each.
 """
 
+import itertools
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -59,10 +63,13 @@ _COMPACT_SECONDS = 600
 _NO_TIME = -1e300
 _ROWS_PER_REQUEST = 1000  # a request may have 64 MB
 _MOST_RESULTS = 16_384  # of a search, set by the server
-_SCANNED_ROWS = 5_000  # with so few rows left by a filter an approximate index is passed over
+_SCANNED_ROWS = 1_000  # with so few rows left by a filter an approximate index is passed over
 _TIED_SPARE = 10  # rows beyond top_k, to see whether equal scores go on there
 _HNSW = {"M": 16, "efConstruction": 200}
-_LEAST_EF = 128
+_LEAST_EF = 256  # the same up to 100 results: a shorter list is the beginning of a longer one
+_MOST = 0.5  # share of the rows from which on a filter is applied to what a search without it finds
+_PARTS_AT_ONCE = 8
+_COMPARED = 0.05  # of the rows; when a filter leaves less than 7%, the server compares with each of them
 _TEXT_BYTES = 65_535
 _STRONG = {"consistency_level": "Strong"}
 _SETTINGS = "aga.settings"  # property of the collection
@@ -218,19 +225,15 @@ class MilvusStore:
 
     def search(self, queries: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[ScoredRow]]:
         exact = self._describe_index()["index_type"] == "FLAT"
-        wanted = top_k + _TIED_SPARE
-        if wanted > _MOST_RESULTS or (not (exact or where is None) and self.count(where) <= _SCANNED_ROWS):
+        wanted, expression = top_k + _TIED_SPARE, _expression(where)
+        found: list[list[dict[str, Any]]] | None = None
+        if wanted <= _MOST_RESULTS:
+            if exact or not expression:
+                found = self._nearest(queries, wanted, expression, exact)
+            elif (passing := self.count(where)) > _SCANNED_ROWS:
+                found = self._nearest_of_some(queries, wanted, expression, passing)
+        if found is None or (not exact and any(len(hits) < wanted for hits in found) and self.count(where) >= wanted):
             return self._search_by_scan(queries, top_k, where)
-        with _reported(self._place):
-            # Asked for fields with vectors, the server would fail when a row of the result is replaced meanwhile.
-            found = self._client.search(
-                self._name,
-                [query.tolist() for query in queries],
-                limit=wanted,
-                filter=_expression(where),
-                search_params={"metric_type": "IP", "params": {} if exact else {"ef": max(_LEAST_EF, 2 * wanted)}},
-                **_STRONG,
-            )
         known = self._entities({hit["id"] for hits in found for hit in hits}, ["id", "embedding", "facts"])
         results = []
         for query, hits in zip(queries, found):
@@ -244,6 +247,61 @@ class MilvusStore:
                 ranked = self._search_by_scan(query[None], top_k, where)[0]
             results.append(ranked[:top_k])
         return results
+
+    def _nearest(
+        self, queries: np.ndarray, wanted: int, expression: str, exact: bool = False
+    ) -> list[list[dict[str, Any]]]:
+        """For each query the ids and scores (`distance`) that the server's index finds."""
+        parameters = {} if exact else {"ef": max(_LEAST_EF, 2 * wanted)}
+        with _reported(self._place):
+            # Asked for fields with vectors, the server would fail when a row of the result is replaced meanwhile.
+            return self._client.search(
+                self._name,
+                [query.tolist() for query in queries],
+                limit=wanted,
+                filter=expression,
+                search_params={"metric_type": "IP", "params": parameters},
+                **_STRONG,
+            )
+
+    def _nearest_of_some(
+        self, queries: np.ndarray, wanted: int, expression: str, passing: int
+    ) -> list[list[dict[str, Any]]] | None:
+        """
+        What the index finds among the rows, `passing` in number, that fulfil a condition; None where it finds too few.
+
+        The graph of HNSW leads to the rows that are near the query, and where those that pass are elsewhere, a search
+        with a filter ends without them. Therefore a filter that leaves most rows is applied to what a search without
+        it finds. When a filter leaves less than 7% of the rows the server compares with each of these, so that other
+        filters, and those that leave too few of the nearest, are asked in parts as small.
+        """
+        share = passing / max(self.count(), passing)
+        least = min(wanted, passing)
+        limit = math.ceil(2 * wanted / share) if share >= _MOST else _MOST_RESULTS + 1
+        if limit <= _MOST_RESULTS:
+            found = self._nearest(queries, limit, "")
+            left = self._entities({hit["id"] for hits in found for hit in hits}, ["id"], expression)
+            found = [[hit for hit in hits if hit["id"] in left][:wanted] for hits in found]
+            if all(len(hits) >= least for hits in found):
+                return found
+        # First as if each segment of the server held its share of the rows that pass, then as if one held them alone.
+        for parts in sorted({math.ceil(share / _COMPARED), math.ceil(1 / _COMPARED)}):
+            found = self._nearest_in_parts(queries, wanted, expression, parts)
+            if all(len(hits) >= least for hits in found):
+                return found
+        return None
+
+    def _nearest_in_parts(
+        self, queries: np.ndarray, wanted: int, expression: str, parts: int
+    ) -> list[list[dict[str, Any]]]:
+        """The rows are shared out by their ids, which are hashes."""
+        conditions = [expression + part for part in _id_ranges(parts)]
+        with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:  # since each waits until the server has seen all writes
+            asked = list(pool.map(lambda condition: self._nearest(queries, wanted, condition), conditions))
+        return [
+            sorted(itertools.chain(*hits), key=lambda hit: -hit["distance"])[:wanted]
+            for hits in zip(*asked, strict=True)
+        ]
 
     def delete(self, where: Filter) -> int:
         removed = self.count(where)
@@ -281,9 +339,9 @@ class MilvusStore:
             if self._describe_index()["index_type"] != "FLAT":
                 self._replace_index("FLAT", {})
         seconds = time.perf_counter() - started
-        recall, queries = measure_recall(self)
+        recall, queries, filtered = measure_recall(self)
         index = self.vector_index()
-        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason)
+        return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason, filtered)
 
     def compact(self) -> None:
         with _reported(self._place):
@@ -342,13 +400,14 @@ class MilvusStore:
         # What was deleted since it was found is no result.
         return [[ScoredRow(score, known[row_id]) for row_id, score in ranked if row_id in known] for ranked in found]
 
-    def _entities(self, ids: set[str], fields: list[str]) -> dict[str, dict[str, Any]]:
-        """Fields of the rows with these ids, by id; what is gone is left out."""
+    def _entities(self, ids: set[str], fields: list[str], expression: str = "") -> dict[str, dict[str, Any]]:
+        """Fields of the rows with these ids, by id; what is gone or does not fulfil the condition is left out."""
         wanted = sorted(ids)
         found: dict[str, dict[str, Any]] = {}
         with _reported(self._place):
             for start in range(0, len(wanted), _ROWS_PER_REQUEST):
                 condition = f"id in {_listed(wanted[start : start + _ROWS_PER_REQUEST])}"
+                condition += f" and {expression}" if expression else ""
                 entities = self._client.query(self._name, filter=condition, output_fields=fields, **_STRONG)
                 found.update((entity["id"], entity) for entity in entities)
         return found
@@ -408,6 +467,15 @@ def _expression(where: Filter | None) -> str:
         known = f"(time >= {_NO_TIME / 10!r} and time < {until!r})"
         conditions.append(f"({known} or (time < {_NO_TIME / 10!r} and facts['added'] < {until!r}))")
     return " and ".join(conditions)
+
+
+def _id_ranges(parts: int) -> list[str]:
+    """Conditions that share the rows out by id, to be put behind another."""
+    bounds = [f"{256 * part // parts:02x}" for part in range(1, parts)]
+    return [
+        (f' and id >= "{first}"' if first else "") + (f' and id < "{last}"' if last else "")
+        for first, last in zip(["", *bounds], [*bounds, ""])
+    ]
 
 
 def _listed(texts: Any) -> str:

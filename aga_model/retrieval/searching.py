@@ -85,13 +85,25 @@ def _answer(
     held = "the gallery holds" if ranking.where.is_empty else "the filter leaves"
     if reranker is not None and ranking.rerank is not None:
         if len(hits) < ranking.rerank:
-            notes.append(f"re-ranking of {ranking.rerank}, but {held} {len(hits)} images: all of them are re-ranked")
+            rows = _counted(gallery, ranking, hits, "re-ranked")
+            notes.append(f"re-ranking of {ranking.rerank}, but {held} {rows}")
         hits = _rerank(reranker, query, hits, ranking.rerank, notes)
     if ranking.one_per is not None:
-        hits, held = collapse(hits, ranking.one_per), f"{held}, one of each {ranking.one_per},"
-    if len(hits) < ranking.top_k:
-        notes.append(f"{ranking.top_k} results wanted, but {held} {len(hits)} images: all of them are listed")
+        shown = collapse(hits, ranking.one_per)
+        if len(shown) < ranking.top_k:
+            held = f"{held}, one of each {ranking.one_per},"
+            notes.append(f"{ranking.top_k} results wanted, but {held} {len(shown)} images: all of them are listed")
+        hits = shown
+    elif len(hits) < ranking.top_k:
+        rows = _counted(gallery, ranking, hits, "listed")
+        notes.append(f"{ranking.top_k} results wanted, but {held} {rows}")
     return Answer(query, hits[: ranking.top_k], notes)
+
+
+def _counted(gallery: Gallery, ranking: Ranking, hits: list[Hit], done: str) -> str:
+    """How many images there are, which another process may change meanwhile, and how many of them were found."""
+    rows = max(gallery.count(ranking.where), len(hits))
+    return f"{rows} images: {'all' if len(hits) == rows else len(hits)} of them are {done}"
 
 
 def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hit]:
@@ -99,11 +111,16 @@ def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hi
     wanted = max(ranking.top_k, ranking.rerank or 0)
     while True:
         hits = gallery.search(embedding, wanted, ranking.where)[0]
-        if ranking.one_per is None or len(hits) < wanted:
+        if len(hits) < wanted:
+            # Few hits are no proof of few images: these are counted.
+            rows = gallery.count(ranking.where)
+            if wanted >= rows:
+                return hits
+            wanted = rows
+        elif ranking.one_per is None or len(collapse(hits, ranking.one_per)) >= ranking.top_k:
             return hits
-        if len(collapse(hits, ranking.one_per)) >= ranking.top_k:
-            return hits
-        wanted *= 4
+        else:
+            wanted *= 4
 
 
 def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:

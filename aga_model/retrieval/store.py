@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Protocol
@@ -21,10 +22,12 @@ from PIL import Image
 
 FORMAT_VERSION = 3
 OLDEST_VERSION = 2  # that is still read
-EXACT_ROWS = 50_000  # up to here a search compares with every row
+EXACT_ROWS = 50_000  # up to here a gallery has no approximate index: a search compares with every row
 RECALL_AT = 10
 _RECALL_QUERIES = 64
-_SCORE_MARGIN = 1e-5  # more than float32 rounding moves a cosine
+_RECALL_TIMES = (0.5, 0.9, 0.98)  # from which on a filter leaves rows, of the times of the queried ones
+_GATHERED = 0.25  # of fewer rows than this share a copy is made; of more, all scores are computed
+SCORE_MARGIN = 1e-5  # more than float32 rounding moves a cosine
 _ID_CHARACTERS = 32  # 128 bits: among a billion rows two share an id with a chance of 1e-21
 _ESCAPE = "\x1a"
 _REMEDY = "make the gallery again with `aga index --overwrite`"
@@ -329,10 +332,28 @@ class VectorIndex:
     Args:
         kind (`str`): FLAT compares with every row; the others are approximate, such as IVF_RQ.
         rows (`int`): rows that the index covers. Every other row is compared with, too.
+        held (`bool`): searches are exact nevertheless, since the embeddings fit into memory; those by source or path
+            ask the index.
     """
 
     kind: str
     rows: int
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class FilteredRecall:
+    """
+    How much of the exact result a search with a filter finds.
+
+    Args:
+        share (`float`): of the rows that the filter leaves, in (0, 1].
+        recall (`float`): share in [0, 1] of the exact 10 best rows that the filter leaves among those that a search
+            finds, for the queries of [`VectorIndexReport`].
+    """
+
+    share: float
+    recall: float
 
 
 @dataclass(frozen=True)
@@ -348,6 +369,8 @@ class VectorIndexReport:
             the gallery as queries.
         queries (`int`): how many of these were asked.
         reason (`str`): why it is of this kind, where it is not the usual one.
+        filtered (`tuple` of [`FilteredRecall`]): the same with filters by the times and cameras of the gallery, by
+            falling share; empty where its rows have neither.
     """
 
     kind: str
@@ -356,6 +379,7 @@ class VectorIndexReport:
     recall: float
     queries: int
     reason: str = ""
+    filtered: tuple[FilteredRecall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -497,30 +521,44 @@ class BestRows:
         self._top_k = top_k
         self._best: list[list[tuple[float, str]]] = [[] for _ in queries]
 
-    def update(self, ids: Sequence[Any], embeddings: np.ndarray) -> None:
-        """Go on with rows: their ids, as `str` gives them, and embeddings, float32 (n, dim)."""
+    def update(self, ids: Sequence[Any], embeddings: np.ndarray, allowed: np.ndarray | None = None) -> None:
+        """
+        Go on with rows.
+
+        Args:
+            ids: as `str` gives them.
+            embeddings: float32 (n, dim).
+            allowed: which of them count, bool (n,); all without.
+        """
+        places = None
+        if allowed is not None and allowed.mean() < _GATHERED:
+            places = np.flatnonzero(allowed)
+            embeddings, allowed = embeddings[places], None
         rough = _products(embeddings, self._queries)
         for number, query in enumerate(self._queries):
-            candidates = self._candidates(rough[:, number], self._best[number])
+            candidates = self._candidates(rough[:, number], self._best[number], allowed)
             if len(candidates):
                 scores = exact_scores(embeddings[candidates], query)
-                found = [(-score, str(ids[index])) for score, index in zip(scores.tolist(), candidates.tolist())]
+                rows = candidates if places is None else places[candidates]
+                found = [(-score, str(ids[index])) for score, index in zip(scores.tolist(), rows.tolist())]
                 self._best[number] = sorted([*self._best[number], *found])[: self._top_k]
 
-    def _candidates(self, rough: np.ndarray, best: list[tuple[float, str]]) -> np.ndarray:
+    def _candidates(self, rough: np.ndarray, best: list[tuple[float, str]], allowed: np.ndarray | None) -> np.ndarray:
         """Indices of rows that may be among the best; a matrix product rounds by position."""
-        bound = -np.inf
+        if allowed is not None:
+            rough = np.where(allowed, rough, -np.inf)
+        bound = float(np.finfo(np.float32).min)
         if len(best) == self._top_k:
-            bound = -best[-1][0] - _SCORE_MARGIN
+            bound = -best[-1][0] - SCORE_MARGIN
         if len(rough) > self._top_k:
             place = len(rough) - self._top_k
-            bound = max(bound, np.partition(rough, place)[place] - _SCORE_MARGIN)
+            bound = max(bound, float(np.partition(rough, place)[place]) - SCORE_MARGIN)
         return np.flatnonzero(rough >= bound)
 
     @staticmethod
     def tied(first: float, second: float) -> bool:
         """Whether two scores are so close that rounding may exchange their rows in another's order."""
-        return abs(first - second) <= _SCORE_MARGIN
+        return abs(first - second) <= SCORE_MARGIN
 
     def found(self) -> list[list[tuple[str, float]]]:
         """For each query the ids and scores of its best rows."""
@@ -542,25 +580,52 @@ def exact_scores(embeddings: np.ndarray, query: np.ndarray) -> np.ndarray:
     return (embeddings * query.astype(np.float64)).sum(axis=1)
 
 
-def measure_recall(store: GalleryStore) -> tuple[float, int]:
+def measure_recall(store: GalleryStore) -> tuple[float, int, tuple[FilteredRecall, ...]]:
     """
-    The share of the exact best rows that a search finds, and the number of queries: embeddings from all over the
-    gallery.
+    The share of the exact best rows that a search finds, the number of queries, which are embeddings from all over
+    the gallery, and the share with filters that leave about a half, a tenth and a fiftieth of the rows, and with those
+    by the most and the least frequent camera.
     """
+    queries = _spread_queries(store)
+    if not len(queries):
+        return 1.0, 0, ()
+    recall = _recall(store, queries, None)
+    filters = _filters(found[0].row for found in store.search(queries, 1) if found)
     total = store.count()
-    step = max(1, total // _RECALL_QUERIES)
-    picked, start = [], 0
+    filtered = [
+        FilteredRecall(store.count(where) / total, measured)
+        for where in filters
+        if (measured := _recall(store, queries, where)) is not None
+    ]
+    return recall or 0.0, len(queries), tuple(sorted(filtered, key=lambda each: -each.share))
+
+
+def _spread_queries(store: GalleryStore) -> np.ndarray:
+    step = max(1, store.count() // _RECALL_QUERIES)
+    picked, start = [np.empty((0, store.manifest.dim), np.float32)], 0
     for _, embeddings in store.embeddings():
         picked.append(embeddings[-start % step :: step])
         start += len(embeddings)
-    if not picked:
-        return 1.0, 0
-    queries = np.concatenate(picked)[:_RECALL_QUERIES]
-    best = BestRows(queries, min(RECALL_AT, total))
-    for ids, embeddings in store.embeddings():
+    return np.concatenate(picked)[:_RECALL_QUERIES]
+
+
+def _filters(rows: Iterable[GalleryRow]) -> list[Filter]:
+    """Filters by what a sample of the rows has."""
+    sample = list(rows)
+    times = sorted(row.time for row in sample if row.time is not None)
+    cameras = Counter(row.camera for row in sample if row.camera is not None).most_common()
+    since = {times[int(len(times) * place)] for place in _RECALL_TIMES} if times else set()
+    named = {cameras[place][0] for place in (0, -1)} if len(cameras) > 1 else set()
+    return [Filter(since=time) for time in sorted(since)] + [Filter(cameras=[camera]) for camera in sorted(named)]
+
+
+def _recall(store: GalleryStore, queries: np.ndarray, where: Filter | None) -> float | None:
+    """None where no row fulfils the filter."""
+    best = BestRows(queries, RECALL_AT)
+    for ids, embeddings in store.embeddings(where):
         best.update(ids, embeddings)
     hits = wanted = 0
-    for exact, found in zip(best.found(), store.search(queries, RECALL_AT)):
+    for exact, found in zip(best.found(), store.search(queries, RECALL_AT, where)):
         hits += len({row_id for row_id, _ in exact} & {scored.row.id for scored in found})
         wanted += len(exact)
-    return hits / wanted, len(queries)
+    return hits / wanted if wanted else None

@@ -530,6 +530,7 @@ def test_compact_and_build_index(dated):
     assert "size:" in aga("gallery", "compact", dated).stdout
     text = aga("gallery", "build-index", dated).stdout
     assert "vector index FLAT (up to 50,000 images" in text and "finds 100.0% (5 images as queries)" in text
+    assert re.search(r"with a filter 100\.0% \(which leaves \d+\.0% of the images\), 100\.0% \(\d+\.0%", text)
 
 
 def test_a_large_gallery_is_indexed_for_approximate_search(market, model_folder, tmp_path, monkeypatch):
@@ -539,7 +540,15 @@ def test_a_large_gallery_is_indexed_for_approximate_search(market, model_folder,
     assert re.search(
         r"vector index IVF_RQ: 5 images, [\d.]+ s; of the exact 10 best a search finds", aga(*arguments).stdout
     )
-    assert "approximate by a vector index IVF_RQ of 5 images" in aga("gallery", "info", tmp_path / "gallery").stdout
+    info = aga("gallery", "info", tmp_path / "gallery").stdout
+    assert "approximate by a vector index IVF_RQ of 5 images, once" in info and "until then exact" in info
+    with monkeypatch.context() as patch:
+        patch.setattr(LanceStore, "held_bytes", 0)
+        assert re.search(
+            "approximate by a vector index IVF_RQ of 5 images$",
+            aga("gallery", "info", tmp_path / "gallery").stdout,
+            re.MULTILINE,
+        )
     assert "vector index" not in aga(*arguments).stdout  # it covers them all
     shutil.copy(market / "other.png", market / "new.png")
     Image.open(market / "new.png").rotate(180).save(market / "new.png")

@@ -210,9 +210,10 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("exact_rows", [60, 10], ids=["few", "many"])
-def test_filters_are_brute_force(store, monkeypatch, exact_rows):
+@pytest.mark.parametrize(("exact_rows", "held_bytes"), [(60, 0), (10, 2**20), (10, 0)], ids=["few", "held", "many"])
+def test_filters_are_brute_force(store, monkeypatch, exact_rows, held_bytes):
     monkeypatch.setattr(type(store), "exact_rows", exact_rows)
+    monkeypatch.setattr(type(store), "held_bytes", held_bytes, raising=False)
     rows, embeddings = photographs(60), unit(60)
     store.add(embeddings, rows)
     query = unit(1, seed=1)
@@ -230,8 +231,12 @@ def test_filters_are_brute_force(store, monkeypatch, exact_rows):
     assert store.delete(Filter(cameras=["nowhere"])) == 0
 
 
-def test_what_others_write_is_found_at_once_by_one_that_has_searched(folder):
+@pytest.mark.parametrize("way", ["few", "held", "indexed"])
+def test_what_others_write_is_found_at_once_by_one_that_has_searched(folder, monkeypatch, way):
     """A store that keeps rows in memory keeps none that has gone."""
+    search_by(way, monkeypatch)
+    if way == "indexed":
+        reopened(folder).build_index()
     first, second, query = reopened(folder), reopened(folder), unit(50)[17:18]
     row_id = photograph(17).id
     for _ in range(2):
@@ -343,6 +348,115 @@ def test_the_vector_index_measures_what_it_finds(own_store, monkeypatch):
     assert store.search(unit(1, seed=8), 1)[0][0].row == photograph(5000)
     store.delete(Filter(paths=["/people/image-0007.jpg"]))
     assert "/people/image-0007.jpg" not in {scored.row.path for scored in store.search(embeddings[7:8], 20)[0]}
+
+
+class TwoGroups:
+    """
+    Rows of two groups in 40 places of the embedding space: the camera `night`, a tenth, is moved one way and the rest
+    the other way; the queries are rows of the rest.
+    """
+
+    ROWS = 4000
+
+    def __init__(self, apart):
+        rng = np.random.default_rng(0)
+        places = rng.normal(size=(40, DIM))
+        places *= 0.8 / np.linalg.norm(places, axis=1, keepdims=True)
+        night = rng.permutation(self.ROWS) < self.ROWS / 10
+        embeddings = places[rng.integers(0, 40, self.ROWS)] + 0.15 * rng.normal(size=(self.ROWS, DIM))
+        embeddings[:, 0] += np.where(night, -apart, apart)
+        self.embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+        self.times = rng.random(self.ROWS)
+        self.rows = [
+            photograph(
+                number, camera="night" if night[number] else "day", time=self.times[number], person_id=number // 4
+            )
+            for number in range(self.ROWS)
+        ]
+        self.queries = self.embeddings[np.flatnonzero(~night)[::450]]
+        self.filters = [
+            (None, np.full(self.ROWS, True)),
+            (Filter(cameras=["night"]), night),
+            (Filter(cameras=["day"]), ~night),
+            (Filter(cameras=["night"], since=0.5), night & (self.times >= 0.5)),
+            (Filter(since=0.5), self.times >= 0.5),
+            (Filter(since=0.05), self.times >= 0.05),
+            (Filter(person_ids=range(2)), np.arange(self.ROWS) < 8),
+        ]
+
+    def check(self, store):
+        """Each search finds what there is, 95% of the exact ten best, and the same first ones for any number."""
+        for where, passing in self.filters:
+            numbers, found = np.flatnonzero(passing), {}
+            for top_k in (1, 5, 15, 100, 500):
+                found[top_k] = store.search(self.queries, top_k, where)
+                for hits in found[top_k]:
+                    assert len(hits) == min(top_k, len(numbers)), (where, top_k)
+                    assert all(passing[int(scored.row.source_hash, 16)] for scored in hits)
+            scores = self.embeddings[numbers].astype(float) @ self.queries.T.astype(float)
+            best = [{f"{number:064x}" for number in numbers[order]} for order in np.argsort(-scores, axis=0)[:10].T]
+            sources = [[scored.row.source_hash for scored in hits] for hits in found[100]]
+            recall = np.mean([len({*hashes[:10]} & right) / len(right) for hashes, right in zip(sources, best)])
+            assert recall >= 0.95, (where, recall)
+            for top_k in (1, 5, 15):
+                first = [[scored.row.source_hash for scored in hits] for hits in found[top_k]]
+                assert first == [hashes[:top_k] for hashes in sources], (where, top_k)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("way", ["held", "indexed"])
+def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apart):
+    from functools import partial
+
+    from aga_model.retrieval import lance_store
+
+    monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 100)
+    if way == "indexed":
+        monkeypatch.setattr(lance_store.LanceStore, "held_bytes", 0, raising=False)
+    # As many partitions as a million rows have.
+    monkeypatch.setattr(lance_store, "IvfRq", partial(lance_store.IvfRq, num_partitions=125))
+    store, data = lance_store.LanceStore.create(tmp_path / "gallery", Manifest(NAME, MODEL, DIM)), TwoGroups(apart)
+    store.add(data.embeddings, data.rows)
+    report = store.build_index()
+    data.check(store)
+    assert report.kind == "IVF_RQ" and report.recall >= 0.95 and len(report.filtered) == 5
+    assert all(each.recall >= 0.95 for each in report.filtered)
+
+
+def test_a_filter_finds_rows_far_from_the_query_on_a_server(milvus_server, monkeypatch):
+    from aga_model.retrieval import milvus_store
+
+    monkeypatch.setattr(milvus_store.MilvusStore, "exact_rows", 100)
+    monkeypatch.setattr(milvus_store, "_SCANNED_ROWS", 50)
+    store, data = milvus_store.MilvusStore.create(f"{milvus_server}/apart", Manifest(NAME, MODEL, DIM)), TwoGroups(3.0)
+    store.add(data.embeddings, data.rows)
+    report = store.build_index()
+    data.check(store)
+    assert report.kind == "HNSW" and len(report.filtered) == 5
+    assert all(each.recall >= 0.95 for each in report.filtered)
+
+
+def test_the_report_tells_filtered_from_unfiltered_searches(place, monkeypatch):
+    """Searches with a filter that answer with anything else have no recall; shares are of all rows."""
+    store, rows = place[1], [photograph(number, time=number, camera="ab"[number % 4 == 0]) for number in range(64)]
+    store.add(unit(64), rows)
+    search = type(store).search
+    monkeypatch.setattr(
+        type(store),
+        "search",
+        lambda self, queries, top_k, where=None: search(self, queries if where is None else -queries, top_k, where),
+    )
+    report = store.build_index()
+    assert report.recall == 1.0
+    # The rows from the middle, the last tenth and the last fiftieth on, and those of either camera.
+    assert [each.share for each in report.filtered] == [48 / 64, 32 / 64, 16 / 64, 7 / 64, 2 / 64]
+    assert max(each.recall for each in report.filtered[:2]) < 0.1
+
+
+def test_the_report_of_rows_without_facts(place):
+    store = place[1]
+    store.add(unit(20), [photograph(number) for number in range(20)])
+    assert store.build_index().filtered == ()
 
 
 def test_a_poor_index_is_reported_as_poor(place, monkeypatch):
@@ -561,6 +675,19 @@ def folder(tmp_path):
     return folder
 
 
+def search_by(way, monkeypatch):
+    """`held`: from memory, and `indexed`: by the index, as if there were more rows than there are."""
+    from aga_model.retrieval.lance_store import LanceStore
+
+    if way != "few":
+        monkeypatch.setattr(LanceStore, "exact_rows", 10)
+    if way == "indexed":
+        from aga_model.retrieval import lance_search
+
+        monkeypatch.setattr(LanceStore, "held_bytes", 0)
+        monkeypatch.setattr(lance_search, "_SURE", 1)
+
+
 def reopened(folder):
     from aga_model.retrieval.lance_store import LanceStore
 
@@ -621,6 +748,7 @@ def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, rea
     read = {"few": lance_store._COLUMNS, "many": ["id", "embedding"], "rows": lance_store._COLUMNS[2:]}[reading]
     if reading == "many":
         monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 20)
+        monkeypatch.setattr(lance_store.LanceStore, "held_bytes", 0)
 
     def late(table, condition, columns):
         batches = real(table, condition, columns)
@@ -634,6 +762,51 @@ def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, rea
     monkeypatch.setattr(lance_store, "_batches", late)
     found = list(store.rows()) if reading == "rows" else store.search(unit(1), 100)[0]
     assert len(found) == 52 and len(calls) == 3
+
+
+def test_a_search_by_the_index_whose_files_are_tidied_away_searches_again(folder, monkeypatch):
+    from aga_model.retrieval import lance_store
+
+    search_by("indexed", monkeypatch)
+    store, other = reopened(folder), reopened(folder)
+    store.build_index()
+    real, calls = lance_store.nearest, []
+
+    def late(*arguments):
+        calls.append(arguments)
+        if len(calls) <= 2:
+            other.add(unit(1, seed=len(calls)), [photograph(100 + len(calls))])
+            other.compact()
+        return real(*arguments)
+
+    monkeypatch.setattr(lance_store, "nearest", late)
+    assert store.search(unit(1, seed=2), 1)[0][0].row == photograph(102)
+    assert len(calls) == 3
+
+
+def test_a_gallery_that_does_not_fit_is_not_held(folder, monkeypatch):
+    from aga_model.retrieval import lance_store
+
+    search_by("held", monkeypatch)
+    needed = 50 * (4 * DIM + lance_store._HELD_ROW_BYTES)
+    for room, held in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(lance_store.LanceStore, "held_bytes", room)
+        store = reopened(folder)
+        assert_same_hits(store.search(unit(1), 5)[0], brute_force(photographs(50), unit(50), unit(1)[0], 5))
+        assert (store._held is not None) == held
+
+
+def test_searches_at_the_same_time_read_a_gallery_once(folder, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from aga_model.retrieval.lance_store import _HeldVectors
+
+    search_by("held", monkeypatch)
+    store, real, calls = reopened(folder), _HeldVectors.of, []
+    monkeypatch.setattr(_HeldVectors, "of", lambda *arguments: calls.append(arguments) or real(*arguments))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: store.search(unit(1), 5), range(16)))
+    assert len(calls) == 1 and all(hits == found[0] for hits in found) and len(found[0][0]) == 5
 
 
 def test_many_small_additions_are_merged(folder, monkeypatch):
