@@ -14,6 +14,7 @@ best; hits are the fewest of any query, which must be as many as asked or as pas
 """
 
 import argparse
+import json
 import os
 import platform
 import tempfile
@@ -183,6 +184,40 @@ def table_rows(results: list[dict]) -> list[list[str]]:
     ]
 
 
+DOCUMENTED = (
+    "dimensions",
+    "apart",
+    "recall@10",
+    "hits of 10, 100, 1,000",
+    "ms",
+    "without filter",
+    "exact (numpy)",
+    "other filters: least recall@10",
+    "most ms by those without filter",
+)
+
+
+def markdown(results: list[dict]) -> str:
+    """The table of docs/search.md: the camera that lies apart, and the worst of the other filters."""
+    lines = [DOCUMENTED, ("---",) * len(DOCUMENTED)]
+    for result in results:
+        night = result["filters"]["camera night"]
+        others = [row for name, row in result["filters"].items() if name != "camera night"]
+        times = [row["median_ms"] for row in others]
+        lines.append(
+            (
+                str(result["dim"]),
+                f"{result['separation']:g}",
+                f"{night['recall']:.3f}",
+                ", ".join(f"{hits:,}" for hits in night["fewest_hits"].values()),
+                *(f"{night['median_ms'][way]:.0f}" for way in ("filtered", "unfiltered", "numpy")),
+                f"{min(row['recall'] for row in others):.3f}",
+                f"{max(row['filtered'] / row['unfiltered'] for row in times):.1f}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--rows", type=int, default=640_000)
@@ -190,7 +225,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--smoke", action="store_true", help="few rows, to see that it runs; asks the index")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of docs/search.md from --out, and end"
+    )
     options = parser.parse_args()
+    if options.markdown:
+        print(markdown(json.loads(options.out.read_text())["results"]))
+        return
     separations = SEPARATIONS
     if options.smoke:
         vars(options).update(SMOKE)

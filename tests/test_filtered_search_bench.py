@@ -26,6 +26,8 @@ def test_filtered_searches_find_what_there_is(python, tmp_path):
     filters = result["filters"]
     assert filters["camera night"]["rows"] == 282 and filters["camera day"]["rows"] == 2718  # 60 of 640 of 3,000
     assert sum(row["rows"] < 100 for row in filters.values()) >= 3
+    table = subprocess.run([*map(str, command), "--markdown"], env=environment, capture_output=True, text=True).stdout
+    assert table.splitlines()[2].startswith("| 16 | 3 | ") and "| 10, 100, 282 |" in table
     for name, row in filters.items():
         assert row["recall"] >= 0.95, name
         assert row["fewest_hits"] == {str(top_k): min(top_k, row["rows"]) for top_k in (10, 100, 1000)}, name
