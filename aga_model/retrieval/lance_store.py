@@ -605,8 +605,8 @@ class LanceStore:
                 self._follow()
                 self._require_no_link(self.folder / f"{self._record.table}.lance")
                 self._held = None  # so that what is deleted is gone from memory, too
-                self._upgrade()
                 self._tidy()
+                self._upgrade()
                 yield
             except GalleryError:
                 raise
@@ -627,14 +627,17 @@ class LanceStore:
             self._rewrite(None)
 
     def _tidy(self) -> None:
-        """Finish a deletion, and remove what a process left that was killed. The lock is held."""
+        """Remove what a process left that was killed, and finish a deletion. The lock is held."""
+        self._remove_leftovers()
         erasing = self.folder / _ERASING
         if erasing.exists():
             self._erase(self._pending())
-        _remove_all_but(self.folder, {MANIFEST, SKIPPED, ".lock", _ERASING, f"{self._record.table}.lance"})
-        if erasing.exists():
+            self._remove_leftovers()
             erasing.unlink()
             _sync_folder(self.folder)
+
+    def _remove_leftovers(self) -> None:
+        _remove_all_but(self.folder, {MANIFEST, SKIPPED, ".lock", _ERASING, f"{self._record.table}.lance"})
 
     def _erase(self, where: Filter | None) -> None:
         """Remove every trace of the images of a filter; None removes what writes before this have left."""
@@ -714,6 +717,7 @@ class LanceStore:
                     path = f"{CROPS}/{crop_name(row.source_hash, row.frame, row.box or ())}"
                     file = self.folder / path
                     self._require_no_link(self.folder / CROPS)
+                    self._require_no_link(file.parent)
                     write_crop(image, file)
                     if path not in held:
                         written.append(file)
@@ -1130,8 +1134,9 @@ def _remove_all_but(folder: Path, kept: set[str]) -> None:
 def _replace_file(path: Path, content: bytes) -> None:
     """Write a file so that it has its whole content from the moment it bears its name, even over a power cut."""
     temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)  # a link of this name would lead elsewhere
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

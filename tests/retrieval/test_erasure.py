@@ -397,6 +397,44 @@ def test_nothing_is_removed_through_links(tmp_path):
     assert gallery.count() == 28 and len(crop_files(tmp_path / "elsewhere")) == 8
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["gallery.json.tmp", ".erasing.tmp", "skipped.json.tmp", ".building", "images-9.lance", "images-1.lance.removed"],
+)
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("made_by", ["this version", "the version before"])
+def test_links_with_names_of_the_gallerys_own_lead_nowhere(tmp_path, monkeypatch, name, kind, made_by):
+    folder, victim = tmp_path / "g", tmp_path / "victim"
+    if made_by == "this version":
+        fill(folder)
+    else:
+        shutil.copytree(FIXTURES / "format_2", folder)
+    monkeypatch.setattr(LanceStore, "exact_rows", 5)
+    if kind == "folder":
+        victim.mkdir()
+    mine = victim / "mine.txt" if kind == "folder" else victim
+    mine.write_text("mine")
+    (folder / name).symlink_to(victim)
+    gallery = Gallery.open(folder)
+    gallery.change_settings(GallerySettings(hide_faces=True))
+    gallery.add(unit(1, seed=3), [crop_row(90, "p1", video="other")], [picture(1)])
+    gallery.build_index()
+    gallery.delete(Filter(person_ids=["p1"]))
+    gallery.compact()
+    assert mine.read_text() == "mine" and (kind == "file" or os.listdir(victim) == ["mine.txt"])
+
+
+def test_no_crop_is_saved_through_a_link(tmp_path):
+    folder, victim = tmp_path / "g", tmp_path / "victim"
+    gallery = fill(folder)
+    victim.mkdir()
+    row = crop_row(90, "p1", video="other")
+    (folder / "crops" / row.source_hash[:16]).symlink_to(victim, target_is_directory=True)
+    with pytest.raises(GalleryError, match="is a symbolic link"):
+        gallery.add(unit(1, seed=3), [row], [picture(1)])
+    assert os.listdir(victim) == [] and gallery.count() == 28
+
+
 def test_a_crop_that_two_rows_name_goes_with_the_last_of_them(tmp_path):
     gallery = fill(tmp_path / "g")
     own = tmp_path / "g" / "crops" / "portrait.jpg"
