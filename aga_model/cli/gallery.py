@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from ..retrieval import Filter, Gallery, GallerySettings
-from ..retrieval.audit import Head, verify
-from ..retrieval.recording import Recorder
+from ..retrieval.audit import AuditLog, Head, verify
+from ..retrieval.recording import Recorder, require_outside
 from ..retrieval.times import read_time
 from .index import shown_index
 from .messages import fail, note, shown
@@ -21,7 +21,7 @@ gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery: what
 Location = Annotated[
     str, typer.Argument(metavar="GALLERY", help="The gallery, a folder or milvus://host:port/collection.")
 ]
-_AGE = re.compile(r"(\d+)([dhw])")
+_AGE = re.compile(r"([0-9]{1,6})([dhw])")
 _AGE_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -83,7 +83,7 @@ def delete(
         if dry_run:
             typer.echo(f"{gallery.count(where)} images would be removed, the gallery holds {gallery.count()}")
             return
-        Recorder.of(gallery, audit).for_purpose(purpose).removes(where, gallery.count(where))
+        gallery.before_removal = Recorder.of(gallery, audit).for_purpose(purpose).removes
         removed = gallery.delete(where)
         typer.echo(f"{removed} images removed, the gallery holds {gallery.count()}")
         if gallery.expired:
@@ -116,6 +116,8 @@ def retention(
         typer.Option("--keep", help="Keep images for so long (12h, 30d, 8w): from when they were taken, else added."),
     ] = None,
     forever: Annotated[bool, typer.Option("--forever", help="Keep images until they are deleted.")] = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
 ) -> None:
     """
     How long the gallery keeps its images; without an option, say how long it is.
@@ -129,10 +131,7 @@ def retention(
         gallery = Gallery.open(location)
         if keep is not None or forever:
             seconds = None if keep is None else _age(keep, "--keep").total_seconds()
-            recorder = Recorder.of(gallery, None)
-            gallery.change_settings(replace(gallery.settings, keep_seconds=seconds))
-            if gallery.expired:
-                recorder.removes(Filter(), gallery.expired, "purge")
+            _change_settings(gallery, replace(gallery.settings, keep_seconds=seconds), audit, purpose)
         typer.echo(_shown_settings(gallery.settings)[0])
         if gallery.expired:
             typer.echo(f"{gallery.expired} images erased, the gallery holds {gallery.count()}")
@@ -147,7 +146,7 @@ def purge(location: Location, audit: AuditOption = None, purpose: PurposeOption 
         gallery = Gallery.open(location)
         if gallery.settings.keep_seconds is None:
             raise ValueError(f"gallery {gallery} keeps its images for ever: see `aga gallery retention --keep`")
-        Recorder.of(gallery, audit).for_purpose(purpose).removes(Filter(), gallery.count_expired(), "purge")
+        gallery.before_removal = Recorder.of(gallery, audit).for_purpose(purpose).removes
         typer.echo(f"{gallery.purge()} images erased, the gallery holds {gallery.count()}")
         if gallery.folder is None:
             note(f"no search finds them any more, but {_server_keeps()}")
@@ -170,6 +169,7 @@ def settings(
         bool | None,
         typer.Option("--hide-faces/--show-faces", help="Hide faces in everything that is shown or saved."),
     ] = None,
+    why: PurposeOption = None,
 ) -> None:
     """What holds for everyone who uses the gallery; without an option, say what does."""
     try:
@@ -179,12 +179,15 @@ def settings(
         changes: dict[str, str | bool | None] = {}
         if audit is not None or no_audit:
             changes["audit"] = None if audit is None else os.path.abspath(audit)
+        if audit is not None:
+            require_outside(gallery, audit)
+            AuditLog(audit)  # AuditError where nothing could be written to it
         if purpose is not None:
             changes["purpose_required"] = purpose
         if faces is not None:
             changes["hide_faces"] = faces
         if changes:
-            gallery.change_settings(replace(gallery.settings, **changes))  # type: ignore[arg-type]
+            _change_settings(gallery, replace(gallery.settings, **changes), None, why)  # type: ignore[arg-type]
         for line in _shown_settings(gallery.settings):
             typer.echo(line)
     except (ValueError, OSError) as error:
@@ -263,6 +266,14 @@ def _age(text: str, option: str) -> timedelta:
     return found
 
 
+def _change_settings(gallery: Gallery, settings: GallerySettings, audit: Path | None, purpose: str | None) -> None:
+    """Change them; a log that the gallery keeps, or kept until now, tells of it and of what is erased by it."""
+    recorder = replace(Recorder.of(gallery, audit), purpose=purpose or "change of settings")
+    (recorder if recorder.log is not None else recorder.following(settings)).changes_settings(settings)
+    gallery.before_removal = recorder.following(settings).removes
+    gallery.change_settings(settings)
+
+
 def _shown_settings(settings: GallerySettings) -> list[str]:
     """A line on each setting, retention first."""
     keep = settings.keep_seconds
@@ -279,10 +290,11 @@ def _shown_settings(settings: GallerySettings) -> list[str]:
 
 
 def _shown_age(seconds: float) -> str:
-    for unit, length in (("weeks", 7 * 86_400), ("days", 86_400), ("hours", 3600)):
-        if seconds >= 2 * length and seconds % length == 0:
-            return f"{seconds / length:g} {unit}"
-    return f"{seconds / 3600:g} hours"
+    for unit, length in (("week", 7 * 86_400), ("day", 86_400), ("hour", 3600)):
+        if seconds % length == 0:
+            number = seconds / length
+            return f"{number:,.0f} {unit}{'' if number == 1 else 's'}"
+    return f"{seconds:,.0f} seconds"
 
 
 def _tell_unfinished(gallery: Gallery) -> None:
@@ -298,12 +310,10 @@ def _server_keeps() -> str:
 
 def _known_sources(gallery: Gallery, names: list[str]) -> list[str]:
     """
-    The paths by which a gallery names these files: as they are given, or else whichever leads to the same file, since
-    the gallery may have been filled through a symbolic link.
+    The paths by which a gallery names these files: as they are given, and whichever others lead to the same file,
+    since the gallery may have been filled through a symbolic link.
     """
     given = [os.path.abspath(name) for name in names]
-    if all(gallery.count(Filter(sources=[name])) for name in given):
-        return given
     wanted = {os.path.realpath(name) for name in given}
     same = {row.source for row in gallery.rows() if os.path.realpath(row.source) in wanted}
     return [*given, *sorted(same)]

@@ -43,6 +43,7 @@ from ..retrieval.shards import no_progress
 from ..retrieval.times import read_time
 from ..retrieval.video import EVERY
 from .messages import RENDERED_NOTE, fail, note, shown
+from .options import PurposeOption
 from .trust import TrustRemoteCode
 
 SKIPPED_FILE = "skipped.json"
@@ -111,6 +112,7 @@ def index(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery instead of adding to it.")
     ] = False,
+    purpose: PurposeOption = None,
 ) -> None:
     """
     Encode person images, or the people in videos and scenes, into a gallery for `aga search`.
@@ -142,7 +144,7 @@ def index(
         if split is None:
             found, videos, skipped = shards.of_main(lambda: _find(images, out))
         people = _Scenes([*videos, *(found if scenes else [])], detector, settings, recut)
-        loading = _Loading(model, device, trust_remote_code)
+        loading = _Loading(model, device, trust_remote_code, purpose)
         _index([] if scenes else found, people, skipped, facts_of, loading, out, batch_size, overwrite, shards)
         shards.close()
     except ShardError as error:  # all processes know of it
@@ -173,11 +175,12 @@ class _Scenes:
 
 @dataclass(frozen=True)
 class _Loading:
-    """The model to encode with, the device, and whether its and the detector's own Python code is trusted."""
+    """The model to encode with, the device, whether its and the detector's own Python code is trusted, and why."""
 
     model: str
     device: str | None
     trust_remote_code: bool
+    purpose: str | None
 
 
 def _index(
@@ -198,12 +201,15 @@ def _index(
         gallery = None if overwrite or not Gallery.exists(out) else _open_to_add(out)
         found = load_detector(scenes.detector, device, **trust) if scenes.paths else None
         encoder = PersonEncoder.from_pretrained(loading.model, device, trust_remote_code=loading.trust_remote_code)
+        if overwrite and shards.is_main and Gallery.exists(out):
+            _record_overwriting(out, loading.purpose)
         if gallery is None:
             # Whoever has images to add first makes it; nothing is there before.
             first = partial(shards.first, "gallery")
             gallery = Gallery.create(out, encoder.model_hash, encoder.dim, encoder.name, overwrite, first)
         else:
             gallery.require_model(encoder.model_hash, encoder.name)
+    gallery.before_removal = partial(_record_removal, gallery, loading.purpose)
     if shards.is_main:
         if encoder.rendered_only:
             note(RENDERED_NOTE)
@@ -225,10 +231,25 @@ def _index(
     if shards.is_main:
         if made and not gallery.is_made:  # by another process
             gallery = Gallery.open(out)
+            gallery.before_removal = partial(_record_removal, gallery, loading.purpose)
         _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
         if expired:
-            Recorder.of(gallery, None).removes(Filter(), expired, "purge")
             typer.echo(f"{expired} images are older than the gallery keeps them, and were erased")
+
+
+def _record_overwriting(out: str, purpose: str | None) -> None:
+    """The removal of a whole gallery; of one that cannot be read nothing is known."""
+    try:
+        gallery = Gallery.open(out)
+    except GalleryError as error:
+        note(f"the gallery that is overwritten cannot be read, and what it asked for does not go on to hold ({error})")
+        return
+    Recorder.of(gallery, None).for_purpose(purpose).removes(Filter(), gallery.count(), "overwrite")
+
+
+def _record_removal(gallery: Gallery, purpose: str | None, where: Filter, images: int, action: str) -> None:
+    """What goes because of its age, because its file has changed, or because that can no longer be read."""
+    replace(Recorder.of(gallery, None), purpose=purpose or "aga index").removes(where, images, action)
 
 
 def _open_to_add(out: str) -> Gallery:
@@ -247,10 +268,16 @@ def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped:
     skipped = sorted(skipped, key=lambda item: item.path)
     removed = _remove(gallery, {str(item.path) for item in skipped})
     if gallery.folder is not None and gallery.is_made:
-        write_json(
-            gallery.folder / SKIPPED_FILE, [{"path": str(item.path), "reason": item.reason} for item in skipped]
-        )
+        file = gallery.folder / SKIPPED_FILE
+        if file.is_symlink():  # which would lead elsewhere
+            file.unlink()
+        write_json(file, [{"path": str(item.path), "reason": item.reason} for item in skipped])
     _print_summary(gallery, report, people, skipped, removed)
+    if gallery.is_made and gallery.settings.keep_seconds is not None:
+        note(
+            "this gallery keeps its images for a while only: those without a time (--time-from, --started) for as "
+            "long from now, also if they were erased before"
+        )
     if (built := _build_index(gallery)) is not None:
         typer.echo(shown_index(built))
 
@@ -301,7 +328,8 @@ def _expanded(images: Iterable[str]) -> list[Path]:
     paths = []
     for name in images:
         if os.path.exists(name) or not glob.has_magic(name):
-            paths.append(Path(os.path.abspath(name)))
+            # The system follows a link before it goes up by `..`.
+            paths.append(Path(os.path.realpath(name) if ".." in Path(name).parts else os.path.abspath(name)))
         elif matches := sorted(glob.glob(name, recursive=True)):
             paths += [Path(os.path.abspath(match)) for match in matches]
         else:

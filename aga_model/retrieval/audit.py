@@ -119,6 +119,9 @@ class AuditLog:
             begun = os.fstat(file.fileno()).st_size > 0
             if begun and _key_of(file) is None and not _beside(self.path, _HEAD).exists():
                 raise AuditError(f"{self.path} is no audit log, and nothing is written to it: give another file")
+            if not begun and _beside(self.path, _HEAD).exists() and _read_heads(self.path) is None:
+                head = _beside(self.path, _HEAD)
+                raise AuditError(f"{head} is a file of something else, and would be replaced: give another log")
 
     def append(
         self,

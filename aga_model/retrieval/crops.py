@@ -52,6 +52,11 @@ def is_crop_name(name: str) -> bool:
     return _FOLDER.fullmatch(folder) is not None and _FILE.fullmatch(file) is not None
 
 
+def is_crop_folder(name: str) -> bool:
+    """Whether crops of a source are saved under such a name."""
+    return _FOLDER.fullmatch(name) is not None
+
+
 def stored_crop_path(path: str, gallery: Path) -> str | None:
     """
     The path of a saved crop relative to its gallery's folder, None for any other file.
@@ -133,6 +138,7 @@ __all__ = [
     "crop_file",
     "crop_name",
     "has_foreign_crops",
+    "is_crop_folder",
     "is_crop_name",
     "remove_crop",
     "saved_crops",

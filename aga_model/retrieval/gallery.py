@@ -95,6 +95,8 @@ class Gallery:
         self._opened = store
         self._first = first
         self.expired = 0  # images that this object erased because they were older than the gallery keeps them
+        # Called with filter, number of images and `delete` or `purge` before images are removed; stops it by an error.
+        self.before_removal: Callable[[Filter, int, str], None] | None = None
 
     @classmethod
     def create(
@@ -292,9 +294,14 @@ class Gallery:
             raise ValueError("a filter without a condition would delete every image: say which")
         if self._opened is None:
             return 0
+        self._tell(where, "delete")
         removed = self._opened.delete(where)
         self.purge()
         return removed
+
+    def _tell(self, where: Filter, action: str) -> None:
+        if self.before_removal is not None and self._opened is not None:
+            self.before_removal(where, self._opened.count(where), action)
 
     def purge(self) -> int:
         """
@@ -310,6 +317,7 @@ class Gallery:
         stale = self._stale()
         if self._opened is None or stale is None or not self._opened.count(stale):
             return 0
+        self._tell(stale, "purge")
         expired = self._opened.delete(stale)
         self.expired += expired
         return expired
@@ -364,11 +372,13 @@ class Gallery:
         """
         if self._opened is None or self._opened.count() == 0:
             raise GalleryError(f"gallery {self} is empty: there is nothing to index")
+        self.purge()
         return self._opened.build_index()
 
     def compact(self) -> None:
         """Write the gallery anew without what was replaced or deleted."""
         if self._opened is not None:
+            self.purge()
             self._opened.compact()
 
 

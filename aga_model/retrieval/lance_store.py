@@ -52,6 +52,7 @@ from .crops import (
     crop_file,
     crop_name,
     has_foreign_crops,
+    is_crop_folder,
     is_crop_name,
     remove_crop,
     saved_crops,
@@ -64,6 +65,7 @@ from .store import (
     FORMAT_VERSION,
     BestRows,
     Filter,
+    FilteredRecall,
     GalleryError,
     GalleryRow,
     GallerySettings,
@@ -87,8 +89,9 @@ _BUILDING = ".building"
 _TABLE = re.compile(r"images-(\d+)")
 _OWN_FILES = re.compile(
     r"gallery\.json(\.tmp)?|skipped\.json(\.\d+)?(\.tmp)?|\.lock|\.erasing(\.tmp)?|\.building|images-\d+\.lance(\.removed)?"
-    r"|embeddings-\d+\.safetensors(\.tmp)?|rows-\d+\.jsonl(\.tmp)?"  # of format version 1
 )
+_FIRST_FORMAT_FILES = re.compile(r"embeddings-\d+\.safetensors(\.tmp)?|rows-\d+\.jsonl(\.tmp)?")
+_LANCE_FOLDERS = {"data", "_versions", "_transactions", "_deletions", "_indices", "_latest.manifest", "_refs"}
 _LOCK_SECONDS = 600  # as long as another process may build an index
 _READS = 10  # a read fails for good when others tidied up during as many
 _SCAN_ROWS = 8192
@@ -155,7 +158,8 @@ class _Held:
         """What `_sql` says, of each row; what a row does not say fulfils nothing."""
         texts = {name: pa.array(values, pa.string()) for name, values in _texts(where, self.folder).items()}
         conditions = [pc.is_in(self.rows[name], values) for name, values in texts.items()]
-        ages = pc.coalesce(self.rows["time"], self.rows["added"]) if "added" in self.rows.column_names else None
+        has_ages = "added" in self.rows.column_names
+        ages = pc.min_element_wise(self.rows["time"], self.rows["added"]) if has_ages else None
         for moments, (since, until) in ((self.rows["time"], where.times()), (ages, where.ages())):
             if moments is None:  # of an earlier version, which knows no ages
                 continue
@@ -288,12 +292,12 @@ class LanceStore:
     @staticmethod
     def exists(location: str | os.PathLike) -> bool:
         """Whether there is a gallery, readable or not."""
-        return (Path(location) / MANIFEST).exists()
+        return (_real(location) / MANIFEST).exists()
 
     @staticmethod
     def check_place(location: str | os.PathLike, overwrite: bool) -> None:
         """Raise GalleryError unless a gallery can be made there."""
-        _check_place(Path(location), overwrite)
+        _check_place(_real(location), overwrite)
 
     @classmethod
     def create(cls, location: str | os.PathLike, manifest: Manifest) -> "LanceStore":
@@ -305,7 +309,7 @@ class LanceStore:
             GalleryError: the folder holds anything else, another process is writing there for long, or it cannot be
                 written.
         """
-        folder = Path(location)
+        folder = _real(location)
         _check_place(folder, overwrite=True)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -313,9 +317,10 @@ class LanceStore:
                 name = _next_table(folder)
                 table = _connect(folder).create_table(name, schema=_schema(manifest.dim))
                 record = _Record(manifest, FORMAT_VERSION, name, secrets.token_hex(8), _settings_of(folder))
+                had_gallery = (folder / MANIFEST).exists()
                 _write_record(folder, record)
                 store = cls(folder, record, table)
-                _remove_all_but(folder, {MANIFEST, ".lock", f"{name}.lance"})
+                _remove_all_but(folder, {MANIFEST, ".lock", f"{name}.lance"}, first_format=had_gallery)
                 store._sweep_crops(None)
         except GalleryError:
             raise
@@ -332,7 +337,7 @@ class LanceStore:
         Raises:
             GalleryError: there is none, or it is damaged; the message names the file.
         """
-        folder = Path(location)
+        folder = _real(location)
         record, mark, table = _open_table(folder)
         store = cls(folder, record, table)
         store._mark = mark
@@ -399,7 +404,7 @@ class LanceStore:
 
     def delete(self, where: Filter) -> int:
         with self._writing():
-            self._require_no_link(self.folder / CROPS)
+            self._require_no_links(self.folder / CROPS)
             removed = self._table.count_rows(self._condition(where))
             _replace_file(self.folder / _ERASING, json.dumps({"filter": where.to_dict()}).encode())
             try:
@@ -424,7 +429,12 @@ class LanceStore:
                 yield _row_of(values, self.folder)
 
     def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
-        for batch in self._scan(where, ["id", "embedding"]):
+        columns = ["id", "embedding"]
+        if where is not None and "source" in where.texts():  # of few files: they can be read again as a whole
+            batches = iter(self._read(lambda table: list(_batches(table, self._condition(where), columns))))
+        else:
+            batches = self._scan(where, columns)
+        for batch in batches:
             yield batch["id"].to_pylist(), _matrix(batch, self.manifest.dim)
 
     def vector_index(self) -> VectorIndex:
@@ -440,12 +450,24 @@ class LanceStore:
                 reason = f"up to {self.exact_rows:,} images every search compares with each of them"
             index = self._vector_index(self._table)
         seconds = time.perf_counter() - started
-        recall, queries, filtered = measure_recall(self)
+        recall, queries, filtered = self._measured()
         return VectorIndexReport(index.kind, index.rows, seconds, recall, queries, reason, filtered)
+
+    def _measured(self) -> tuple[float, int, tuple[FilteredRecall, ...]]:
+        """[`measure_recall`]; again where another process writes the gallery anew meanwhile."""
+        for _ in range(_READS):
+            before = self._record.table
+            try:
+                return measure_recall(self)
+            except GalleryError:
+                self._follow()
+                if self._record.table == before:
+                    raise
+        return measure_recall(self)
 
     def compact(self) -> None:
         with self._writing():
-            self._require_no_link(self.folder / CROPS)
+            self._require_no_links(self.folder / CROPS)
             self._rewrite(None)
             self._sweep_crops(None)
 
@@ -517,6 +539,11 @@ class LanceStore:
             text = (self.folder / _ERASING).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise GalleryError(
+                f"{self.folder / _ERASING} cannot be read ({error.strerror}): remove it and delete again what it was "
+                "to remove"
+            ) from error
         if not text:
             return None
         try:
@@ -603,7 +630,7 @@ class LanceStore:
         with _locked(self._lock, self.folder):
             try:
                 self._follow()
-                self._require_no_link(self.folder / f"{self._record.table}.lance")
+                self._require_no_links(self.folder / f"{self._record.table}.lance")
                 self._held = None  # so that what is deleted is gone from memory, too
                 self._tidy()
                 self._upgrade()
@@ -620,6 +647,15 @@ class LanceStore:
             raise GalleryError(
                 f"{place} is a symbolic link, through which nothing is removed: put what it points to in its place"
             )
+
+    def _require_no_links(self, place: Path) -> None:
+        """The same of a folder and the folders of the gallery's in it."""
+        self._require_no_link(place)
+        if place.is_dir():
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.is_symlink() and (place.name != CROPS or is_crop_folder(entry.name)):
+                        self._require_no_link(Path(entry.path))
 
     def _upgrade(self) -> None:
         """Write what an earlier version made in today's form."""
@@ -777,7 +813,7 @@ class LanceStore:
         try:
             items = json.loads(file.read_text(encoding="utf-8"))
             left = [item for item in items if not _tells_of(str(item["path"]), folders, persons)]
-        except (ValueError, KeyError, TypeError):  # what cannot be read may tell of anybody
+        except (ValueError, KeyError, TypeError, RecursionError):  # what cannot be read may tell of anybody
             left = []
         _replace_file(file, (json.dumps(left, indent=2, sort_keys=True) + "\n").encode())
 
@@ -882,11 +918,13 @@ def _sql(where: Filter | None, folder: Path) -> str | None:
         f"{column} IN ({', '.join(map(_quoted, values))})" if values else "false"
         for column, values in _texts(where, folder).items()
     ]
-    for moment, (since, until) in (("time", where.times()), ("coalesce(time, added)", where.ages())):
-        if since is not None:
-            conditions.append(f"{moment} >= {since!r}")
-        if until is not None:
-            conditions.append(f"{moment} < {until!r}")
+    since, until = where.times()
+    conditions += [f"time >= {since!r}"] if since is not None else []
+    conditions += [f"time < {until!r}"] if until is not None else []
+    # A time behind the moment at which an image was added comes from a wrong clock: the earlier of both counts.
+    since, until = where.ages()
+    conditions += [f"coalesce(time, added) >= {since!r} AND added >= {since!r}"] if since is not None else []
+    conditions += [f"(coalesce(time, added) < {until!r} OR added < {until!r})"] if until is not None else []
     return f"({' AND '.join(conditions)})"
 
 
@@ -1009,7 +1047,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not os.access(folder, os.W_OK):
         raise GalleryError(f"gallery {folder} cannot be written")
     has_gallery = (folder / MANIFEST).exists()
-    foreign = sorted(name for name in os.listdir(folder) if not _OWN_FILES.fullmatch(name) and name != CROPS)
+    foreign = sorted(name for name in os.listdir(folder) if not _is_own(folder, name, has_gallery) and name != CROPS)
     if not foreign and has_foreign_crops(folder):
         foreign = [CROPS]
     if foreign and not has_gallery:
@@ -1019,6 +1057,37 @@ def _check_place(folder: Path, overwrite: bool) -> None:
 
 
 _Mark = tuple[int, int, int]
+
+
+def _real(location: str | os.PathLike) -> Path:
+    """
+    The folder by one name: LanceDB takes `link/..` for nothing, where the operating system follows the link first.
+
+    Raises:
+        GalleryError: LanceDB cannot open a folder of this name.
+    """
+    folder = os.path.realpath(location)
+    try:
+        folder.encode()
+    except UnicodeEncodeError as error:
+        raise GalleryError(f"the name of gallery {location!s} is not valid UTF-8: rename its folder") from error
+    if any(not character.isprintable() for character in folder):
+        raise GalleryError(f"the name of gallery {location!s} holds a character that no file name should: rename it")
+    return Path(folder)
+
+
+def _is_own(folder: Path, name: str, has_gallery: bool) -> bool:
+    """Whether a file in a folder is a gallery's; without gallery.json, what is left of one that was being made."""
+    if _FIRST_FORMAT_FILES.fullmatch(name):
+        return has_gallery
+    if _OWN_FILES.fullmatch(name) is None:
+        return False
+    return has_gallery or not name.startswith("images-") or _is_table(folder / name)
+
+
+def _is_table(place: Path) -> bool:
+    """Whether a folder looks like one of LanceDB's."""
+    return place.is_symlink() or (place.is_dir() and set(os.listdir(place)) <= _LANCE_FOLDERS)
 
 
 def _mark_of(folder: Path) -> _Mark | None:
@@ -1060,11 +1129,18 @@ def _write_record(folder: Path, record: _Record) -> None:
 
 
 def _settings_of(folder: Path) -> GallerySettings:
-    """Of a gallery that is overwritten; none where there is none, or it cannot be read."""
+    """
+    Of a gallery that is overwritten, also of one that cannot be read otherwise; none where there is none.
+
+    Raises:
+        GalleryError: it has settings that this version does not know.
+    """
+    file = folder / MANIFEST
     try:
-        return _read_record(folder).settings
-    except GalleryError:
+        values = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
         return GallerySettings()
+    return GallerySettings.from_dict(values, str(file))
 
 
 def _open_table(folder: Path) -> tuple[_Record, _Mark | None, Any]:
@@ -1120,15 +1196,17 @@ def _leftovers(folder: Path, table: str) -> bool:
     return any(name not in used and _OWN_FILES.fullmatch(name) for name in os.listdir(folder))
 
 
-def _remove_all_but(folder: Path, kept: set[str]) -> None:
-    """Remove what earlier galleries left in the folder; files of others stay."""
+def _remove_all_but(folder: Path, kept: set[str], first_format: bool = False) -> None:
+    """Remove what earlier galleries left in the folder, of the first format too; files of others stay."""
     for name in os.listdir(folder):
-        if name not in kept and _OWN_FILES.fullmatch(name):
-            path = folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        is_own = _OWN_FILES.fullmatch(name) or (first_format and _FIRST_FORMAT_FILES.fullmatch(name))
+        path = folder / name
+        if name in kept or not is_own or (name.startswith("images-") and not _is_table(path)):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _replace_file(path: Path, content: bytes) -> None:

@@ -462,10 +462,10 @@ def _expression(where: Filter | None) -> str:
     # Earlier versions stored no moment of the addition: such a row without a time has no age, and stays.
     if since is not None:
         undated = f"(not (exists facts['added']) or facts['added'] >= {since!r})"
-        conditions.append(f"(time >= {since!r} or (time < {_NO_TIME / 10!r} and {undated}))")
+        conditions.append(f"((time >= {since!r} or time < {_NO_TIME / 10!r}) and {undated})")
     if until is not None:
         known = f"(time >= {_NO_TIME / 10!r} and time < {until!r})"
-        conditions.append(f"({known} or (time < {_NO_TIME / 10!r} and facts['added'] < {until!r}))")
+        conditions.append(f"({known} or facts['added'] < {until!r})")
     return " and ".join(conditions)
 
 

@@ -1,8 +1,10 @@
 """Record what is done with a gallery in its audit log, before its result is shown."""
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .audit import AuditLog
@@ -58,8 +60,11 @@ class Recorder:
         if audit is not None and settings.audit is not None and not _same(audit, settings.audit):
             raise ValueError(f"the audit log of gallery {gallery} is {settings.audit}: leave --audit out")
         file = audit if settings.audit is None else settings.audit
+        if file is not None:
+            require_outside(gallery, file)
         log = None if file is None else AuditLog(file)
-        return cls(log, str(gallery), actor or os_user(), purpose_required=settings.purpose_required)
+        name = str(gallery) if gallery.folder is None else os.path.realpath(gallery.folder)
+        return cls(log, name, actor or os_user(), purpose_required=settings.purpose_required)
 
     def following(self, settings: GallerySettings) -> "Recorder":
         """
@@ -102,8 +107,12 @@ class Recorder:
         self._append("export", results, files=[os.path.abspath(file) for file in files])
 
     def removes(self, where: Filter, results: int, action: str = "delete") -> None:
-        """So many images are about to be removed."""
+        """So many images are about to be removed; see [`Gallery.before_removal`]."""
         self._append(action, results, where=where)
+
+    def changes_settings(self, settings: GallerySettings) -> None:
+        """The gallery's settings are about to be these."""
+        self._append("settings", 0, {"settings": json.dumps(asdict(settings))})
 
     def _append(
         self,
@@ -115,6 +124,14 @@ class Recorder:
     ) -> None:
         if self.log is not None:
             self.log.append(action, self.gallery, self.actor, self.purpose, results, query, where, files)
+
+
+def require_outside(gallery: "Gallery", file: str | os.PathLike) -> None:
+    """ValueError for an audit log in the gallery's own folder, where a deletion could remove it."""
+    if gallery.folder is None:
+        return
+    if Path(os.path.realpath(file)).is_relative_to(os.path.realpath(gallery.folder)):
+        raise ValueError(f"the audit log {file} would lie in the folder of gallery {gallery}: give a file elsewhere")
 
 
 def os_user() -> str:

@@ -141,8 +141,8 @@ class Filter:
             `datetime`, which without time zone is local. An image without a time fulfils neither.
         ids: images with one of these row ids ([`GalleryRow.id`]).
         fresh_since, stale_before: images that were taken at this time or later, and before it; of an image without a
-            time, the moment counts at which it was added. What a gallery that keeps its images for a while only
-            distinguishes ([`GallerySettings`]).
+            time, or with one that lies behind it, the moment counts at which it was added. What a gallery that keeps
+            its images for a while only distinguishes ([`GallerySettings`]).
 
     Raises:
         ValueError: a name is empty, a time is not finite, or `until` is not after `since`.
@@ -231,7 +231,8 @@ class GallerySettings:
 
     Args:
         keep_seconds (`float`, *optional*): how long images are kept, from when they were taken, or, where that is not
-            known, from when they were added. Older ones are never returned, and erased by the next write.
+            known or lies behind it, from when they were added. Older ones are never returned, and erased by the next
+            write.
         audit (`str`, *optional*): absolute path of the file that every search, export and deletion is written to.
         purpose_required (`bool`): whether each of these must say what it is for.
         hide_faces (`bool`): whether faces are hidden in everything that is shown or saved. No viewer can show them.

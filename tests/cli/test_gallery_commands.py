@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from aga_model.cli.index import _find
 from aga_model.cli.main import app
 from aga_model.retrieval import Filter, Gallery, GalleryRow
+from aga_model.retrieval.audit import AuditError, AuditLog
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -51,7 +52,7 @@ def test_retention_erases_now_and_binds_everyone(gallery):
     assert Gallery.open(gallery).settings.keep_seconds is None
 
 
-@pytest.mark.parametrize("keep", ["0d", "30", "30m", "-1d", "d", "99999999999w"])
+@pytest.mark.parametrize("keep", ["0d", "30", "30m", "-1d", "d", "99999999999w", "\u0661d"])
 def test_a_time_that_is_none_is_refused(gallery, keep):
     assert f"--keep {keep}" in aga("retention", gallery, "--keep", keep, code=2).stderr
     assert Gallery.open(gallery).count() == 6 and Gallery.open(gallery).settings.keep_seconds is None
@@ -76,11 +77,43 @@ def test_what_is_erased_for_its_age_is_recorded(gallery, tmp_path):
     aga("retention", gallery, "--keep", "25d")
     assert "give --purpose" in aga("purge", gallery, code=2).stderr
     aga("purge", gallery, "--purpose", "daily job")
+    aga("retention", gallery, "--keep", "15d", "--purpose", "a shorter time")
+    aga("settings", gallery, "--no-audit")
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    change = "change of settings"
     assert [(line["action"], line["results"], line["purpose"]) for line in lines] == [
-        ("purge", 2, None),
-        ("purge", 0, "daily job"),
+        ("settings", 0, change),
+        ("settings", 0, change),
+        ("purge", 2, change),
+        ("settings", 0, "a shorter time"),
+        ("purge", 1, "a shorter time"),
+        ("settings", 0, change),
     ]
+    assert json.loads(lines[-1]["query"]["settings"])["audit"] is None
+
+
+def test_what_cannot_be_recorded_is_not_erased(gallery, tmp_path, monkeypatch):
+    aga("settings", gallery, "--audit", tmp_path / "audit.jsonl")
+
+    def full(*_arguments, **_options):
+        raise AuditError("audit log cannot be written (no space left on device)")
+
+    for command in (("retention", gallery, "--keep", "25d"), ("delete", gallery, "--source", tmp_path / "1.jpg")):
+        with monkeypatch.context() as patch:
+            patch.setattr(AuditLog, "append", full)
+            assert "cannot be written" in aga(*command, code=2).stderr
+        assert Gallery.open(gallery).count() == 6
+
+
+@pytest.mark.parametrize("name", ["g/audit.jsonl", "g/skipped.json", "g/crops/a.jsonl"])
+def test_no_log_lies_in_the_gallery(gallery, tmp_path, name):
+    assert "give a file elsewhere" in aga("settings", gallery, "--audit", tmp_path / name, code=2).stderr
+    assert (
+        "give a file elsewhere" in aga("delete", gallery, "--person", "x", "--audit", tmp_path / name, code=2).stderr
+    )
+    (tmp_path / "mine.head").write_text("mine")
+    assert "something else" in aga("settings", gallery, "--audit", tmp_path / "mine", code=2).stderr
+    assert (tmp_path / "mine.head").read_text() == "mine" and Gallery.open(gallery).settings.audit is None
 
 
 def test_a_source_is_deleted_by_whatever_path_it_is_named(tmp_path):

@@ -387,6 +387,78 @@ def test_a_strangers_row_removes_no_file_outside_the_crops(tmp_path, path):
     assert len(crop_files(folder)) >= 8 and gallery.count() == 28
 
 
+@pytest.mark.parametrize("inner", ["data", "crops"])
+def test_links_within_the_gallery_are_noticed(tmp_path, inner):
+    folder = tmp_path / "g"
+    gallery = fill(folder)
+    place = folder / "images-1.lance" / "data" if inner == "data" else next((folder / "crops").iterdir())
+    shutil.move(place, tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(GalleryError, match=f"{place.name} is a symbolic link"):
+        gallery.delete(Filter(person_ids=[SECRET]))
+    assert Gallery.open(folder).count() == 28 and len(os.listdir(tmp_path / "elsewhere")) > 0
+
+
+def test_a_folder_is_one_by_whatever_path_it_is_named(tmp_path, monkeypatch):
+    """The system follows a link before it goes up by `..`; LanceDB does not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "lnk").symlink_to(tmp_path / "real" / "sub")
+    fill(tmp_path / "real" / "g")
+    other = Gallery.create(tmp_path / "g", MODEL, DIM, NAME)
+    other.add(unit(1), [still(500, "mine")])
+    gallery = Gallery.open("lnk/../g")
+    assert gallery.count() == 28 and gallery.delete(Filter(person_ids=[SECRET])) == 7
+    assert found_traces(tmp_path / "real", secret_traces()) == [] and len(crop_files(tmp_path / "real")) == 6
+    assert other.count() == 1
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\udcff", "a\x07"])
+def test_folder_names_that_lancedb_cannot_take_are_refused(tmp_path, name):
+    with pytest.raises(GalleryError, match="the name of gallery"):
+        Gallery.create(tmp_path / name, MODEL, DIM, NAME)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["embeddings-1.safetensors", "rows-1.jsonl", "images-1.lance/t", "images-1.lance"])
+def test_names_like_a_gallerys_are_somebody_elses_where_there_is_none(tmp_path, overwrite, name):
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(GalleryError, match="holds other files"):
+        Gallery.create(tmp_path / "mine", MODEL, DIM, NAME, overwrite=overwrite)
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_with_a_tables_name_that_is_none_stays(tmp_path):
+    gallery = fill(tmp_path / "g")
+    mine = tmp_path / "g" / "images-9.lance" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    gallery.delete(Filter(person_ids=[SECRET]))
+    Gallery.open(tmp_path / "g").compact()
+    assert mine.read_text() == "mine"
+
+
+def test_a_killed_making_can_be_begun_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(lance_store, "_write_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path / "g")
+    assert os.listdir(tmp_path / "g") and fill(tmp_path / "g").count() == 28
+
+
+def test_settings_of_a_damaged_gallery_go_on_to_hold(tmp_path):
+    gallery = fill(tmp_path / "g")
+    gallery.change_settings(GallerySettings(hide_faces=True))
+    file = tmp_path / "g" / "gallery.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99, "dim": None}))
+    new = Gallery.create(tmp_path / "g", MODEL, DIM, NAME, overwrite=True)
+    new.add(unit(1), [still(1, "p1")])
+    assert new.settings.hide_faces
+
+
 def test_nothing_is_removed_through_links(tmp_path):
     folder = tmp_path / "g"
     gallery = fill(folder)
@@ -519,6 +591,12 @@ def test_images_are_kept_as_long_as_the_gallery_says(tmp_path, monkeypatch):
     assert reader.purge() == 7 and crop_files(tmp_path / "g") == []
     reader.add(unit(1), [still(1, "old", time=now[0] - 5 * day)])
     assert reader.expired == 9 and reader.count() == 0
+    reader.add(unit(1), [still(2, "a clock that is ahead", time=now[0] + 400 * day)])
+    assert reader.count() == 1
+    now[0] += 5 * day
+    assert reader.count() == 0
+    reader.compact()
+    assert reader.expired == 10 and found_traces(tmp_path / "g", [b"a clock that is ahead"]) == []
     overwritten = Gallery.create(tmp_path / "g", "b" * 64, DIM, "other", overwrite=True)
     overwritten.add(unit(1), [replace(still(1, "old", time=now[0] - 5 * day), model_hash="b" * 64)])
     assert overwritten.settings.keep_seconds == 4.5 * day and overwritten.count() == 0
