@@ -366,12 +366,16 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         trial = Round(template, folder / "trial", "made")
         longest[operation] = processes.run(operation, trial.folder, trial.files)[1]
         shutil.rmtree(folder / "trial")
-    rounds = [(operation, number) for number in range(options.kills) for operation in OPERATIONS]
-    for operation, number in tqdm(rounds, desc="killing", unit="kill"):
-        counts = results.setdefault(operation, Counter())
-        this = Round(template, folder / "round", PLACES[number % len(PLACES)])
-        counts.update(_one(processes, this, before, operation, generator.uniform(0, longest[operation]), temporary))
-        shutil.rmtree(folder / "round")
+    with tqdm(total=options.kills * len(OPERATIONS), desc="killing", unit="kill") as bar:
+        for operation in OPERATIONS:
+            counts = results.setdefault(operation, Counter())
+            while counts["killed"] < options.kills:  # a process may end before its moment has come
+                this = Round(template, folder / "round", PLACES[counts["rounds"] % len(PLACES)])
+                moment = generator.uniform(0, longest[operation])
+                found = _one(processes, this, before, operation, moment, temporary)
+                counts.update(found)
+                bar.update(found["killed"])
+                shutil.rmtree(folder / "round")
     processes.close()
     return {
         operation: {name: counts.get(name, 0) for name in ("rounds", "killed", "deletion_pending", *WRONG)}
@@ -385,8 +389,11 @@ def _one(
     """What is wrong with one gallery, counted."""
     crops_of_others = {values[3] for values in before["rows"].values() if values[3] is not None}
     crops_of_others |= {hashlib.sha256(content.encode()).hexdigest() for content in this.foreign.values()}
+    index_files = this.index_files()
     killed, _ = processes.run(operation, this.folder, this.files, moment)
-    traces, index_files = this.traces(), this.index_files()
+    traces = this.traces()
+    if operation != "delete":  # that may have made the index anew already, without the person
+        index_files |= this.index_files()
     crops = secret_crops(this.folder, crops_of_others)
     written_down = (this.folder / ".erasing").exists()
     contents = {path: path.read_bytes() for path in this.files.iterdir()}

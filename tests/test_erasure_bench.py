@@ -22,7 +22,7 @@ def test_a_kill_of_each_operation_leaves_no_trace_and_loses_nothing(python, tmp_
     assert run.returncode == 0, run.stdout + run.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found["results"]) == {"add", "delete", "compact", "build-index", "re-index"} and found["wrong"] == 0
-    assert all(counts["rounds"] == 1 for counts in found["results"].values())
+    assert all(counts["killed"] == 1 <= counts["rounds"] for counts in found["results"].values())
 
 
 def test_traces_are_counted(tmp_path):

@@ -1,5 +1,6 @@
 """`aga gallery`: look after a gallery."""
 
+import hashlib
 import os
 import re
 from dataclasses import replace
@@ -86,6 +87,8 @@ def delete(
         gallery.before_removal = Recorder.of(gallery, audit).for_purpose(purpose).removes
         removed = gallery.delete(where)
         typer.echo(f"{removed} images removed, the gallery holds {gallery.count()}")
+        if not removed:
+            note("ids and names are compared letter by letter, and --source takes files, not folders")
         if gallery.expired:
             typer.echo(f"{gallery.expired} more were older than the gallery keeps its images, and are erased")
         if gallery.folder is None:
@@ -187,7 +190,10 @@ def settings(
         if faces is not None:
             changes["hide_faces"] = faces
         if changes:
-            _change_settings(gallery, replace(gallery.settings, **changes), None, why)  # type: ignore[arg-type]
+            wanted = replace(gallery.settings, **changes)  # type: ignore[arg-type]
+            if wanted.purpose_required and wanted.audit is None:
+                raise ValueError("a purpose is kept in an audit log, and there is none: give --audit FILE, too")
+            _change_settings(gallery, wanted, None, why)
         for line in _shown_settings(gallery.settings):
             typer.echo(line)
     except (ValueError, OSError) as error:
@@ -247,7 +253,10 @@ def _log_of(location: str) -> str | Path:
 def _oldest(text: str, now: datetime) -> datetime:
     """The time before which images are older than an age (30d) or a date."""
     if _AGE.fullmatch(text) is None:
-        return read_time(text, "--older-than")
+        try:
+            return read_time(text, "--older-than")
+        except ValueError as error:
+            raise ValueError(f"{error}, or an age such as 12h, 30d or 8w") from error
     try:
         return now - _age(text, "--older-than")
     except OverflowError as error:
@@ -311,12 +320,23 @@ def _server_keeps() -> str:
 def _known_sources(gallery: Gallery, names: list[str]) -> list[str]:
     """
     The paths by which a gallery names these files: as they are given, and whichever others lead to the same file,
-    since the gallery may have been filled through a symbolic link.
+    since the gallery may have been filled through a link, or hold the same content, since a copy has no own row.
     """
     given = [os.path.abspath(name) for name in names]
-    wanted = {os.path.realpath(name) for name in given}
-    same = {row.source for row in gallery.rows() if os.path.realpath(row.source) in wanted}
+    places, contents = {os.path.realpath(name) for name in given}, {_content(name) for name in given} - {None}
+    same = {
+        row.source for row in gallery.rows() if row.source_hash in contents or os.path.realpath(row.source) in places
+    }
     return [*given, *sorted(same)]
+
+
+def _content(path: str) -> str | None:
+    """SHA-256 of a file in hexadecimal; None of one that is not there."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _dated(gallery: Gallery) -> int:

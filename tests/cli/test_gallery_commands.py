@@ -1,5 +1,6 @@
 """`aga gallery`: retention, purge, settings, and a deletion of files by whatever path they are named."""
 
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -68,7 +69,10 @@ def test_settings_are_changed_one_by_one(gallery, tmp_path, monkeypatch):
     settings = Gallery.open(gallery).settings
     assert settings.hide_faces and settings.purpose_required and settings.keep_seconds == 364 * DAY
     assert settings.audit == str(tmp_path / "audit.jsonl")
-    assert "faces are hidden: no" in aga("settings", gallery, "--show-faces", "--no-audit").stdout
+    assert (
+        "faces are hidden: no"
+        in aga("settings", gallery, "--show-faces", "--no-audit", "--no-purpose-required").stdout
+    )
     assert "not both" in aga("settings", gallery, "--audit", "a", "--no-audit", code=2).stderr
 
 
@@ -78,7 +82,7 @@ def test_what_is_erased_for_its_age_is_recorded(gallery, tmp_path):
     assert "give --purpose" in aga("purge", gallery, code=2).stderr
     aga("purge", gallery, "--purpose", "daily job")
     aga("retention", gallery, "--keep", "15d", "--purpose", "a shorter time")
-    aga("settings", gallery, "--no-audit")
+    aga("settings", gallery, "--no-audit", "--no-purpose-required")
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     change = "change of settings"
     assert [(line["action"], line["results"], line["purpose"]) for line in lines] == [
@@ -130,6 +134,21 @@ def test_a_source_is_deleted_by_whatever_path_it_is_named(tmp_path):
     shown = aga("delete", tmp_path / "g", "--source", tmp_path / "disk" / "a.jpg").stdout
     assert "1 images removed, the gallery holds 1" in shown
     assert [row.source for row in Gallery.open(tmp_path / "g").rows()] == [paths[1]]
+
+
+def test_a_copy_is_deleted_by_its_own_name_too(tmp_path):
+    for name in ("a.jpg", "copy.jpg"):
+        (tmp_path / name).write_bytes(b"the same")
+    made = Gallery.create(tmp_path / "g", MODEL, 8, "some/model")
+    source, digest = str(tmp_path / "a.jpg"), hashlib.sha256(b"the same").hexdigest()
+    made.add(np.eye(8, dtype=np.float32)[:1], [GalleryRow(source, digest, source, 20, 40, MODEL)])
+    assert "letter by letter" in aga("delete", tmp_path / "g", "--person", "3").stderr
+    assert "1 images removed" in aga("delete", tmp_path / "g", "--source", tmp_path / "copy.jpg").stdout
+
+
+def test_a_purpose_needs_a_log_that_keeps_it(gallery):
+    assert "give --audit FILE" in aga("settings", gallery, "--purpose-required", code=2).stderr
+    assert not Gallery.open(gallery).settings.purpose_required
 
 
 def test_a_gallery_among_its_images_is_found_through_a_link(tmp_path):
