@@ -48,7 +48,7 @@ TOLERANCE = 1e-6  # of embeddings: a continued run makes other batches, and a ma
 WRITE_EVERY = 4
 BATCH = 4
 VIDEO_SIZE = 160, 64
-NEW_EACH_TIME = "track"  # names of a continued video's tracks
+NEW_EACH_TIME = "added"  # when a row came into its gallery
 
 
 class Halves:
@@ -159,8 +159,8 @@ def run(acknowledged: str, arguments: list[str], told_by: int) -> NoReturn:
         index_module.load_detector = lambda name, device: Halves()
         add, index_images = Gallery.add, index_module.index_images
 
-        def add_and_tell(self: Gallery, embeddings: np.ndarray, rows: Sequence[GalleryRow]) -> None:
-            add(self, embeddings, rows)
+        def add_and_tell(self: Gallery, embeddings: np.ndarray, rows: Sequence[GalleryRow], *crops: Any) -> None:
+            add(self, embeddings, rows, *crops)
             with Path(acknowledged).open("a", encoding="utf-8") as file:
                 file.write("".join(f"{row.id}\n" for row in rows))
 

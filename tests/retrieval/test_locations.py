@@ -139,6 +139,7 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
 
     class Store:
         model_hash = "0"
+        folder = None
         settings = GallerySettings()
 
         def require_model(self, *_):

@@ -269,3 +269,17 @@ def test_a_run_folder_that_was_moved_keeps_its_best_checkpoint(tiny_run_file, tm
     assert {**again, "seconds_training": 0} == {**metrics, "seconds_training": 0}
     weights = [tmp_path / "moved" / name / "model.safetensors" for name in ("model", "checkpoint-2", "checkpoint-4")]
     assert weights[0].read_bytes() == weights[1].read_bytes() != weights[2].read_bytes()
+
+
+@pytest.mark.parametrize("left", ["run.json.tmp", "run.json.4711.tmp", "wrong_pairs.json.12.tmp"])
+def test_what_a_run_left_that_was_killed_as_it_began_is_no_other_content(tmp_path, left):
+    from filelock import FileLock
+
+    from aga_model.training.run_folder import LOCK_FILE, _lock_folder
+
+    (tmp_path / left).touch()
+    with FileLock(tmp_path / LOCK_FILE) as lock:
+        _lock_folder(tmp_path, lock)
+    (tmp_path / "notes.4711.tmp").touch()
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        _lock_folder(tmp_path, FileLock(tmp_path / LOCK_FILE))
