@@ -65,7 +65,8 @@ def search(store):
     print("ready", flush=True)
     while not ended.is_set():
         count = store.count()
-        for _ in range(3):  # a server that hands its segments over may leave rows out of one answer
+        # A server that hands its segments over may leave rows out of one answer; a folder never does.
+        for _ in range(3 if type(store).__name__ == "MilvusStore" else 1):
             found = store.search(unit(2, seed=99), 100)
             if len(found[0]) >= count:
                 break
