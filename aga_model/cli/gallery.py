@@ -1,17 +1,17 @@
 """`aga gallery`: look after a gallery."""
 
-import hashlib
 import os
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..retrieval import Filter, Gallery, GallerySettings
+from ..retrieval import Filter, Gallery, GallerySettings, UnreadableVideoError
 from ..retrieval.audit import AuditLog, Head, verify
+from ..retrieval.ingestion import hash_video
 from ..retrieval.recording import Recorder, require_outside
 from ..retrieval.times import read_time
 from .index import shown_index
@@ -179,7 +179,7 @@ def settings(
         if audit is not None and no_audit:
             raise ValueError("give --audit or --no-audit, not both")
         gallery = Gallery.open(location)
-        changes: dict[str, str | bool | None] = {}
+        changes: dict[str, Any] = {}
         if audit is not None or no_audit:
             changes["audit"] = None if audit is None else os.path.abspath(audit)
         if audit is not None:
@@ -190,7 +190,7 @@ def settings(
         if faces is not None:
             changes["hide_faces"] = faces
         if changes:
-            wanted = replace(gallery.settings, **changes)  # type: ignore[arg-type]
+            wanted = replace(gallery.settings, **changes)
             if wanted.purpose_required and wanted.audit is None:
                 raise ValueError("a purpose is kept in an audit log, and there is none: give --audit FILE, too")
             _change_settings(gallery, wanted, None, why)
@@ -331,11 +331,10 @@ def _known_sources(gallery: Gallery, names: list[str]) -> list[str]:
 
 
 def _content(path: str) -> str | None:
-    """SHA-256 of a file in hexadecimal; None of one that is not there."""
+    """SHA-256 of a file in hexadecimal; None of one that cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return hash_video(path)
+    except UnreadableVideoError:
         return None
 
 

@@ -33,7 +33,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -320,7 +320,7 @@ class LanceStore:
                 had_gallery = (folder / MANIFEST).exists()
                 _write_record(folder, record)
                 store = cls(folder, record, table)
-                _remove_all_but(folder, {MANIFEST, ".lock", f"{name}.lance"}, first_format=had_gallery)
+                _remove_all(_of_overwritten(folder, name) if had_gallery else _leftovers(folder, name))
                 store._sweep_crops(None)
         except GalleryError:
             raise
@@ -673,7 +673,7 @@ class LanceStore:
             _sync_folder(self.folder)
 
     def _remove_leftovers(self) -> None:
-        _remove_all_but(self.folder, {MANIFEST, SKIPPED, ".lock", _ERASING, f"{self._record.table}.lance"})
+        _remove_all(_leftovers(self.folder, self._record.table))
 
     def _erase(self, where: Filter | None) -> None:
         """Remove every trace of the images of a filter; None removes what writes before this have left."""
@@ -1047,7 +1047,8 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     if not os.access(folder, os.W_OK):
         raise GalleryError(f"gallery {folder} cannot be written")
     has_gallery = (folder / MANIFEST).exists()
-    foreign = sorted(name for name in os.listdir(folder) if not _is_own(folder, name, has_gallery) and name != CROPS)
+    foreign = [] if has_gallery else sorted(name for name in os.listdir(folder) if not _is_own(folder, name))
+    foreign = [name for name in foreign if name != CROPS]
     if not foreign and has_foreign_crops(folder):
         foreign = [CROPS]
     if foreign and not has_gallery:
@@ -1076,13 +1077,9 @@ def _real(location: str | os.PathLike) -> Path:
     return Path(folder)
 
 
-def _is_own(folder: Path, name: str, has_gallery: bool) -> bool:
-    """Whether a file in a folder is a gallery's; without gallery.json, what is left of one that was being made."""
-    if _FIRST_FORMAT_FILES.fullmatch(name):
-        return has_gallery
-    if _OWN_FILES.fullmatch(name) is None:
-        return False
-    return has_gallery or not name.startswith("images-") or _is_table(folder / name)
+def _is_own(folder: Path, name: str) -> bool:
+    """Whether a file has a name of the gallery's, and is no folder of somebody else's with the name of a table."""
+    return bool(_OWN_FILES.fullmatch(name)) and (not name.startswith("images-") or _is_table(folder / name))
 
 
 def _is_table(place: Path) -> bool:
@@ -1177,6 +1174,12 @@ def _names(folder: Path, table: str) -> bool:
         return True
 
 
+def _of_overwritten(folder: Path, table: str) -> list[Path]:
+    """What is left of the gallery in whose place this table comes, also of one of the first format."""
+    first = [folder / name for name in os.listdir(folder) if _FIRST_FORMAT_FILES.fullmatch(name)]
+    return [*_leftovers(folder, table), *first, folder / SKIPPED, folder / _ERASING]
+
+
 def _is_empty(file: Path) -> bool:
     """Whether a file is there and holds nothing."""
     try:
@@ -1190,19 +1193,15 @@ def _next_table(folder: Path) -> str:
     return f"images-{max(numbers, default=0) + 1}"
 
 
-def _leftovers(folder: Path, table: str) -> bool:
-    """Whether a process was killed that wrote the gallery anew."""
-    used = {MANIFEST, SKIPPED, ".lock", f"{table}.lance"}
-    return any(name not in used and _OWN_FILES.fullmatch(name) for name in os.listdir(folder))
+def _leftovers(folder: Path, table: str) -> list[Path]:
+    """What a process has left that was killed while it wrote the gallery, or deleted from it."""
+    kept = {MANIFEST, SKIPPED, ".lock", _ERASING, f"{table}.lance"}
+    return [folder / name for name in os.listdir(folder) if name not in kept and _is_own(folder, name)]
 
 
-def _remove_all_but(folder: Path, kept: set[str], first_format: bool = False) -> None:
-    """Remove what earlier galleries left in the folder, of the first format too; files of others stay."""
-    for name in os.listdir(folder):
-        is_own = _OWN_FILES.fullmatch(name) or (first_format and _FIRST_FORMAT_FILES.fullmatch(name))
-        path = folder / name
-        if name in kept or not is_own or (name.startswith("images-") and not _is_table(path)):
-            continue
+def _remove_all(places: Iterable[Path]) -> None:
+    """Remove files and folders; of a link the link."""
+    for path in places:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
