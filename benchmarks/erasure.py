@@ -21,11 +21,8 @@ import os
 import platform
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -35,6 +32,7 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 from evaluation import processor as name_of_cpu
+from killed_processes import SERVE, KilledProcesses, serve
 from PIL import Image
 from tqdm import tqdm
 
@@ -216,52 +214,19 @@ WORK: dict[str, Callable[[Path, Path], None]] = {
 # --- processes that are killed ---
 
 
-class Processes:
-    """Processes for `WORK`, forked from a helper that has imported everything and must not touch a gallery itself."""
+class Processes(KilledProcesses):
+    """Processes for `WORK`, whose temporary files lie in a folder of their own."""
 
     def __init__(self, temporary: Path):
         temporary.mkdir()
-        environment = os.environ | {"TMPDIR": str(temporary), "LANCE_CPU_THREADS": "1"}
-        command = [sys.executable, __file__, "--serve"]
-        self._helper = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        super().__init__(__file__, os.environ | {"TMPDIR": str(temporary), "LANCE_CPU_THREADS": "1"})
 
-    def run(self, work: str, folder: Path, files: Path, kill_after: float = math.inf) -> tuple[bool, float]:
-        """Whether it was killed before its end, and how many seconds it worked."""
-        assert self._helper.stdin is not None and self._helper.stdout is not None
-        self._helper.stdin.write(json.dumps([work, str(folder), str(files), kill_after]) + "\n")
-        self._helper.stdin.flush()
-        code, seconds = json.loads(self._helper.stdout.readline())
-        if code not in (0, -signal.SIGKILL):
-            raise RuntimeError(f"{work} of {folder} ended with {code}")
-        return code != 0, seconds
-
-    def close(self) -> None:
-        self._helper.communicate()
+    def do(self, work: str, folder: Path, files: Path, kill_after: float = math.inf) -> tuple[bool, float]:
+        """[`KilledProcesses.run`]"""
+        return self.run([work, str(folder), str(files)], kill_after)
 
 
-def serve() -> None:
-    """The helper process."""
-    for line in sys.stdin:
-        work, folder, files, kill_after = json.loads(line)
-        beginning, told_by = os.pipe()
-        if (process := os.fork()) == 0:
-            _run(work, Path(folder), Path(files), told_by)
-        os.close(told_by)
-        os.read(beginning, 1)  # its word, or its end
-        os.close(beginning)
-        began = time.monotonic()
-        while not (ended := os.waitpid(process, os.WNOHANG))[0]:
-            if time.monotonic() >= began + kill_after:
-                os.kill(process, signal.SIGKILL)
-                ended = os.waitpid(process, 0)
-                break
-            time.sleep(0.001)
-        print(json.dumps([os.waitstatus_to_exitcode(ended[1]), time.monotonic() - began]), flush=True)
-
-
-def _run(work: str, folder: Path, files: Path, told_by: int) -> NoReturn:
+def _run(work: str, folder: str, files: str, told_by: int) -> NoReturn:
     """In a process that was forked for it; tells when everything is imported and the work begins."""
     code = 1
     try:
@@ -270,7 +235,7 @@ def _run(work: str, folder: Path, files: Path, told_by: int) -> NoReturn:
 
         LanceStore.exact_rows = INDEXED_ABOVE
         os.write(told_by, b".")
-        WORK[work](folder, files)
+        WORK[work](Path(folder), Path(files))
         code = 0
     except Exception as error:
         print(f"{work}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -357,14 +322,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     processes = Processes(temporary)
     template = folder / "template"
     template.mkdir()
-    processes.run("make", template / "gallery", template / "files")
-    processes.run("look", template / "gallery", template / "files")
+    processes.do("make", template / "gallery", template / "files")
+    processes.do("look", template / "gallery", template / "files")
     before = json.loads((template / "seen.json").read_text())
     results: dict[str, Counter] = {}
     longest = {}
     for operation in OPERATIONS:  # how long each takes, unkilled
         trial = Round(template, folder / "trial", "made")
-        longest[operation] = processes.run(operation, trial.folder, trial.files)[1]
+        longest[operation] = processes.do(operation, trial.folder, trial.files)[1]
         shutil.rmtree(folder / "trial")
     with tqdm(total=options.kills * len(OPERATIONS), desc="killing", unit="kill") as bar:
         for operation in OPERATIONS:
@@ -390,14 +355,14 @@ def _one(
     crops_of_others = {values[3] for values in before["rows"].values() if values[3] is not None}
     crops_of_others |= {hashlib.sha256(content.encode()).hexdigest() for content in this.foreign.values()}
     index_files = this.index_files()
-    killed, _ = processes.run(operation, this.folder, this.files, moment)
+    killed, _ = processes.do(operation, this.folder, this.files, moment)
     traces = this.traces()
     if operation != "delete":  # that may have made the index anew already, without the person
         index_files |= this.index_files()
     crops = secret_crops(this.folder, crops_of_others)
     written_down = (this.folder / ".erasing").exists()
     contents = {path: path.read_bytes() for path in this.files.iterdir()}
-    processes.run("finish", this.folder, this.files)
+    processes.do("finish", this.folder, this.files)
     seen, after = (json.loads((this.place / name).read_text()) for name in ("seen before.json", "seen.json"))
     counts = Counter(rounds=1, killed=int(killed), deletion_pending=int(written_down))
     counts["hidden"] += written_down and (seen["secret"] > 0 or seen["secret_found"] > 0)
@@ -441,7 +406,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        serve()
+    if sys.argv[1:] == [SERVE]:
+        serve(_run)
     else:
         main()

@@ -13,16 +13,12 @@ that there are many moments between them.
 """
 
 import argparse
-import json
 import math
 import os
 import platform
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -33,6 +29,7 @@ import cv2
 import numpy as np
 import torch
 from evaluation import processor as name_of_cpu
+from killed_processes import SERVE, KilledProcesses, serve
 from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -95,54 +92,19 @@ def draw(folder: Path, images: int, frames: int, seed: int) -> None:
     writer.release()
 
 
-class Runs:
-    """
-    Runs of `aga index` on one folder, each a process that ends or is killed. A helper process imports everything once
-    and forks them, because importing takes longer than a run; it must not touch a gallery itself.
-    """
+class Runs(KilledProcesses):
+    """Runs of `aga index` on one folder, each a process that ends or is killed."""
 
     def __init__(self, images: Path, model: Path, acknowledged: Path):
+        super().__init__(__file__)
         self._images, self._model, self._acknowledged = images, model, acknowledged
-        command = [sys.executable, __file__, "--serve"]
-        self._helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, gallery: Path, kill_after: float | None = None) -> tuple[bool, float]:
-        """Whether it was killed before its end, and how many seconds it worked."""
+    def index(self, gallery: Path, kill_after: float | None = None) -> tuple[bool, float]:
+        """Whether a run was killed before its end, and how many seconds it worked."""
         arguments = ["index", self._images, "--model", self._model, "--out", gallery, "--batch-size", BATCH]
         arguments += ["--every", 0.1, "--device", "cpu"]
-        launch = {"arguments": list(map(str, arguments)), "acknowledged": str(self._acknowledged)}
-        assert self._helper.stdin is not None and self._helper.stdout is not None
-        self._helper.stdin.write(json.dumps({**launch, "kill_after": kill_after}) + "\n")
-        self._helper.stdin.flush()
-        code, seconds = json.loads(self._helper.stdout.readline())
-        if code not in (0, -signal.SIGKILL):
-            raise RuntimeError(f"`aga index` ended with {code}")
-        return code != 0, seconds
-
-    def close(self) -> None:
-        self._helper.communicate()
-
-
-def serve() -> None:
-    """The helper process."""
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        launch = json.loads(line)
-        beginning, told_by = os.pipe()
-        if (process := os.fork()) == 0:
-            run(launch["acknowledged"], launch["arguments"], told_by)
-        os.close(told_by)
-        os.read(beginning, 1)  # its word, or its end
-        os.close(beginning)
-        began = time.monotonic()
-        end = math.inf if launch["kill_after"] is None else began + launch["kill_after"]
-        while not (ended := os.waitpid(process, os.WNOHANG))[0]:
-            if time.monotonic() >= end:
-                os.kill(process, signal.SIGKILL)
-                ended = os.waitpid(process, 0)
-                break
-            time.sleep(0.001)
-        print(json.dumps([os.waitstatus_to_exitcode(ended[1]), time.monotonic() - began]), flush=True)
+        work = [str(self._acknowledged), list(map(str, arguments))]
+        return self.run(work, math.inf if kill_after is None else kill_after)
 
 
 def run(acknowledged: str, arguments: list[str], told_by: int) -> NoReturn:
@@ -214,7 +176,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     save_model(model)
     draw(images, options.images, options.frames, options.seed)
     runs = Runs(images, model, acknowledged)
-    _, seconds = runs.run(folder / "unbroken")
+    _, seconds = runs.index(folder / "unbroken")
     wanted = contents(folder / "unbroken")
     if wanted[0].keys() != told(acknowledged):
         raise AssertionError("the unbroken run acknowledged other rows than the gallery holds")
@@ -225,7 +187,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     gallery = folder / "gallery"
     while True:
         moment = None if len(kills) == options.kills else moments.uniform(0, seconds)
-        killed, _ = runs.run(gallery, moment)
+        killed, _ = runs.index(gallery, moment)
         found = contents(gallery)
         wrong = compare(found, wanted, told(acknowledged))
         if killed:
@@ -286,7 +248,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
-        serve()
+    if sys.argv[1:] == [SERVE]:
+        torch.set_num_threads(1)
+        serve(run)
     else:
         main()

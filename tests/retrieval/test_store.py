@@ -565,28 +565,34 @@ def test_settings_hold_for_everyone_and_old_images_are_erased_on_either_store(pl
     now = time.time()
     dated = [photograph(n, time=now - n * day) for n in range(6)]  # 0 to 5 days old
     undated = [photograph(10 + n, added=now - n * day) for n in range(6)]
-    gallery.add(unit(12), [*dated, *undated])
+    ahead = [photograph(20 + n, time=now + 400 * day, added=now - n * day) for n in (0, 5)]  # a wrong clock
+    gallery.add(unit(14), [*dated, *undated, *ahead])
     other = Gallery.open(location)
     try:
         wanted = GallerySettings(3.5 * day, os.path.abspath("audit.jsonl"), True, True)
         store.change_settings(wanted)  # as another process would, which has not erased anything yet
-        fresh = {row.id for row in [*dated[:4], *undated[:4]]}
-        assert other.settings == gallery.settings == wanted and other.count_expired() == 4
-        assert {row.id for row in other.rows()} == fresh and other.count() == 8
+        fresh = {row.id for row in [*dated[:4], *undated[:4], ahead[0]]}
+        assert other.settings == gallery.settings == wanted and other.count_expired() == 5
+        assert {row.id for row in other.rows()} == fresh and other.count() == 9
         assert {hit.row.id for hit in other.search(unit(1), 50)[0]} == fresh
         assert {row_id for ids, _ in other.embeddings() for row_id in ids} == fresh
-        assert store.count() == 12
+        assert store.count() == 14
+        named = Filter(ids=[dated[0].id, dated[5].id, "nobody"])
+        assert [hit.row for hit in other.search(unit(1), 50, named)[0]] == dated[:1]
+        assert other.holds(dated[0]) and not other.holds(dated[5]) and store.count(named) == 2
         newest = Filter(since=now - 1.5 * day)
-        assert {hit.row.id for hit in other.search(unit(1), 50, newest)[0]} == {row.id for row in dated[:2]}
+        assert {hit.row.id for hit in other.search(unit(1), 50, newest)[0]} == {
+            row.id for row in [*dated[:2], ahead[0]]
+        }
         # Added again, an image keeps the day on which it came.
         other.add(unit(1, seed=5), [replace(undated[3], added=None, camera="door")])
-        assert other.expired == 4 and store.count() == 8
+        assert other.expired == 5 and store.count() == 9
         gallery.change_settings(replace(wanted, keep_seconds=2.5 * day))
         assert gallery.expired == 2 and {row.id for row in store.rows()} == {
-            row.id for row in [*dated[:3], *undated[:3]]
+            row.id for row in [*dated[:3], *undated[:3], ahead[0]]
         }
         other.add(unit(1), [photograph(50, time=now - 9 * day)])
-        assert other.expired == 5 and other.count() == 6
+        assert other.expired == 6 and other.count() == 7
     finally:
         store.change_settings(GallerySettings())
 
