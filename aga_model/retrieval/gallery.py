@@ -322,11 +322,6 @@ class Gallery:
         self.expired += expired
         return expired
 
-    def count_expired(self) -> int:
-        """Number of images that are older than the gallery keeps them, which the next write will erase."""
-        stale = self._stale()
-        return 0 if self._opened is None or stale is None else self._opened.count(stale)
-
     def _stale(self) -> Filter | None:
         """The images that are older than the gallery keeps them; None where it keeps them for ever."""
         keep = self.settings.keep_seconds
