@@ -47,6 +47,7 @@ DIM = 32
 STILLS = 800
 INDEXED_ABOVE = 200  # rows, in place of 50,000
 SIZE = 160, 64  # of videos
+NOTED = "secret embeddings.txt"
 OPERATIONS = ("add", "delete", "compact", "build-index", "re-index")
 PLACES = ("made", "moved", "copied", "linked")
 WRONG = (
@@ -82,6 +83,15 @@ def direction(name: str) -> np.ndarray:
     """A unit vector (dim,) for a name."""
     drawn = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:16], 16)).normal(size=DIM)
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+def note_secret(gallery: Gallery, files: Path) -> None:
+    """Keep the secret person's embeddings that the gallery holds now; later ones may take their place."""
+    rows = {row.id for row in gallery.rows() if row.person_id == SECRET}
+    with (files.parent / NOTED).open("a", encoding="utf-8") as file:
+        file.write("\n")
+        for ids, embeddings in gallery.embeddings():
+            file.writelines(f"{one.tobytes().hex()}\n" for row_id, one in zip(ids, embeddings) if row_id in rows)
 
 
 def facts_of(path: str) -> ImageFacts:
@@ -133,6 +143,7 @@ def make(folder: Path, files: Path) -> None:
     by_kind = {kind: sorted(files.glob(f"*_{kind}.*")) for kind in ("saved", "recut", "changed")}
     index(gallery, [*by_kind["saved"], *by_kind["changed"]], saved=True)
     index(gallery, by_kind["recut"], saved=False)
+    note_secret(gallery, files)
     for number, path in enumerate(sorted(files.glob(f"{SECRET}_changed.*"))):
         (draw_video if path.suffix == ".avi" else draw_photograph)(path, 1000 + number)
     index(gallery, sorted(files.glob(f"{SECRET}_changed.*")), saved=True)
@@ -184,6 +195,7 @@ def finish(folder: Path, files: Path) -> None:
 def look(folder: Path, files: Path) -> None:
     """Write down everyone else's rows, and how many of the secret person's a search finds."""
     gallery = Gallery.open(folder)
+    note_secret(gallery, files)
     rows = {row.id: row for row in gallery.rows()}
     embeddings = {row_id: one.tobytes().hex() for ids, some in gallery.embeddings() for row_id, one in zip(ids, some)}
     seen = {
@@ -266,10 +278,16 @@ class Round:
         self.foreign = place_foreign_files(self.folder)
 
     def traces(self) -> list[bytes]:
-        """Of the secret person: name and embeddings."""
-        embeddings = [direction(still(number, SECRET, self.files).id) for number in range(0, STILLS + 300, 50)]
-        return [SECRET.encode(), *(each.tobytes() for each in embeddings),
-                *(each.astype(np.float16).tobytes() for each in embeddings)]  # fmt: skip
+        """Of the secret person: name, and the embeddings that were in the gallery, in single and half precision."""
+        noted = set((self.place / NOTED).read_text(encoding="utf-8").split())
+        embeddings = [np.frombuffer(bytes.fromhex(one), np.float32) for one in noted]
+        return [SECRET.encode(), *(one.tobytes() for one in embeddings),
+                *(one.astype(np.float16).tobytes() for one in embeddings)]  # fmt: skip
+
+    def held_embeddings(self) -> list[bytes]:
+        """Of the secret person, as the gallery held them when they were noted last."""
+        last = (self.place / NOTED).read_text(encoding="utf-8").rpartition("\n\n")[2]
+        return [bytes.fromhex(one) for one in last.split()]
 
     def index_files(self) -> set[str]:
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("_indices/*/*")}
@@ -316,6 +334,15 @@ def count_traces(folder: Path, traces: Sequence[bytes], crops: set[str]) -> int:
     return count
 
 
+def _require_traces(this: Round) -> None:
+    """Raise AssertionError unless the search finds the person where nothing is deleted yet."""
+    content = b"".join(path.read_bytes() for path in this.folder.rglob("*") if path.is_file())
+    traces = [SECRET.encode(), *this.held_embeddings()]
+    found = sum(trace in content for trace in traces)
+    if not found == len(traces) > 1 or not secret_crops(this.folder, set()):
+        raise AssertionError(f"of {len(traces)} traces {found} are found before the deletion")
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     generator = random.Random(options.seed)
     temporary = folder / "temporary"
@@ -325,6 +352,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     processes.do("make", template / "gallery", template / "files")
     processes.do("look", template / "gallery", template / "files")
     before = json.loads((template / "seen.json").read_text())
+    _require_traces(Round(template, folder / "trial", "made"))
+    shutil.rmtree(folder / "trial")
     results: dict[str, Counter] = {}
     longest = {}
     for operation in OPERATIONS:  # how long each takes, unkilled
@@ -356,13 +385,13 @@ def _one(
     crops_of_others |= {hashlib.sha256(content.encode()).hexdigest() for content in this.foreign.values()}
     index_files = this.index_files()
     killed, _ = processes.do(operation, this.folder, this.files, moment)
-    traces = this.traces()
     if operation != "delete":  # that may have made the index anew already, without the person
         index_files |= this.index_files()
     crops = secret_crops(this.folder, crops_of_others)
     written_down = (this.folder / ".erasing").exists()
     contents = {path: path.read_bytes() for path in this.files.iterdir()}
     processes.do("finish", this.folder, this.files)
+    traces = this.traces()
     seen, after = (json.loads((this.place / name).read_text()) for name in ("seen before.json", "seen.json"))
     counts = Counter(rounds=1, killed=int(killed), deletion_pending=int(written_down))
     counts["hidden"] += written_down and (seen["secret"] > 0 or seen["secret_found"] > 0)
