@@ -151,7 +151,7 @@ class LimitedProtocol(H11Protocol):
 
     def __init__(self, registry: Connections, **uvicorn: Any):
         super().__init__(**uvicorn)
-        self.app = self._announced(self.app)  # type: ignore[assignment]
+        self.app: Any = self._announced(self.app)
         self.address = ""
         self._registry = registry
         self._deadline: asyncio.TimerHandle | None = None
