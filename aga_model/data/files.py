@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary = target.with_name(f"{target.name[:_NAME_CHARACTERS]}.{os.getpid()}.tmp")
         try:
             yield temporary
-            _sync(temporary)
+            write_through(temporary)
             if target.exists():
                 shutil.copymode(target, temporary)
             temporary.replace(target)
@@ -60,8 +60,23 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         raise UnwritableFileError(f"{path} cannot be written: {_reason(path, error)}") from error
 
 
-def _sync(path: Path) -> None:
-    """Ask for the content to be on the disk: on some, that it is full shows only then."""
+def write_through(path: Path) -> None:
+    """
+    Wait until the content of a file, or the names in a folder, are on the disk. File systems that cannot tell, as some
+    on a network, are taken at their word.
+
+    Raises:
+        OSError: the content is not there; on some disks, that they are full shows only now.
+    """
+    if path.is_dir():
+        if os.name != "nt":  # folders cannot be opened there
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        return
     with path.open("rb+") as file:
         try:
             os.fsync(file.fileno())

@@ -47,6 +47,8 @@ from filelock import FileLock, Timeout
 from lancedb.index import IvfFlat, IvfRq
 from PIL import Image
 
+from aga_model.data.files import write_through
+
 from .crops import (
     CROPS,
     crop_file,
@@ -670,7 +672,7 @@ class LanceStore:
             self._erase(self._pending())
             self._remove_leftovers()
             erasing.unlink()
-            _sync_folder(self.folder)
+            write_through(self.folder)
 
     def _remove_leftovers(self) -> None:
         _remove_all(_leftovers(self.folder, self._record.table))
@@ -1215,36 +1217,18 @@ def _replace_file(path: Path, content: bytes) -> None:
     try:
         with temporary.open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_through(temporary)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)  # on a full disk
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_through(path.parent)
 
 
 def _sync(folder: Path) -> None:
     """Bring a table's files to the disk, before what they replace is removed."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            descriptor = os.open(os.path.join(parent, name), os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        _sync_folder(Path(parent))
+    for path in (*folder.rglob("*"), folder):
+        write_through(path)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,13 +1,14 @@
 """Folders that are there whole or not at all, whatever ends the process that writes them."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from aga_model.data.files import write_through
 
 from .errors import TrainingStopped
 
@@ -27,26 +28,12 @@ def put_in_place(written: Path, final: Path) -> None:
         final: a reader finds the old folder, none, or the new one, and never a part of both.
     """
     for path in written.rglob("*"):
-        _write_through(path)
-    _write_through(written)
+        write_through(path)
+    write_through(written)
     if final.exists():
         discard(final)
     written.rename(final)
-    _write_through(final.parent)
-
-
-def _write_through(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on the disk."""
-    if not path.is_dir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    elif os.name != "nt":  # folders cannot be opened there
-        with suppress(OSError):  # not every file system can do it for folders
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    write_through(final.parent)
 
 
 def discard(folder: Path) -> None:

@@ -233,6 +233,18 @@ def test_a_deletion_that_is_interrupted_anywhere_is_finished_by_the_next_opening
     assert len(list(folder.glob("images-*"))) == 1
 
 
+def test_a_deletion_ends_where_the_file_system_cannot_sync(tmp_path, monkeypatch):
+    """As on some network storage."""
+
+    def refuse(descriptor):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    gallery = fill(tmp_path / "g")
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert gallery.delete(Filter(person_ids=[SECRET])) == 7 and gallery.unfinished == ""
+    assert found_traces(tmp_path / "g", secret_traces()) == []
+
+
 def test_a_deletion_that_was_not_written_down_removed_nothing(tmp_path, monkeypatch):
     gallery = fill(tmp_path / "g")
 
