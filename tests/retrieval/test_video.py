@@ -281,6 +281,7 @@ def test_without_opencv(videos, monkeypatch):
         ([0, math.nan, 200], [0, 0.1, 0.2]),
         ([0, 101, 67, 134, 34, 234], [0, 0.101, 0.101, 0.134, 0.134, 0.234]),  # out of order
         ([0, 5000, 10000, 0, 5000], [0, 5, 10, 10.1, 15.1]),  # recordings one after the other
+        ([0, 5000, 0, 4000, 2000, 6000], [0, 5, 5.1, 9.1, 9.2, 13.2]),  # three of them, of different lengths
         ([0, 60000, 60040], [0, 60, 60.04]),  # a camera that records when something moves
     ],
 )
