@@ -244,7 +244,17 @@ def test_hit_path_is_the_source_of_a_crop_that_was_not_saved():
 def test_filter_values(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Filter(paths=["a.jpg", tmp_path / "a.jpg"]).paths == (str(tmp_path / "a.jpg"),)
+    assert Filter(sources=["a.jpg", "b/../a.jpg"]).sources == (str(tmp_path / "a.jpg"),)
+    assert Filter(sources="a.jpg").texts() == {"source": (str(tmp_path / "a.jpg"),)}
     assert Filter(person_ids=[7, "7", "x"]).person_ids == ("7", "x")
+    every = Filter(["c"], 1, 2.5, ["p"], ["/s"], ["/q"], ["t"], ["i"], 3, 4)
+    assert every.texts() == {
+        "id": ("i",), "camera": ("c",), "person_id": ("p",), "source": ("/s",), "path": ("/q",), "track": ("t",)
+    }  # fmt: skip
+    assert (every.times(), every.ages()) == ((1.0, 2.5), (3.0, 4.0)) and Filter(**every.to_dict()) == every
+    assert Filter(since=0).times() == (0.0, None) and not Filter(since=0).is_empty
+    with pytest.raises(ValueError, match="must be after"):
+        Filter(since=0, until=-1)
     assert Filter(since=datetime(2026, 1, 1, tzinfo=UTC)).times() == (1767225600.0, None)
     assert Filter(until=datetime(2026, 1, 1)).times()[1] == datetime(2026, 1, 1).timestamp()  # local
     assert Filter().is_empty and not Filter(cameras=[]).is_empty
