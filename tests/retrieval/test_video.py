@@ -22,6 +22,7 @@ from aga_model.retrieval import video
 from aga_model.retrieval.video import (
     UnreadableVideoError,
     VideoDamagedWarning,
+    expected_frames,
     is_video,
     read_frame,
     sample_frames,
@@ -187,6 +188,35 @@ def test_what_is_no_video(tmp_path):
 @pytest.mark.parametrize("codec", CODECS)
 def test_videos_are_known_by_their_content(videos, codec):
     assert is_video(videos[codec])
+
+
+@pytest.mark.parametrize(
+    ("begin", "known"),
+    [
+        *((b"\0\0\0\x20ftyp" + brand + b"\0" * 20, False) for brand in (b"avif", b"avis", b"heic", b"mif1", b"msf1")),
+        *((b"\0\0\0\x20ftyp" + brand + b"\0" * 20, True) for brand in (b"isom", b"mp42", b"qt  ", b"avc1")),
+        (b"\0\0\0\x08moov", True),
+        (b"RIFF\x10\0\0\0AVI LIST", True),
+        (b"RIFF\x10\0\0\0WAVEfmt ", False),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", False),
+        (b"\x1a\x45\xdf\xa3", True),
+        (b"\xff\xd8\xff", False),
+        (b"GIF89a", False),
+        (b"", False),
+    ],
+)
+def test_first_bytes_of_stills_and_sounds_are_not_those_of_videos(tmp_path, begin, known):
+    (tmp_path / "file").write_bytes(begin)
+    assert is_video(tmp_path / "file") is known
+
+
+def test_how_many_frames_are_expected(tmp_path):
+    """30 frames at 10 a second, of which the last is shown at 2.9 seconds."""
+    path = numbered_video(tmp_path / "a.avi", 30, rate=10.0)
+    for every, wanted in ((0.5, 6), (0.7, 5), (1.0, 3), (10.0, 1), (0.01, 30)):
+        assert expected_frames(path, every) == wanted == len(list(sample_frames(path, every)))
+    set_frame_count(path, 0)
+    assert expected_frames(path, 0.5) is None
 
 
 def test_transport_streams_are_videos(tmp_path):
