@@ -269,3 +269,25 @@ def test_another_gallery_in_the_same_place_is_noticed_and_settings_stay(store):
         with pytest.raises(GalleryError, match="was overwritten by another process"):
             action()
     assert made.count() == 0
+
+
+@pytest.mark.parametrize(("exact_rows", "held_bytes"), [(48, 0), (10, 2**20), (10, 0)], ids=["few", "held", "many"])
+def test_who_has_searched_finds_what_others_write_and_nothing_that_they_remove(
+    store, monkeypatch, exact_rows, held_bytes
+):
+    monkeypatch.setattr(LanceStore, "exact_rows", exact_rows)
+    monkeypatch.setattr(LanceStore, "held_bytes", held_bytes)
+    reader, (query,) = LanceStore.open(store.folder), unit(1, seed=1)
+    rows, embeddings = list(ROWS), unit(48)
+    assert_best(reader.search(query[None], 5)[0], rows, embeddings, query, 5)
+    for best in range(2):
+        first = brute_force(rows, embeddings, query, 1)[0][0]
+        place = rows.index(first)
+        assert store.delete(Filter(sources=[first.source])) == 1
+        rows, embeddings = rows[:place] + rows[place + 1 :], np.delete(embeddings, place, axis=0)
+        assert_best(reader.search(query[None], 5)[0], rows, embeddings, query, 5)
+        new = photograph(500 + best, added=1.0)
+        store.add(query[None], [new])
+        assert reader.search(query[None], 1)[0][0].row == new
+        store.delete(Filter(ids=[new.id]))
+        assert_best(reader.search(query[None], 48)[0], rows, embeddings, query, 48)
