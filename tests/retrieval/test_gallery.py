@@ -100,6 +100,11 @@ def test_bad_queries(tmp_path):
         ({"width": 0}, "must be positive, got 0x40"),
         ({"frame": -1}, "frame"),
         ({"box": (5, 5, 5, 10)}, "box"),
+        ({"box": (5, 5, 10, 5)}, "box"),
+        ({"box": (5, 5, 4, 10)}, "box"),
+        ({"height": 0}, "must be positive, got 20x0"),
+        ({"detection_score": float("inf")}, "detection_score .* not finite"),
+        ({"offset": float("nan")}, "offset .* not finite"),
         ({"box": (1, 2, 3)}, "box"),
         ({"time": float("nan")}, "time .* not finite"),
     ],
@@ -519,7 +524,7 @@ class PoorStore:
 
     def __init__(self, poor):
         self.rows = [
-            replace(row, time=float(number), camera="ab"[number % 3 == 0])
+            replace(row, time=float(number), camera="a" if number % 40 < 24 else "b" if number % 40 < 36 else "c")
             for number, row in enumerate(photographs(300))
         ]
         self.matrix, self.poor, self.asked = unit(300), poor, []
@@ -556,9 +561,10 @@ def test_the_recall_is_the_share_of_the_exact_best_that_is_found():
     store = PoorStore(lambda where: where is not None)
     recall, _, filtered = measure_recall(store)
     assert recall == 1.0 and set(store.asked) == {(64, 10), (64, 1)}
-    # Queries are every fourth row: 64 times 4 of 300. Filters begin at the rows in their middle, and so on.
+    # Queries are every fourth row: 64 times 4 of 300. Filters begin at the rows in their middle, at the last tenth and
+    # at the last fiftieth of them, and name the most frequent camera and the least frequent one.
     times = np.arange(0, 64 * 4, 4)
-    shares = sorted([*((300 - times[[32, 57, 62]]) / 300), 1 / 3, 2 / 3], reverse=True)
+    shares = sorted([*((300 - times[[32, 57, 62]]) / 300), 188 / 300, 28 / 300], reverse=True)
     assert [each.share for each in filtered] == pytest.approx(shares)
     assert [each.recall for each in filtered] == [0.5] * 5
     store = PoorStore(lambda where: True)

@@ -57,7 +57,31 @@ FILTERS = [
     *((Filter(cameras=[name]), lambda row, name=name: row.camera == name) for name in NAMES[:-1]),
     (Filter(cameras=[]), lambda row: False),
     (Filter(ids=[ROWS[3].id, ROWS[7].id]), lambda row: row in (ROWS[3], ROWS[7])),
+    (Filter(sources=[ROWS[3].source], since=0.0), lambda row: row == ROWS[3]),
+    (Filter(paths=[ROWS[2].path, ROWS[3].path]), lambda row: row in (ROWS[2], ROWS[3])),
 ]
+WAYS = ("few", "held", "read", "indexed")
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """How rows are searched: all in memory, embeddings in memory, read from the files, or by the index."""
+    monkeypatch.setattr(LanceStore, "exact_rows", 48 if request.param == "few" else 10)
+    monkeypatch.setattr(LanceStore, "held_bytes", 2**20 if request.param == "held" else 0)
+    if request.param == "indexed":
+        monkeypatch.setattr(lance_store, "most_candidates", lambda top_k: 0)
+    return request.param
+
+
+def prepared(store, way):
+    """With an index, if it is searched by."""
+    if way == "indexed":
+        assert store.build_index().kind == "IVF_RQ"
+    return store
+
+
+def held(store):
+    return type(store._held).__name__
 
 
 @pytest.fixture
@@ -79,10 +103,8 @@ def assert_best(found, rows, embeddings, query, top_k):
     assert [scored.score for scored in found] == pytest.approx(scores, abs=1e-9)
 
 
-@pytest.mark.parametrize(("exact_rows", "held_bytes"), [(48, 0), (10, 2**20), (10, 0)], ids=["few", "held", "many"])
-def test_every_way_to_search_reads_a_filter_alike(store, monkeypatch, exact_rows, held_bytes):
-    monkeypatch.setattr(LanceStore, "exact_rows", exact_rows)
-    monkeypatch.setattr(LanceStore, "held_bytes", held_bytes)
+def test_every_way_to_search_reads_a_filter_alike(store, way):
+    prepared(store, way)
     (query,) = unit(1, seed=1)
     for where, passes in FILTERS:
         left = [number for number, row in enumerate(ROWS) if passes(row)]
@@ -91,6 +113,18 @@ def test_every_way_to_search_reads_a_filter_alike(store, monkeypatch, exact_rows
         assert {row.id for row in store.rows(where)} == {row.id for row in rows}, where
         for top_k in (3, 48):
             assert_best(store.search(query[None], top_k, where)[0], rows, unit(48)[left], query, top_k)
+    store.search(query[None], 3)
+    assert held(store) == {"few": "_Held", "held": "_HeldVectors", "read": "NoneType", "indexed": "_Indexed"}[way]
+
+
+def test_equal_scores_are_ranked_by_id_in_every_way(store, way):
+    store.add(np.repeat(unit(1, seed=7), 12, axis=0), [replace(row, camera="same") for row in ROWS[20:32]])
+    prepared(store, way)
+    wanted = sorted(row.id for row in ROWS[20:32])
+    for top_k in (1, 5, 12):
+        for where in (None, Filter(cameras=["same"])):
+            found = store.search(unit(1, seed=7), top_k, where)[0]
+            assert [scored.row.id for scored in found] == wanted[:top_k]
 
 
 def test_a_deletion_takes_no_row_that_says_nothing_of_the_condition(store):
@@ -121,7 +155,7 @@ def test_as_much_is_held_in_memory_as_is_laid_down(store, monkeypatch):
         monkeypatch.setattr(LanceStore, "held_bytes", held_bytes)
         store._held = None
         assert_best(store.search(unit(1, seed=1), 5)[0], ROWS, unit(48), unit(1, seed=1)[0], 5)
-        assert type(store._held).__name__ == kind
+        assert held(store) == kind
 
 
 def test_a_row_keeps_the_moment_at_which_it_came_first(store, monkeypatch):
@@ -161,8 +195,9 @@ def test_an_index_outlasts_that_the_rows_are_written_again(store, monkeypatch, a
     assert store.vector_index().kind == "FLAT"
 
 
-def test_what_a_deletion_was_to_remove_is_found_by_nobody_until_it_is_removed(store, monkeypatch):
+def test_what_a_deletion_was_to_remove_is_found_by_nobody_until_it_is_removed(store, monkeypatch, way):
     """Written down before the first step: who opens the gallery next finishes it."""
+    prepared(store, way)
     with monkeypatch.context() as patched:
         patched.setattr(LanceStore, "_sweep_crops", lambda self, kept: (_ for _ in ()).throw(OSError(28, "no space")))
         with pytest.raises(GalleryError, match="the deletion is not finished"):
@@ -271,23 +306,18 @@ def test_another_gallery_in_the_same_place_is_noticed_and_settings_stay(store):
     assert made.count() == 0
 
 
-@pytest.mark.parametrize(("exact_rows", "held_bytes"), [(48, 0), (10, 2**20), (10, 0)], ids=["few", "held", "many"])
-def test_who_has_searched_finds_what_others_write_and_nothing_that_they_remove(
-    store, monkeypatch, exact_rows, held_bytes
-):
-    monkeypatch.setattr(LanceStore, "exact_rows", exact_rows)
-    monkeypatch.setattr(LanceStore, "held_bytes", held_bytes)
+def test_who_has_searched_finds_what_others_write_and_nothing_that_they_remove(store, way):
+    prepared(store, way)
     reader, (query,) = LanceStore.open(store.folder), unit(1, seed=1)
     rows, embeddings = list(ROWS), unit(48)
     assert_best(reader.search(query[None], 5)[0], rows, embeddings, query, 5)
-    for best in range(2):
-        first = brute_force(rows, embeddings, query, 1)[0][0]
-        place = rows.index(first)
-        assert store.delete(Filter(sources=[first.source])) == 1
-        rows, embeddings = rows[:place] + rows[place + 1 :], np.delete(embeddings, place, axis=0)
-        assert_best(reader.search(query[None], 5)[0], rows, embeddings, query, 5)
-        new = photograph(500 + best, added=1.0)
-        store.add(query[None], [new])
-        assert reader.search(query[None], 1)[0][0].row == new
-        store.delete(Filter(ids=[new.id]))
-        assert_best(reader.search(query[None], 48)[0], rows, embeddings, query, 48)
+    first = brute_force(rows, embeddings, query, 1)[0][0]
+    place = rows.index(first)
+    assert store.delete(Filter(sources=[first.source])) == 1
+    rows, embeddings = rows[:place] + rows[place + 1 :], np.delete(embeddings, place, axis=0)
+    assert_best(reader.search(query[None], 5)[0], rows, embeddings, query, 5)
+    new = photograph(500, added=1.0)
+    store.add(query[None], [new])
+    assert reader.search(query[None], 1)[0][0].row == new
+    store.delete(Filter(ids=[new.id]))
+    assert_best(reader.search(query[None], 48)[0], rows, embeddings, query, 48)
