@@ -305,6 +305,7 @@ def test_facts_from_the_path():
     assert facts_of("/market/0002_c1s1_000451.jpg") == ImageFacts("1", "0002", None)
     assert facts_of("/market/other.jpg") == ImageFacts()
     assert facts_reader(camera="door")("/a.jpg").camera == "door"
+    assert facts_reader(camera_from=r"_c(\d*)", person_from="(x)?")("/a_c.jpg") == ImageFacts()  # nothing, not ""
     for options, message in (
         ({"camera_from": "("}, "--camera-from '\\(' is no regular expression"),
         ({"camera_from": "c1"}, "must have one group"),

@@ -167,3 +167,10 @@ def test_no_more_is_read_ahead_than_asked_for():
     assert [next(outcomes) for _ in range(3)] == [0, 1, 2]
     assert set(begun) <= set(range(3 + 5))
     outcomes.close()
+
+
+def test_a_gallery_of_another_model_is_left_alone(people, tmp_path):
+    gallery, encoder = Gallery.create(tmp_path / "other", "b" * 64, 3, "other"), MeanColour()
+    with pytest.raises(GalleryError, match="was made with model other"):
+        index_images(list(people), encoder, gallery)
+    assert encoder.batches == [] and not gallery.is_made

@@ -123,14 +123,27 @@ def test_right_ones_are_green_and_wrong_ones_red(tmp_path):
     assert boxes_of(drawn, (30, 150, 60))[::2] == (16 + 176, 16 + 2 * 176 + 160)
 
 
-def test_captions_say_rank_scores_and_the_end_of_the_name(tmp_path, monkeypatch):
-    written = []
-    text = picture.ImageDraw.ImageDraw.text
+@pytest.fixture
+def written(monkeypatch):
+    """The lines of text that are drawn."""
+    lines, text = [], picture.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
         picture.ImageDraw.ImageDraw,
         "text",
-        lambda self, place, line, **options: written.append(line) or text(self, place, line, **options),
+        lambda self, place, line, **options: lines.append(line) or text(self, place, line, **options),
     )
+    return lines
+
+
+def test_what_is_gone_and_what_is_damaged_are_told_apart(tmp_path, written):
+    (tmp_path / "text.jpg").write_text("no image")
+    for path, title in ((tmp_path / "gone.jpg", "missing"), (tmp_path / "text.jpg", "unreadable")):
+        written.clear()
+        save_result_picture("a man", [hit(1, path)], tmp_path / "r.png")
+        assert written[:2] == ["a man", title] and written[-1] == path.name
+
+
+def test_captions_say_rank_scores_and_the_end_of_the_name(tmp_path, written):
     name = "x" * 60 + "_00000012_10_20_90_180.jpg"
     Image.new("RGB", (20, 40), "black").save(tmp_path / name)
     found = hit(7, tmp_path / name)

@@ -337,3 +337,10 @@ def test_another_log_than_the_gallerys_is_refused(tmp_path, log):
     with pytest.raises(ValueError, match="leave --audit out"):
         Recorder.of(Place(audit=str(log)), tmp_path / "other.jsonl")
     assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_a_purpose_may_be_as_long_as_is_said(log):
+    recorder = Recorder.of(Place(audit=str(log)), None)
+    assert recorder.for_purpose(f" {'x' * 500}\n").purpose == "x" * 500
+    with pytest.raises(ValueError, match="the purpose has 501 characters: give 500 at most"):
+        recorder.for_purpose("x" * 501)

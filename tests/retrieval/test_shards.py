@@ -301,3 +301,10 @@ def test_the_bar_shows_what_all_have_done(monkeypatch):
     assert bar.shown == 14
     main.tell()
     assert bar.shown == 15 and store.numbers == {"progress/images": 15}
+
+
+def test_a_process_of_several_is_told_its_place_on_its_machine(monkeypatch):
+    monkeypatch.setattr(shards_module, "_Launched", lambda local_rank: local_rank)
+    place = {"MASTER_ADDR": "h", "MASTER_PORT": "1", "WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "1"}
+    assert Shards.from_environment(place) == 1
+    assert type(Shards.from_environment({name: place[name] for name in place if name != "MASTER_PORT"})) is Shards
