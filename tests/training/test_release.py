@@ -1,0 +1,71 @@
+"""What keeps a file from being published, file by file."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aga_model.training.release import Release, ReleaseError, _code_files, _require_nothing_private, _weight_files
+
+TOKEN = "hf_" + "aB3" * 11 + "x"  # 34 characters behind the underscore, as the Hub gives them
+TEXTS = ["config.json", "modeling_aga.py", "tokenizer.json", "vocab.json", "merges.txt", "README.md", "LICENSE"]
+
+
+def _check(folder, name, *secrets):
+    _require_nothing_private(Release(folder, (name,), (folder / name).read_text(errors="replace")), secrets)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(("line", "secrets"), [(f"x = '{TOKEN}'", ()), ("x = 'between others'", ("between",))])
+def test_secrets_are_found_within_the_lines_of_every_kind_of_file(tmp_path, name, line, secrets):
+    (tmp_path / name).write_text(f"first\n{line}\n")
+    with pytest.raises(ReleaseError, match="line 2 holds a Hugging Face token"):
+        _check(tmp_path, name, *secrets)
+    (tmp_path / name).write_text("first\nx = 'nothing'\n")
+    _check(tmp_path, name, *secrets)
+
+
+@pytest.mark.parametrize("metadata", [{"note": TOKEN}, {"from": "/home/somebody/data"}, {TOKEN: "1"}])
+def test_the_metadata_of_weights_is_searched(tmp_path, metadata):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", metadata=metadata)
+    with pytest.raises(ReleaseError, match=r"of the metadata (holds a Hugging Face token|names a path)"):
+        _check(tmp_path, "model.safetensors")
+    save_file({f"{TOKEN}.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ReleaseError, match="holds a Hugging Face token"):
+        _check(tmp_path, "model.safetensors")
+
+
+@pytest.mark.parametrize("written", ["\\/home\\/somebody\\/data", "\\u002fhome\\u002fsomebody"])
+def test_a_path_that_json_has_escaped_is_found(tmp_path, written):
+    (tmp_path / "config.json").write_text(f'{{"data": "{written}"}}')
+    with pytest.raises(ReleaseError, match="line 1 names a path of a machine"):
+        _check(tmp_path, "config.json")
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "below/it.safetensors", "notes.txt", "gone.safetensors"])
+def test_an_index_names_weights_beside_it_alone(tmp_path, shard):
+    folder = tmp_path / "model"
+    (folder / "below").mkdir(parents=True)
+    for path in (tmp_path / "secret.safetensors", folder / "below" / "it.safetensors", folder / "notes.txt"):
+        path.touch()
+    (folder / "good.safetensors").touch()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "good.safetensors", "b": shard}}))
+    with pytest.raises(ReleaseError, match="which is no safetensors file beside it"):
+        _weight_files(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "good.safetensors"}}))
+    assert _weight_files(folder) == ["model.safetensors.index.json", "good.safetensors"]
+
+
+def test_modules_are_followed_to_what_they_import(tmp_path):
+    """From the module that the configuration names over one to the next, and round in a circle."""
+    classes = {"AutoConfig": "Config", "AutoModel": "A", "AutoModelForPreTraining": "B"}
+    names = {key: f"first.{name}" for key, name in (classes | {"AgaForImageTextRetrieval": "C"}).items()}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"auto_map": {"AutoProcessor": "first.P"}}))
+    code = "\n".join(f"class {name}: pass" for name in ("Config", "A", "B", "C", "P"))
+    (tmp_path / "first.py").write_text(f"from .second import x\nimport torch\n{code}")
+    (tmp_path / "second.py").write_text("def late():\n    from .third import y\n")
+    (tmp_path / "third.py").write_text("from .first import A\n")
+    (tmp_path / "fourth.py").write_text("")
+    assert _code_files(tmp_path, {"auto_map": names}) == ["first.py", "second.py", "third.py"]
