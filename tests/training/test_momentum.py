@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
+from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from aga_model.data.rendered import render_dataset
 from aga_model.losses import TeacherEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
 from aga_model.training.arguments import AgaTrainingArguments
@@ -85,6 +85,29 @@ def test_weights_stay_float32_when_the_model_is_half(make_model):
     assert weight.dtype == torch.float32
     wanted = (before + model.aga.text_projection.weight.float()) / 2
     torch.testing.assert_close(weight, wanted)
+
+
+def test_targets_are_without_dropout(make_sections, batch):
+    sections = make_sections("bert", momentum=0.9)
+    sections["text_config"] |= {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections)).train()
+    teacher = MomentumTeacher(model)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        said = teacher.model.aga.get_text_features(**inputs).pooler_output
+        wanted = model.eval().aga.get_text_features(**inputs).pooler_output
+    torch.testing.assert_close(said, wanted)
+
+
+def test_a_checkpoint_names_the_two_halves_of_the_queue(make_model, tmp_path):
+    """Runs that another version has begun are continued by these names."""
+    teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
+    teacher.remember(torch.full((2, 32), 1.0), torch.full((2, 32), 2.0), torch.tensor([8, 9]))
+    teacher.save(tmp_path)
+    saved = load_file(tmp_path / TEACHER_FILE)
+    assert (saved["queue_image_embeds"] == 1).all() and (saved["queue_text_embeds"] == 2).all()
+    assert saved["queue_person_ids"].tolist() == [8, 9]
 
 
 def test_queue_keeps_the_newest(make_model):

@@ -17,7 +17,7 @@ def _optimizer(model, weight_decay=DECAY):
 @pytest.fixture(params=["clip", "bert"])
 def model(request, make_sections):
     torch.manual_seed(0)
-    model = AgaForPreTraining(AgaConfig(**make_sections(request.param, loss_weights={"itc": 1.0, "itm": 1.0})))
+    model = AgaForPreTraining(AgaConfig(**make_sections(request.param, loss_weights={"itm": 1.0, "mlm": 1.0})))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1)  # biases too are not zero
@@ -41,7 +41,7 @@ def test_weight_decay_takes_hold_of_matrices_alone_each_at_its_rate(model):
     for name, parameter in model.named_parameters():
         rate = 0.0 if parameter.ndim < 2 else MUON_LR if _is_block_matrix(name, parameter) else ADAMW_LR
         kinds.add(rate)
-        torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * DECAY), msg=name)
+        torch.testing.assert_close(parameter.detach(), before[name] * (1 - rate * DECAY))
     assert len(kinds) == 3
 
 
