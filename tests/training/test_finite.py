@@ -35,6 +35,8 @@ def _remember(guard, losses, norms=()):
         ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], None),
         ([1.0, NAN, 3.0], [1.0, 1.0, NAN], (2, LOSS)),
         ([1.0, 2.0, -INF], [1.0, INF, INF], (2, GRADIENT)),
+        ([1.0, 2.0, 3.0], [INF, 1.0, 1.0], (1, GRADIENT)),
+        ([INF, 2.0, 3.0], [1.0, 1.0, 1.0], (1, LOSS)),
         ([1.0, INF, NAN], [1.0, NAN, NAN], (2, LOSS)),  # the gradient of a broken loss is no news
     ],
 )

@@ -287,7 +287,9 @@ def test_a_file_with_the_token_of_the_push_is_not_pushed(finished, name, monkeyp
                                                               (False, None, False), (True, None, True)])  # fmt: skip
 def test_a_push_is_as_private_as_it_is_asked_to_be(finished, of_the_run, asked, private, monkeypatch):
     opened = []
-    monkeypatch.setattr(trainer_module, "open_repository", lambda api, *rest: opened.append(rest) or SimpleNamespace(name="it"))
+    monkeypatch.setattr(
+        trainer_module, "open_repository", lambda api, *rest: opened.append(rest) or SimpleNamespace(name="it")
+    )
     monkeypatch.setattr(trainer_module, "read_release", lambda folder, secrets: None)
     monkeypatch.setattr(trainer_module, "push_release", lambda *args: SimpleNamespace(commit_url="there"))
     finished.args.hub_private_repo = of_the_run
