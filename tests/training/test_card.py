@@ -90,3 +90,9 @@ def test_noise_is_told_with_whether_it_was_left_out(left_out):
     assert ("which were then left out" in said) is left_out
     assert said.endswith("2 of 9 left out, which the model to start from found wrong")
     assert label_noise({"data": {}}) == "none added"
+
+
+@pytest.mark.parametrize(("start", "base"), [("me/model", "me/model"), ("runs/first/model", None), ("model", None)])
+def test_the_base_model_is_one_of_the_hub(described, tmp_path, start, base):
+    described["start"] = start
+    assert _card(described, tmp_path).data.base_model == base

@@ -119,6 +119,8 @@ def test_queue_keeps_the_newest(make_model):
     images, texts, persons = teacher.past()
     assert persons.tolist() == [6, 7, 8, 3, 4]
     assert images[:, 0].tolist() == persons.tolist() and texts[:, 0].tolist() == (-persons).tolist()
+    teacher.remember(torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True), torch.tensor([1, 2]))
+    assert not any(part.requires_grad for part in teacher.past())  # the steps of the past hold no memory
 
 
 def test_itc_targets_by_hand():

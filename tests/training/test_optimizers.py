@@ -80,3 +80,5 @@ def test_a_schedule_still_reaches_the_optimisers_after_a_state_is_loaded():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert all(torch.equal(old, new) for old, new in zip(before, block.parameters()))
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in block.parameters())

@@ -1,6 +1,7 @@
 """What AgaTrainer does in each step, written down as it happens and compared with what the formulas give."""
 
 import functools
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,7 @@ def test_a_logged_loss_is_the_mean_since_the_last_log(trained):
         for name in ("itc_loss", "mlm_loss"):
             first, second = (losses[name] for losses in seen.losses[2 * number : 2 * number + 2])
             assert entry[name] == pytest.approx((first + second) / 2, rel=1e-5)
+    assert logged[-1]["temperature"] == pytest.approx(math.exp(-trainer.model.aga.logit_scale.item()))
 
 
 def test_a_step_is_adamws_with_the_arguments_in_their_places(make_trainer):
