@@ -4,9 +4,18 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from aga_model.training.release import Release, ReleaseError, _code_files, _require_nothing_private, _weight_files
+from aga_model.training.release import (
+    Release,
+    ReleaseError,
+    _code_files,
+    _require_loadable,
+    _require_nothing_private,
+    _require_own_files,
+    _weight_files,
+    read_release,
+)
 
 TOKEN = "hf_" + "aB3" * 11 + "x"  # 34 characters behind the underscore, as the Hub gives them
 TEXTS = ["config.json", "modeling_aga.py", "tokenizer.json", "vocab.json", "merges.txt", "README.md", "LICENSE"]
@@ -69,3 +78,60 @@ def test_modules_are_followed_to_what_they_import(tmp_path):
     (tmp_path / "third.py").write_text("from .first import A\n")
     (tmp_path / "fourth.py").write_text("")
     assert _code_files(tmp_path, {"auto_map": names}) == ["first.py", "second.py", "third.py"]
+
+
+def test_a_link_is_no_file_of_a_release(tmp_path):
+    (tmp_path / "elsewhere").write_text("somebody's")
+    (tmp_path / "NOTICE").write_text("mine")
+    (tmp_path / "LICENSE").symlink_to(tmp_path / "elsewhere")
+    _require_own_files(Release(tmp_path, ("NOTICE",), ""))
+    with pytest.raises(ReleaseError, match="LICENSE is a symbolic link"):
+        _require_own_files(Release(tmp_path, ("LICENSE", "NOTICE"), ""))
+
+
+def test_an_error_that_quotes_a_setting_hides_the_secret_in_it(tmp_path):
+    for secret, known in ((TOKEN, ()), ("of no known kind", ("of no known kind",))):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": secret}))
+        with pytest.raises(ReleaseError, match=r"model_type is '\*\*\*'") as caught:
+            read_release(tmp_path, known)
+        assert secret not in str(caught.value)
+
+
+@pytest.fixture
+def loadable(make_model, processor, tmp_path):
+    """A model with its processor, and its configuration; the check passes."""
+    make_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    _require_loadable(tmp_path, values)
+    return tmp_path, values
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [("one NaN", "is not finite"), ("missing", "1 weights are missing"), ("one more", "no place for 1 weights")],
+)
+def test_weights_are_all_there_finite_and_no_others(loadable, fault, named):
+    folder, values = loadable
+    weights = load_file(folder / "model.safetensors")
+    name = "aga.text_projection.weight"
+    if fault == "one NaN":
+        weights[name][0, 0] = float("nan")
+    elif fault == "missing":
+        del weights[name]
+    else:
+        weights["aga.another.weight"] = torch.zeros(1)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ReleaseError, match=named):
+        _require_loadable(folder, values)
+
+
+def test_a_processor_of_lying_persons_is_refused(loadable):
+    folder, values = loadable
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text())
+    assert settings["image_processor"]["size"] == {"height": 32, "width": 16}
+    settings["image_processor"]["size"] = {"height": 16, "width": 32}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ReleaseError, match="makes images of 16x32 pixels, the model takes 32x16"):
+        _require_loadable(folder, values)
