@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.data.tokenizer import train_tokenizer
@@ -152,6 +153,28 @@ def test_a_start_of_other_sizes_is_refused(start):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="are of another size by its config"):
         training_run._load_start(str(folder), {}, {"num_identities": 5})
+
+
+def test_a_start_without_a_weight_of_its_towers_is_refused(start):
+    folder, _ = start
+    weights = load_file(folder / "model.safetensors")
+    del weights["aga.text_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 weights are missing by its config.*aga\.text_projection\.weight"):
+        training_run._load_start(str(folder), {}, {"num_identities": 5})
+
+
+@pytest.mark.parametrize(("wanted", "held_out"), [(0, 2), (7, 7)])
+def test_a_twentieth_of_the_persons_is_held_out_or_as_many_as_are_wanted(monkeypatch, wanted, held_out):
+    rows = [{"person_id": row // 2, "image_id": row, "caption": "a man"} for row in range(80)]
+    made = {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[:4])}
+    monkeypatch.setattr(training_run, "load_benchmark", lambda *args, **kwargs: dict(made))
+    monkeypatch.setattr(training_run, "find_unreadable", lambda *args: [])
+    splits, decisions = training_run._load_splits(DataArguments(dataset="own", validation_identities=wanted))
+    persons = {split: set(splits[split]["person_id"]) for split in ("train", "val")}
+    assert len(persons["val"]) == held_out and len(persons["train"]) == 40 - held_out
+    assert not persons["val"] & persons["train"] and len(splits["test"]) == 4
+    assert decisions["validation"]["identities"] == held_out
 
 
 def test_a_batch_is_that_of_all_processes(monkeypatch, tmp_path):
