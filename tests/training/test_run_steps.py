@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model.data.benchmarks import FEATURES
 from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation.retrieval import RetrievalEvaluator
 from aga_model.training import run as training_run
@@ -164,15 +165,17 @@ def test_a_start_without_a_weight_of_its_towers_is_refused(start):
         training_run._load_start(str(folder), {}, {"num_identities": 5})
 
 
-@pytest.mark.parametrize(("wanted", "held_out"), [(0, 2), (7, 7)])
+@pytest.mark.parametrize(("wanted", "held_out"), [(0, 4), (7, 7)])
 def test_a_twentieth_of_the_persons_is_held_out_or_as_many_as_are_wanted(monkeypatch, wanted, held_out):
-    rows = [{"person_id": row // 2, "image_id": row, "caption": "a man"} for row in range(80)]
-    made = {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[:4])}
+    given = {"image": {"path": "a.jpg"}, "caption": "a man", "camera_id": "", "split": "train"}
+    rows = [{**given, "person_id": row // 2, "image_id": row} for row in range(160)]
+    train = datasets.Dataset.from_list(rows, features=FEATURES)
+    made = {"train": train, "test": train.select(range(4))}
     monkeypatch.setattr(training_run, "load_benchmark", lambda *args, **kwargs: dict(made))
     monkeypatch.setattr(training_run, "find_unreadable", lambda *args: [])
     splits, decisions = training_run._load_splits(DataArguments(dataset="own", validation_identities=wanted))
     persons = {split: set(splits[split]["person_id"]) for split in ("train", "val")}
-    assert len(persons["val"]) == held_out and len(persons["train"]) == 40 - held_out
+    assert len(persons["val"]) == held_out and len(persons["train"]) == 80 - held_out
     assert not persons["val"] & persons["train"] and len(splits["test"]) == 4
     assert decisions["validation"]["identities"] == held_out
 
