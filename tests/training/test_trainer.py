@@ -17,7 +17,7 @@ from aga_model.training.errors import TrainingStopped
 from aga_model.training.finite import FiniteGuard
 from aga_model.training.momentum import MomentumTeacher
 from aga_model.training.release import ReleaseError
-from aga_model.training.trainer import AgaTrainer, TimingCallback, _load_weights
+from aga_model.training.trainer import AgaTrainer, EpochCallback, TimingCallback, _load_weights
 
 CAPTIONS = ["a man in a blue jacket", "a woman with a red handbag", "a girl in a yellow dress", "he wears a hoodie"]
 STEPS, STEPS_PER_EPOCH, ALPHA, MOMENTUM = 6, 3, 0.4, 0.7
@@ -122,6 +122,15 @@ def test_the_model_and_the_data_know_how_far_the_training_is(trained):
     trainer, seen = trained
     assert seen.progress == pytest.approx([step / STEPS for step in range(STEPS)])
     assert trainer.train_dataset.epochs[-1] == 1 and set(trainer.train_dataset.epochs) == {0, 1}
+
+
+def test_the_data_of_every_process_know_the_epoch():
+    """Accelerate tells them in a single process only; in several, a resumed run's first epoch may be the third."""
+    data = Pairs()
+    callback = EpochCallback(data)
+    for epoch in (None, 0.0, 1.0, 2.0):
+        callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
+    assert data.epochs == [0, 0, 1, 2]
 
 
 def test_a_logged_loss_is_the_mean_since_the_last_log(trained):
