@@ -235,6 +235,14 @@ def test_weights_that_give_nan_are_an_error(copied_model):
         PersonEncoder.from_pretrained(copied_model).encode_images(noise(1))
 
 
+def test_weights_that_give_zero_are_an_error(model_folder):
+    encoder = PersonEncoder.from_pretrained(model_folder, device="cpu")
+    with torch.no_grad():
+        encoder.model.visual_projection.weight.zero_()
+    with pytest.raises(ValueError, match="zero or not finite"):
+        encoder.encode_images(noise(1))
+
+
 def test_unknown_device(model_folder):
     with pytest.raises(ModelLoadError, match="device 'abacus' cannot be used"):
         PersonEncoder.from_pretrained(model_folder, device="abacus")
