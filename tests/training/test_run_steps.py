@@ -191,6 +191,15 @@ def test_a_batch_is_that_of_all_processes(monkeypatch, tmp_path):
             training_run._check_batches({"train": range(10)}, args)
 
 
+def test_a_finished_run_is_neither_trained_nor_measured_nor_written_again(run, tmp_path, monkeypatch):
+    """Whether its checkpoints are still there or not."""
+    monkeypatch.setattr(training_run, "fit", lambda run: pytest.fail("it goes on"))
+    run.metrics = {"rank1": 5.0}
+    for run.checkpoint in (None, tmp_path / "checkpoint-4"):
+        assert training_run.train(run) == {"rank1": 5.0}
+    assert not (Path(run.args.output_dir) / "model").exists()
+
+
 def test_a_model_that_could_not_be_saved_leaves_no_metrics(run, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
