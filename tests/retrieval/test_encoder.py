@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, BertTokenizer
 
 from aga_model import AgaConfig, AgaModel, AgaProcessor
 from aga_model.retrieval import ModelLoadError, PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
+from aga_model.retrieval.encoder import local_folder
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,13 @@ def test_a_writing_that_the_vocabulary_lacks_is_told(encoder, recwarn):
             encoder.encode_texts([text])
 
 
+@pytest.mark.parametrize(("text", "told"), [("红衣女red", False), ("红衣女人red", True)])
+def test_a_writing_is_told_of_where_it_is_more_than_half_of_the_letters(encoder, text, told):
+    _, notes = encoder.encode_texts_with_notes([text])
+    assert [type(note) for note in notes] == [UnknownWritingWarning] * told
+    assert not told or "lacks 4 of the 7 letters" in str(notes[0])
+
+
 def test_unknown_letters_of_a_tokenizer_without_bytes(model_folder, tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "##s", "女"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
@@ -192,6 +201,21 @@ def test_hub_name_that_cannot_be_reached(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelLoadError, match="neither a folder here nor a model on the Hub"):
         PersonEncoder.from_pretrained("nobody/no-such-model")
+
+
+@pytest.mark.parametrize("with_code", [False, True])
+def test_a_download_is_what_is_read_and_code_where_it_is_asked_for(tmp_path, monkeypatch, with_code):
+    there = ["config.json", "model-1.safetensors", "merges.txt", "README.md", "modeling.py", "run/x.json", "a.jpg"]
+    taken = []
+
+    def download(repo, allow_patterns, ignore_patterns):
+        taken.extend(filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        (tmp_path / "config.json").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("aga_model.retrieval.encoder.snapshot_download", download)
+    assert local_folder("owner/model", with_code) == tmp_path
+    assert taken == there[:4] + ["modeling.py"] * with_code
 
 
 def test_incomplete_weights_are_refused(copied_model):
