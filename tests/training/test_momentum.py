@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
@@ -244,6 +244,11 @@ def test_a_checkpoint_without_its_teacher_is_refused(make_model, tmp_path):
     teacher.load(tmp_path)
     with pytest.raises(ValueError, match="not the momentum model of this architecture"):
         MomentumTeacher(make_model(momentum=0.9, loss_weights={"itc": 1.0, "itm": 1.0})).load(tmp_path)
+    weights = load_file(tmp_path / TEACHER_FILE)
+    weights["model.aga.logit_scale"] = torch.zeros(1)  # of another shape, though it could be broadcast
+    save_file(weights, tmp_path / TEACHER_FILE)
+    with pytest.raises(ValueError, match="not the momentum model of this architecture"):
+        teacher.load(tmp_path)
 
 
 def test_the_released_folder_holds_no_teacher(unbroken):

@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +22,7 @@ from aga_model.training.arguments import AgaTrainingArguments, DataArguments, Mo
 from aga_model.training.errors import TrainingStopped
 from aga_model.training.release import ReleaseError
 from aga_model.training.run import PreparedRun
+from aga_model.training.run_folder import LOCK_FILE
 
 ENTRY = Path(__file__).parents[2] / "train_hf.py"
 PERSONS = {"train": 6, "val": 4, "test": 2}
@@ -254,13 +256,17 @@ def test_a_start_is_one_of_drawings_by_its_card(start, splits, monkeypatch, tmp_
     monkeypatch.setattr(training_run, "_load_splits", lambda *args, **kwargs: (dict(splits), {}))
     described = {}
 
-    def claim(folder, description, *rest):
+    def claim(folder, description, noise, lock, wrong_pairs):
         described.update(description)
+        folder.mkdir()
+        lock.acquire()
         raise ValueError("far enough")
 
     monkeypatch.setattr(training_run, "claim_run_folder", claim)
     args = AgaTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match="far enough"):
         training_run.prepare(ModelArguments(str(folder)), DataArguments(data_root=str(tmp_path)), args)
+    with FileLock(tmp_path / "run" / LOCK_FILE).acquire(timeout=0):  # a start that fails lets go of the folder
+        pass
     assert described["start_rendered"] is rendered and described["start"] == str(folder)
     assert described["data_counts"]["val"] == {"identities": 4, "images": 8, "captions": 24}
