@@ -1,5 +1,6 @@
 """ITM: hard negatives are of other persons and drawn by similarity; the loss is that of all its pairs."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining
-from aga_model.losses import itm_loss
+from aga_model.losses import itm_loss, pair_trust
 from aga_model.matching import hard_negatives
 
 
@@ -118,3 +119,94 @@ def test_one_token_of_the_last_layer_is_the_same_as_all_of_it(make_sections, bat
         wanted = model.fusion(states, images, text_mask)[torch.arange(4), places]
         got = model.fusion.summary_states(states, images, text_mask, places)
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+def _hardest(logits, same):
+    """Without a draw: the most similar of another person."""
+    return logits.masked_fill(same, float("-inf")).argmax(dim=1), (~same).any(dim=1)
+
+
+def test_both_negatives_are_drawn_by_similarity_over_temperature(make_model, batch, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "aga_model.modeling_aga.hard_negatives",
+        lambda logits, same: asked.append((logits.numpy(), same.numpy())) or _hardest(logits, same),
+    )
+    model = make_model(loss_weights={"itm": 1.0}, learn_temperature=False).eval()
+    with torch.no_grad():
+        model.aga.logit_scale.fill_(3.0)
+        model(**batch)
+        image = model.aga.get_image_features(batch["pixel_values"]).pooler_output.numpy()
+        text = model.aga.get_text_features(batch["input_ids"]).pooler_output.numpy()
+    image, text = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, text))
+    persons = batch["person_ids"].numpy()
+    for (logits, same), wanted in zip(asked, (text @ image.T, image @ text.T), strict=True):
+        np.testing.assert_allclose(logits, wanted * np.exp(3.0), rtol=1e-4, atol=1e-4)
+        assert np.array_equal(same, persons[:, None] == persons[None])
+
+
+def test_distrusted_pairs_count_less_as_matches(make_model, batch, monkeypatch):
+    """The pairs' own terms by their trust, which the original captions give; mismatches stay in full."""
+    monkeypatch.setattr("aga_model.modeling_aga.hard_negatives", _hardest)
+    model = make_model(loss_weights={"itc": 1.0, "itm": 1.0, "mlm": 1.0}, pair_weighting="trusted",
+                       enrichment_probability=1.0).train()  # fmt: skip
+    model.enrichment.enrich = lambda ids, masked, logits: torch.where(masked, 300, ids)
+    got = model(**batch).itm_loss
+    ranker = AgaForImageTextRetrieval(model.config)
+    ranker.load_state_dict(model.state_dict(), strict=False)
+    pixels, ids, mask, persons = (batch[key] for key in ("pixel_values", "input_ids", "attention_mask", "person_ids"))
+    with torch.no_grad():
+        output = ranker(pixel_values=pixels, input_ids=ids, attention_mask=mask)
+        trust = pair_trust(output.image_embeds, output.text_embeds, persons, model.temperature)
+        similarity, same = output.text_embeds @ output.image_embeds.t(), persons[:, None] == persons[None, :]
+        image, text = _hardest(similarity, same)[0], _hardest(similarity.t(), same)[0]
+        wanted = 0.0
+        for weights, label, i, m, p in (
+            (trust, 1, ids, mask, pixels),
+            (torch.ones(4), 0, ids, mask, pixels[image]),
+            (torch.ones(4), 0, ids[text], mask[text], pixels),
+        ):
+            logits = ranker(input_ids=i, attention_mask=m, pixel_values=p).logits
+            wanted = wanted - (weights * logits.log_softmax(dim=1)[:, label]).sum()
+    assert trust.std() > 0.01
+    torch.testing.assert_close(got.detach(), wanted / (trust.sum() + 8), atol=1e-5, rtol=1e-5)
+
+
+def test_the_negatives_of_both_directions_stay_apart(make_model, batch, monkeypatch):
+    """Negative images and captions that are named, and differ: each pair's logits by themselves."""
+    negatives = iter([torch.tensor([3, 0, 0, 1]), torch.tensor([1, 3, 3, 0])])
+    monkeypatch.setattr(
+        "aga_model.modeling_aga.hard_negatives",
+        lambda logits, same: (next(negatives), torch.tensor([True, True, True, False])),
+    )
+    model = make_model(loss_weights={"itm": 1.0}).eval()
+    with torch.no_grad():
+        model.itm_head.weight.mul_(30.0)
+        got = model(**batch).itm_loss
+        states, mask = model.caption_states(batch["input_ids"], batch["attention_mask"])
+        summary = model.aga.text_model.summary_positions(batch["input_ids"])
+        images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"]))
+        terms = []
+        for caption, image, match in (
+            *((i, i, 1) for i in range(4)),
+            *((i, image, 0) for i, image in enumerate([3, 0, 0])),  # the last one found none
+            *((caption, i, 0) for i, caption in enumerate([1, 3, 3])),
+        ):
+            one, other = slice(caption, caption + 1), slice(image, image + 1)
+            logits = model.match_logits(states[one], mask[one], summary[one], images[other])
+            terms.append(-logits.log_softmax(dim=1)[0, match])
+    torch.testing.assert_close(got, torch.stack(terms).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_score_is_the_log_odds_of_a_match(make_model, batch):
+    model = make_model(loss_weights={"itm": 1.0})
+    ranker = AgaForImageTextRetrieval(model.config).eval()
+    with torch.no_grad():
+        ranker.itm_head.weight.zero_()
+        ranker.itm_head.bias.copy_(torch.tensor([-1.0, 2.5]))
+    inputs = {key: batch[key] for key in ("pixel_values", "input_ids", "attention_mask")}
+    assert ranker.score(**inputs).tolist() == [3.5] * 4
+    with pytest.raises(ValueError, match="got 4 captions, 3 images"):
+        ranker.score(**inputs | {"pixel_values": batch["pixel_values"][:3]})
+    with pytest.raises(ValueError, match="got 3 captions, 4 images"):
+        ranker.score(**inputs | {key: batch[key][:3] for key in ("input_ids", "attention_mask")})
