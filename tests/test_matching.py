@@ -210,3 +210,42 @@ def test_the_score_is_the_log_odds_of_a_match(make_model, batch):
         ranker.score(**inputs | {"pixel_values": batch["pixel_values"][:3]})
     with pytest.raises(ValueError, match="got 3 captions, 4 images"):
         ranker.score(**inputs | {key: batch[key][:3] for key in ("input_ids", "attention_mask")})
+
+
+def test_the_fusion_drops_nothing_out_in_evaluation(make_sections, batch):
+    """Whatever its dropout: what it says in evaluation is what it says without any."""
+    sections = make_sections("clip")
+    found = []
+    for dropout in (0.0, 0.6):
+        sections["cross_modal_config"] |= {"attention_dropout": dropout}
+        torch.manual_seed(0)
+        model = AgaForPreTraining(AgaConfig(**sections)).eval()
+        images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"]))
+        found.append(model.fuse(batch["input_ids"], images, batch["attention_mask"]))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_the_cross_attention_by_numpy(make_sections, batch):
+    """Heads of the width's share, scaled by it; LN of both inputs; with and without the captions' own states."""
+    found = {}
+    for residual in (False, True):
+        sections = make_sections("clip")
+        sections["cross_modal_config"] |= {"num_hidden_layers": 0, "cross_attention_residual": residual}
+        torch.manual_seed(0)
+        fusion = AgaForPreTraining(AgaConfig(**sections)).eval().fusion
+        with torch.no_grad():
+            for name, parameter in fusion.named_parameters():
+                parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm.weight" in name else 0.0))
+        text, image = torch.randn(2, 5, 32), 3 * torch.randn(2, 9, 32)
+        states, patches = (fusion.text_layer_norm(text), fusion.image_layer_norm(image))
+        cross = fusion.cross_attn
+        query, key, value = (
+            layer(rows).detach().double().numpy().reshape(2, -1, 2, 16).transpose(0, 2, 1, 3)
+            for layer, rows in ((cross.q_proj, states), (cross.k_proj, patches), (cross.v_proj, patches))
+        )
+        weights = np.exp(query @ key.transpose(0, 1, 3, 2) / 4.0)
+        attended = (weights / weights.sum(axis=-1, keepdims=True)) @ value
+        attended = torch.tensor(attended.transpose(0, 2, 1, 3).reshape(2, 5, 32)).float()
+        wanted = cross.out_proj(attended) + (text if residual else 0.0)
+        found[residual] = fusion(text, image)
+        torch.testing.assert_close(found[residual], fusion.final_layer_norm(wanted), atol=1e-4, rtol=1e-4)
