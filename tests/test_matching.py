@@ -225,6 +225,23 @@ def test_the_fusion_drops_nothing_out_in_evaluation(make_sections, batch):
     torch.testing.assert_close(found[1], found[0])
 
 
+def test_the_fusion_encoder_starts_as_irras(make_sections):
+    """Standard deviations by width w and layers n: w^-0.5, of the residual branches (2 n w)^-0.5, (2 w)^-0.5."""
+    sections = make_sections("clip") | {"projection_dim": 96}
+    sections["cross_modal_config"] |= {"num_hidden_layers": 3}
+    torch.manual_seed(0)
+    fusion = AgaForPreTraining(AgaConfig(**sections)).fusion
+    cross, layer = fusion.cross_attn, fusion.layers[2]
+    for linear, std in (
+        *((getattr(part, f"{name}_proj"), 96**-0.5) for part in (cross, layer.self_attn) for name in "qkv"),
+        (cross.out_proj, 576**-0.5),
+        (layer.self_attn.out_proj, 576**-0.5),
+        (layer.mlp.fc1, 192**-0.5),
+        (layer.mlp.fc2, 576**-0.5),
+    ):  # fmt: skip
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.05) and not linear.bias.any()
+
+
 def test_the_cross_attention_by_numpy(make_sections, batch):
     """Heads of the width's share, scaled by it; LN of both inputs; with and without the captions' own states."""
     found = {}

@@ -317,3 +317,37 @@ def test_parts_that_no_loss_reaches_are_frozen_and_others_are_not(make_model):
         model = make_model(loss_weights=losses)
         assert {parameter.requires_grad for parameter in model.fusion.parameters()} == {fusion}, losses
         assert {parameter.requires_grad for parameter in model.mlm_head.parameters()} == {head}, losses
+
+
+def test_every_part_starts_by_its_own_rule(make_sections):
+    """Standard deviations: CLIP's of its towers, IRRA's of the heads of the MLM and of identities."""
+    sections = make_sections("clip", num_identities=200, loss_weights={"id": 1.0, "mlm": 1.0}) | {"projection_dim": 96}
+    sections["text_config"] |= {"hidden_size": 64, "num_hidden_layers": 3}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections))
+    text, vision = (tower.encoder.layers[1] for tower in (model.aga.text_model, model.aga.vision_model))
+    head = model.mlm_head
+    for linear, std in (
+        (text.self_attn.q_proj, (64 * 2 * 3) ** -0.5),
+        (text.self_attn.out_proj, 64**-0.5),
+        (text.mlp.fc1, (2 * 64) ** -0.5),
+        (text.mlp.fc2, (64 * 2 * 3) ** -0.5),
+        (vision.self_attn.k_proj, (32 * 2 * 2) ** -0.5),
+        (vision.mlp.fc1, (2 * 32) ** -0.5),
+        (head.dense, (2 * 96) ** -0.5),
+        (head.decoder, (96 * 2 * 4) ** -0.5),
+        (model.identity_head, 0.001),
+    ):
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.06) and not linear.bias.any()
+
+
+def test_a_start_keeps_what_the_checkpoint_holds_and_draws_the_rest_by_its_rule(make_model, tmp_path):
+    """From a dual encoder: its own weights to the bit, heads and fusion encoder anew."""
+    saved = make_model().aga
+    saved.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    model = AgaForPreTraining.from_pretrained(tmp_path)
+    for name, value in saved.state_dict().items():
+        assert torch.equal(model.aga.state_dict()[name], value), name
+    assert model.fusion.cross_attn.q_proj.weight.std().item() == pytest.approx(32**-0.5, rel=0.06)
+    assert model.mlm_head.dense.weight.std().item() == pytest.approx(64**-0.5, rel=0.06)
