@@ -351,3 +351,20 @@ def test_a_start_keeps_what_the_checkpoint_holds_and_draws_the_rest_by_its_rule(
         assert torch.equal(model.aga.state_dict()[name], value), name
     assert model.fusion.cross_attn.q_proj.weight.std().item() == pytest.approx(32**-0.5, rel=0.06)
     assert model.mlm_head.dense.weight.std().item() == pytest.approx(64**-0.5, rel=0.06)
+
+
+def test_attended_padding_is_the_given_token_alone(make_sections, batch, tokenizer):
+    """IRRA's: behind the end of each caption its own padding up to the text length, none of the processor's."""
+    sections = make_sections("clip")
+    sections["cross_modal_config"] |= {"attended_padding_id": 7}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections)).eval()
+    ids = batch["input_ids"]
+    ids[1, 6:] = tokenizer.eos_token_id  # the end and the processor's padding
+    ends = [row.index(tokenizer.eos_token_id) for row in ids.tolist()]
+    assert len(set(ends)) > 1
+    padded = torch.tensor([row[: end + 1] + [7] * (40 - end - 1) for row, end in zip(ids.tolist(), ends)])
+    states, mask = model.caption_states(ids, batch["attention_mask"])
+    wanted = model.aga.text_projection(model.aga.text_model(input_ids=padded).last_hidden_state)
+    assert mask is None
+    torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)
