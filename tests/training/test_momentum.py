@@ -358,3 +358,11 @@ def test_a_queue_fills_without_soft_targets(make_model, batch):
     model(**batch, teacher=teacher)
     wanted = model.aga.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(teacher.past()[0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_evaluation_leaves_the_queue_alone(make_model, batch):
+    model = make_model(momentum=0.9, queue_size=9).train()
+    teacher = MomentumTeacher(model)
+    model(**batch, teacher=teacher)
+    model.eval()(**batch | {"person_ids": torch.tensor([5, 6, 7, 8])}, teacher=teacher)
+    assert teacher.past()[2].tolist() == [0, 1, 1, 2] and len(teacher.past()[0]) == 4
