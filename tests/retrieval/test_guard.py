@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from aga_model.retrieval.demo.guard import Guard, Refusal, WrongTokens
+from aga_model.retrieval.demo.guard import Guard, Refusal, WrongTokens, is_loopback, require_token
 from aga_model.retrieval.demo.page_rules import JOIN, Field, PageRules
 from aga_model.retrieval.demo.turns import MOST_WAIT, Pace, Turns
 
@@ -262,6 +262,76 @@ def test_routes(path, query, status):
     assert ask(guarded()[0], request(path=path, query=query.encode()))[0] == status
 
 
+@pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.parametrize(
+    "headers", [[], [("authorization", "Bearer " + TOKEN)], [("cookie", f"aga_demo_token={TOKEN}")]]
+)
+def test_web_sockets_are_closed_and_reach_nothing(token, headers):
+    """Nothing behind the guard has one, so not even the token opens one."""
+    sent = []
+
+    async def never(*_):
+        raise AssertionError("a web socket was let through")
+
+    async def send(message):
+        sent.append(message)
+
+    scope = request(path=JOIN, headers=headers) | {"type": "websocket"}
+    del scope["method"]
+    asyncio.run(Guard(never, token, 1000)(scope, never, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("https", True), ("http", False), (None, False)])
+def test_the_cookie_is_secure_over_https(scheme, secure):
+    """Without `Secure` a browser also sends it over http; with it, it would not keep one that came over http."""
+    scope = request(query=b"token=" + TOKEN.encode()) | ({} if scheme is None else {"scheme": scheme})
+    status, headers, _, _ = ask(guarded(TOKEN)[0], scope)
+    parts = headers["set-cookie"].split("; ")
+    assert status == 200 and parts[0] == f"aga_demo_token={TOKEN}"
+    assert sorted(parts[1:]) == sorted(["HttpOnly", "SameSite=Strict", "Path=/", *["Secure"] * secure])
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://demo.example", 200),
+        ("http://DEMO.example", 200),
+        ("https://demo.example.evil.net", 403),
+        ("https://demo.example:8443", 403),
+        ("https://demo.exampl", 403),
+        ("https://evil.net", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_only_the_pages_own_site_may_ask(origin, status):
+    headers = [("authorization", "Bearer " + TOKEN), ("host", "demo.example"), ("origin", origin)]
+    assert ask(guarded(TOKEN)[0], request("POST", JOIN, headers), [json.dumps(body([], 5)).encode()])[0] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("LocalHost", True), ("10.0.0.5", False),
+     ("192.168.1.5", False), ("fe80::1", False), ("0.0.0.0", False), ("::", False), ("localhost.evil.net", False)],
+)  # fmt: skip
+def test_this_machine_is_no_network(host, ours):
+    assert is_loopback(host) is ours and (require_token(host, None) is None) is ours
+
+
+def test_strangers_are_sent_away():
+    """Their connections end with the refusal, those of people who may ask do not."""
+    locked, right = guarded(TOKEN)[0], ("authorization", "Bearer " + TOKEN)
+    full = request(headers=[right]) | {"extensions": {"aga.let_in": lambda: False}}
+    for scope, wanted in ((request(), 401), (full, 503)):
+        status, headers, _, _ = ask(locked, scope)
+        assert (status, headers.get("connection")) == (wanted, "close")
+    assert headers["retry-after"] == "5"
+    for scope, wanted in ((request(headers=[right]), 200), (request(path="/no", headers=[right]), 404)):
+        status, headers, _, _ = ask(locked, scope)
+        assert (status, headers.get("connection")) == (wanted, None)
+
+
 def test_a_host_that_is_none():
     for host in ("", "a b", "a/b", "[::1", "a:b:c", "<script>", "a" + "\u00e9"):
         assert ask(guarded(TOKEN)[0], request(headers=[("host", host)]))[0] == 400
@@ -282,6 +352,48 @@ def test_wrong_tokens_wait_longer_and_longer():
     for number in range(20):  # one network, as one customer has it
         last = tokens.wait(f"2001:db8::{number:x}")
     assert last == tokens.MOST and tokens.wait("2001:db8:0:1::1") == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"query": b"token=x"}, {"headers": [("authorization", "Bearer x")]},
+              {"headers": [("cookie", "aga_demo_token=x")]}, {"path": "/config", "query": b"a=1&token=x"}]
+)  # fmt: skip
+def test_every_way_to_guess_waits(monkeypatch, wrong):
+    """After mistakes that cost nothing 0.1 s, then twice as long each time, up to 1 s; a missing token never."""
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr("aga_model.retrieval.demo.guard.asyncio.sleep", sleep)
+    guard = Guard(App(), TOKEN, 1000)
+    guard._wrong_tokens = WrongTokens(lambda: 0.0)
+    for _ in range(10):
+        assert ask(guard, request(**wrong))[0] == 401
+        assert ask(guard, request())[0] == 401
+    assert waits == pytest.approx([0] * 5 + [0.1, 0.2, 0.4, 0.8, 1.0])
+
+
+def test_mistakes_are_forgotten_one_by_one():
+    """One in two seconds: somebody who mistypes now and then never waits."""
+    now = [0.0]
+    tokens = WrongTokens(lambda: now[0])
+    for _ in range(20):
+        assert tokens.wait("192.0.2.1") == 0.0
+        now[0] += 2.0
+    assert [tokens.wait("192.0.2.1") for _ in range(5)] == [0.0] * 5
+    now[0] += 1.0  # forgets half a mistake
+    assert tokens.wait("192.0.2.1") == pytest.approx(0.05 * 2**0.5)
+
+
+def test_who_guesses_now_is_remembered_and_who_was_silent_longest_is_not():
+    tokens = WrongTokens(lambda: 0.0)
+    tokens.wait("192.0.2.1")
+    for number in range(tokens.ADDRESSES):
+        tokens.wait(f"10.0.{number >> 8}.{number & 255}")
+    waits = [tokens.wait("192.0.2.2") for _ in range(8)]
+    assert waits[:5] == [0.0] * 5 and waits[5:] == pytest.approx([0.1, 0.2, 0.4])
+    assert "192.0.2.1" not in tokens._counts and len(tokens) == tokens.ADDRESSES
 
 
 def test_addresses_are_forgotten():
