@@ -222,6 +222,14 @@ def test_a_refused_body_is_not_read():
     assert app.scopes == []
 
 
+@pytest.mark.parametrize(("pieces", "status"), [(2, 200), (3, 413), (9, 413)])
+def test_a_body_of_unstated_length_is_bounded(pieces, status):
+    """Also one that may be large; it is read no further than just beyond the limit."""
+    app = App()
+    found, _, _, taken = ask(Guard(app, None, 400_000), request("POST", JOIN), [b"x" * 200_000] * pieces)
+    assert found == status and taken == 200_000 * min(pieces, 3) and len(app.bodies) == (status == 200)
+
+
 def test_a_body_that_does_not_come():
     guard, app = guarded(body_seconds=0.05)
     status, headers, answer, _ = ask(guard, request("POST", JOIN), [b'{"data"'], more_for_ever=True)
@@ -317,6 +325,32 @@ def test_only_the_pages_own_site_may_ask(origin, status):
 )  # fmt: skip
 def test_this_machine_is_no_network(host, ours):
     assert is_loopback(host) is ours and (require_token(host, None) is None) is ours
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:7860", 200), ("127.0.0.1", 200), ("[::1]:7860", 200), ("evil.example", 403), ("0.0.0.0:7860", 403),
+     ("192.168.1.5", 403), ("[fe80::1]", 403), ("localhost.evil.example", 403)],
+)  # fmt: skip
+def test_without_a_token_only_names_of_this_machine_are_answered(host, status):
+    guard, app = guarded()
+    found, headers, _, _ = ask(guard, request(headers=[("host", host)]))
+    assert found == status and len(app.scopes) == (status == 200)
+    # A framework that answers gets them, too.
+    assert headers["referrer-policy"] == "no-referrer" and headers["x-frame-options"] == "DENY"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self';" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("given", ["", TOKEN[:1], TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\u00e9"])
+def test_only_the_whole_token_is_right(given):
+    for headers, query in (
+        ([("authorization", f"Bearer {given}")], b""),
+        ([("cookie", f"aga_demo_token={given}")], b""),
+        ([], b"token=" + given.encode()),
+    ):
+        status, answer, _, _ = ask(guarded(TOKEN)[0], request(headers=headers, query=query))
+        assert status == 401 and "set-cookie" not in answer and answer["www-authenticate"] == "Bearer"
 
 
 def test_strangers_are_sent_away():
@@ -500,3 +534,43 @@ def test_the_pace_follows_what_is_measured(monkeypatch):
         now[0] += 4.0
         raise Refusal(400, "x")
     assert pace["explain"] == pytest.approx(4.0) and pace.usual == pytest.approx(3.0)
+
+
+def test_the_newest_measurement_counts_three_tenths(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("aga_model.retrieval.demo.turns.perf_counter", lambda: now[0])
+    pace, means = Pace(), []
+    assert pace["search"] == pace.usual == 0.2  # before anything was measured
+    for seconds in (1.0, 2.0, 0.5):
+        with pace.measured("search"):
+            now[0] += seconds
+        means.append(pace["search"])
+    assert means == pytest.approx([1.0, 0.7 * 1.0 + 0.3 * 2.0, 0.7 * 1.3 + 0.3 * 0.5])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "retry"),
+    [([], None), (["explain"], None), (["search", "explain"], 1), (["search"] * 4 + ["explain"], 3),
+     (["new"] * 2, None), (["new"] * 17, 4)],
+)  # fmt: skip
+def test_the_wait_is_the_sum_of_those_before(waiting, retry):
+    """0.6 s a search and 0.2 s an explanation, so 0.4 s for the new one, of 1 s that it may take."""
+    turns = Turns(Queueing(), JOIN, lambda: waiting, pace_of(search=0.6, explain=0.2), 16)
+    ((status, headers),) = at_once(turns, 1)
+    assert (status, headers.get(b"retry-after")) == ((200, None) if retry is None else (503, str(retry).encode()))
+
+
+def test_a_queue_that_is_full_is_full_for_fast_computations_too():
+    for number, status in ((16, 200), (17, 503)):
+        turns = Turns(Queueing(), JOIN, lambda number=number: ["search"] * number, pace_of(search=1e-4), 16)
+        assert at_once(turns, 1)[0][0] == status
+
+
+def test_a_request_that_fails_gives_its_turn_back():
+    async def failing(*_):
+        raise ConnectionError
+
+    turns = Turns(failing, JOIN, list, pace_of(search=30.0), 16)
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            at_once(turns, 1)
