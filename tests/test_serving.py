@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model import handler as handler_module
 from aga_model.handler import EndpointHandler
 from aga_model.retrieval import PersonEncoder
@@ -151,6 +151,28 @@ def test_forms_of_a_request(handler):
     wrapped = base64.encodebytes(content).decode()  # with line breaks
     for inputs in ({"image": wrapped}, {"image": "data:image/png;base64," + _base64(content)}, image):
         assert handler({"inputs": inputs}) == {"image_embeds": wanted}
+
+
+@pytest.mark.parametrize("family", ["clip", "bert"])
+def test_vectors_are_the_models_whatever_else_is_asked_for(save, family):
+    """A sentence that is longer than the model reads is cut; in a model with dropout nothing is left to chance."""
+    folder = save(family)
+    texts, images = ["a man in a red coat and a blue hat, " * 30, *SENTENCES], _photographs()
+    found = EndpointHandler(str(folder))(
+        {"inputs": {"text": texts, "image": [_base64(_file(image)) for image in images]}}
+    )
+    model, processor = AgaModel.from_pretrained(folder).eval(), AgaProcessor.from_pretrained(folder)
+    wanted = {"text_embeds": [], "image_embeds": []}
+    with torch.no_grad():
+        for text in texts:
+            inputs = processor(text=[text], truncation=True, return_tensors="pt")
+            wanted["text_embeds"].append(model.get_text_features(**inputs).pooler_output[0].numpy())
+        for image in images:
+            pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+            wanted["image_embeds"].append(model.get_image_features(pixels).pooler_output[0].numpy())
+    assert found.keys() == wanted.keys()
+    for name, vectors in wanted.items():
+        np.testing.assert_allclose(found[name], [one / np.linalg.norm(one) for one in vectors], atol=1e-5)
 
 
 def test_images_are_read_as_the_package_reads_them(handler, tmp_path):
