@@ -240,6 +240,14 @@ def test_wrong_requests_are_told_what_is_wrong(data, message):
         handler(data)
 
 
+def test_what_is_just_allowed_is_read():
+    sentences, images = ["x" * 2000] * 32, [_base64(_file(_noise(8, 8)))] * 32
+    found = handler_module._read_request({"inputs": {"text": sentences, "image": images}})
+    assert found == (sentences, images)
+    for size in ((8, 8), (8, 1000)):
+        assert handler_module._to_rgb(_base64(_file(_noise(*size))), 0).size == size[::-1]
+
+
 def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch):
     content = _base64(_file(_noise(100, 100)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL's own limit, of which twice is an error

@@ -57,6 +57,14 @@ def test_problems_are_listed_and_end_with_one(data, tmp_path):
     assert place["file"] == str(data / "reid_raw.json")
 
 
+def test_five_places_are_listed_and_more_are_told_of(data):
+    records = edit(data, lambda records: [record.update(captions=[""]) for record in records[:7]])
+    shown = run(data, "--dataset", "cuhk-pedes").stdout
+    for number in range(7):
+        assert (f"record {number} ({records[number]['file_path']})" in shown) is (number < 5)
+    assert shown.count("and more") == 1 and ": 7\n" in shown
+
+
 def test_a_set_that_cannot_be_read_ends_with_two(data, tmp_path):
     (data / "reid_raw.json").write_text("[{")
     for arguments, named in (

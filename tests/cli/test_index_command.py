@@ -160,13 +160,41 @@ def test_every_file_that_was_left_out_is_listed(asked, aga, tmp_path):
     asked.people = SceneReport(seconds=1.0, skipped=[Skipped(Path("/x/a.mp4"), "no frames")])
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "b.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + b"\x00" * 12)  # a video by its first bytes
-    shown = aga(tmp_path / "b.mp4", tmp_path).stdout
+    (tmp_path / "elsewhere.json").write_text("mine")
+    (tmp_path / "g" / "skipped.json").symlink_to(tmp_path / "elsewhere.json")
+    shown = aga(tmp_path).stdout
+    assert (tmp_path / "elsewhere.json").read_text() == "mine"
+    assert [path.name for path in asked.scenes[0][0]] == ["b.mp4"]
     listed = json.loads((tmp_path / "g" / "skipped.json").read_text())
+    assert not [one for one in listed if one["path"].endswith("b.mp4")]
     assert [(one["path"], one["reason"]) for one in listed if one["path"].startswith("/x/")] == [
         ("/x/a.mp4", "no frames"), ("/x/c.jpg", "damaged"),
     ]  # fmt: skip
     assert str(tmp_path / "notes.txt") in [one["path"] for one in listed]
     assert "skipped /x/a.mp4: no frames" in shown
+
+
+def test_retention_is_told_of(asked, aga):
+    assert "for a while only" not in aga().stderr
+    asked.shelf.settings, asked.shelf.expired = GallerySettings(keep_seconds=60.0), 3
+    result = aga()
+    assert "keeps its images for a while only" in result.stderr
+    assert "3 images are older than the gallery keeps them, and were erased" in result.stdout
+
+
+def test_a_link_is_followed_before_going_up(tmp_path, monkeypatch):
+    (tmp_path / "disk" / "people").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "people").symlink_to(tmp_path / "disk" / "people")
+    monkeypatch.chdir(tmp_path)
+    assert command._expanded(["home/people/../people", "home/people"]) == [
+        tmp_path / "disk" / "people", tmp_path / "home" / "people",
+    ]  # fmt: skip
+
+
+def test_a_gallery_that_cannot_be_written_is_told_before_the_model_is_loaded(asked, aga, monkeypatch):
+    monkeypatch.setattr(command.os, "access", lambda path, mode: path != asked.shelf.folder)
+    assert "write-protected" in aga(code=2).stderr and asked.happened == []
 
 
 def test_what_goes_is_recorded_first(asked, aga, tmp_path):

@@ -26,6 +26,12 @@ def test_a_module_is_named_with_its_extra(module, extra, capsys):
     assert capsys.readouterr().err == f"error: {wanted}\n"
 
 
+def test_advice_is_given_once(capsys):
+    with pytest.raises(typer.Exit):
+        fail(ModuleNotFoundError("the demo needs Gradio: pip install 'aga-model[demo]'", name="gradio"))
+    assert capsys.readouterr().err == "error: the demo needs Gradio: pip install 'aga-model[demo]'\n"
+
+
 def test_errors_and_notes_are_one_line_beside_the_result(capsys):
     text = f"no such\nfile \x1b[31mStra\udcdfe {LOCATION}"
     wanted = f"no such\ufffdfile \ufffd[31mStra\ufffde {SHOWN}\n"

@@ -150,6 +150,14 @@ def test_each_score_stands_under_its_name(asked):
     assert head.index("ITM") <= row.index("-1.500") < head.index("cosine") <= row.index("0.6250") < head.index("file")
 
 
+def test_notes_of_every_sentence_are_told_once(asked, two, monkeypatch):
+    monkeypatch.setattr(
+        command, "answer_sentence", lambda *given: Answer(given[2], [], ["both", f"only {len(given[2])}"])
+    )
+    told = [line for line in aga("--queries", two).stderr.splitlines() if line.startswith("note: ")]
+    assert told == ["note: both", f"note: only {len(SENTENCE)}", "note: only 6"]
+
+
 def test_drawings_are_told_of_first(asked):
     asked.rendered_only = True
     notes = [line for line in aga(SENTENCE).stderr.splitlines() if line.startswith("note: ")]
@@ -166,6 +174,7 @@ def test_every_search_and_file_is_recorded(asked, two, tmp_path):
     aga("--queries", two, *files, "--audit", log, "--purpose", "case 7")
     aga("--image", image, "--audit", log)
     aga("a girl", "--audit", log, "--explain", tmp_path / "why.png")
+    assert asked.drawn[1][0] == ("image of b.jpg", "a girl")  # the best one
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["action"], line["results"], line["purpose"]) for line in lines] == [
         ("search", 1, "case 7"), ("search", 3, "case 7"), ("export", 4, "case 7"), ("search", 2, None),
@@ -175,6 +184,9 @@ def test_every_search_and_file_is_recorded(asked, two, tmp_path):
     assert lines[2]["files"] == [str(tmp_path / "r.csv"), str(tmp_path / "why.png")]
     assert lines[3]["query"] == {"image_sha256": hashlib.sha256(image.read_bytes()).hexdigest()}
     assert lines[5]["files"] == [str(tmp_path / "why.png")]
+    assert "a picture shows one query" in aga("--queries", two, "--save", tmp_path / "r.png", code=2).stderr
+    aga("--queries", two, "--save", tmp_path / "R.HTML")
+    assert [answer.query for answer in asked.saved] == [SENTENCE, "a girl"]
     with (tmp_path / "r.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 1 + 4
 

@@ -278,6 +278,18 @@ def test_a_refused_request_is_not_read_and_gets_its_answer(size):
         assert get(port) == 200
 
 
+def test_who_stays_after_a_refusal_is_dropped():
+    """Without sending what was announced, and without closing."""
+    with serving(ConnectionLimits(linger_seconds=0.2)) as (port, _):
+        connection = stranger(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 401 ")
+        end = time.monotonic() + 5
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < end:
+                connection.send(b"x")
+                time.sleep(0.05)
+
+
 def test_what_is_let_in_is_read():
     with serving() as (port, app):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)

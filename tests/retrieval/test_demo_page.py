@@ -134,6 +134,14 @@ def test_a_sentence_and_an_image_are_searched_with_what_was_chosen():
     assert re.findall("<li>(.*?)</li>", messages) == ["the sentence was cut"]
 
 
+@pytest.mark.parametrize("error", [DemoError("no such day"), ModuleNotFoundError("a crop of a video needs OpenCV")])
+def test_what_cannot_be_searched_is_told_in_the_place_of_results(error):
+    found, messages, explanation, cards = page._sentence_handler(Search(error))("a man", *CHOICES)
+    assert found is None and explanation == cards == "" and "aga-wrong" in messages and str(error) in messages
+    found, messages, _, cards = page._image_handler(Search())(None, *CHOICES)
+    assert found is None and cards == "" and "choose an image first" in messages
+
+
 def test_an_upload_is_kept_as_it_is_and_shown_as_it_may_be():
     """Shown with hidden faces, where they are hidden; searched with as it came."""
     search = Search()

@@ -33,9 +33,12 @@ def test_the_address_can_be_opened(host, token, shown):
     assert server.address(SimpleNamespace(getsockname=lambda: (host, 7860)), host, token) == shown
 
 
-def test_the_guard_stands_in_front_and_gradio_keeps_nothing():
+def test_the_guard_stands_in_front_and_gradio_keeps_nothing(monkeypatch):
+    pages, build = [], server.build_page
+    monkeypatch.setattr(server, "build_page", lambda *given: pages.append(build(*given)) or pages[0])
     search = SimpleNamespace(max_upload_bytes=1000, explainer=None, asks_purpose=False)
     made = server.make_server(search, TOKEN)
+    assert pages[0].state_session_capacity == 200 and pages[0]._queue.max_size == 16 and pages[0].has_launched
     guard = made.config.app
     assert type(guard) is Guard and type(guard.app) is Turns and type(guard.rules) is PageRules
     assert guard.token == TOKEN and guard.app.path == "/gradio_api/queue/join"

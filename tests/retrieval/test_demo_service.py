@@ -1,5 +1,8 @@
 """What the page may ask for, by value, with a gallery that a test changes while the demo runs."""
 
+import base64
+import hashlib
+import io
 import json
 from datetime import datetime
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ from aga_model.retrieval import Answer, GalleryError, GalleryRow, GallerySetting
 from aga_model.retrieval.demo import service
 from aga_model.retrieval.demo.service import DemoError, DemoSearch, GoneError, Held, Wanted, _ranking
 from aga_model.retrieval.recording import Recorder
+from aga_model.retrieval.searching import Ranking
 
 SENTENCE = "a man in a red coat"
 PRIVATE = "/home/anna/gallery"
@@ -52,7 +56,8 @@ def found(monkeypatch):
     """What searches find, or the error with which they end."""
     outcome = {"hits": [Hit(1, 0.5, ROWS[0])]}
 
-    def answer(*_):
+    def answer(*given):
+        outcome["rankings"] = [*outcome.get("rankings", ()), *(one for one in given if isinstance(one, Ranking))]
         if "error" in outcome:
             raise outcome["error"]
         return Answer(SENTENCE, outcome["hits"])
@@ -115,7 +120,37 @@ def test_choices_become_a_ranking():
                 _ranking(Wanted(number), None)
 
 
+def test_only_sentences_are_re_ranked(found, monkeypatch):
+    monkeypatch.setattr(service.Reranker, "from_encoder", lambda encoder: "the re-ranker")
+    search = DemoSearch(Shelf(*ROWS), None, rerank=20)
+    search.by_sentence(SENTENCE, Wanted(5))
+    search.by_image(Image.new("RGB", (8, 8)), Wanted(6))
+    assert [(one.top_k, one.rerank) for one in found["rankings"]] == [(5, 20), (6, None)]
+
+
+@pytest.mark.parametrize(("size", "fits"), [((20, 40), True), ((20, 41), False)])
+def test_uploads_have_a_bound_of_pixels_and_are_made_small(monkeypatch, size, fits):
+    monkeypatch.setattr(service, "MAX_PIXELS", 800)
+    monkeypatch.setattr(service, "_KEPT_SIDE", 30)
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "red").save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    search = DemoSearch(Shelf(*ROWS), None)
+    if fits:
+        image = search.read_upload(url)
+        assert image.size == (15, 30) and hashlib.sha256(buffer.getvalue()).hexdigest() in image.info.values()
+    else:
+        with pytest.raises(DemoError, match="20x41"):
+            search.read_upload(url)
+
+
 # --- the audit log ---
+
+
+@pytest.mark.parametrize(("log", "required", "asks"), [(0, 0, False), (1, 0, True), (0, 1, True), (1, 1, True)])
+def test_a_purpose_is_asked_for_where_it_is_kept_or_required(log, required, asks):
+    recorder = Recorder(object() if log else None, "shelf", "me", purpose_required=bool(required))
+    assert DemoSearch(Shelf(*ROWS), None, recorder=recorder).asks_purpose is asks
 
 
 def test_a_log_that_is_asked_for_while_the_demo_runs_is_written(found, tmp_path):
@@ -158,6 +193,19 @@ def test_an_erased_image_is_read_no_more(monkeypatch):
     search.explainer = object()
     with pytest.raises(GoneError, match="no longer in the gallery"):
         search.explain(Hit(1, 0.5, ROWS[0]), SENTENCE)
+
+
+@pytest.mark.parametrize("by_setting", [True, False])
+def test_nobody_is_let_in_where_faces_cannot_be_hidden(monkeypatch, by_setting):
+    def missing():
+        raise ModuleNotFoundError("hiding faces needs OpenCV")
+
+    monkeypatch.setattr(service, "face_hider", missing)
+    shelf = Shelf(*ROWS)
+    assert DemoSearch(shelf, None).held.images == 3
+    shelf.settings = GallerySettings(hide_faces=by_setting)
+    with pytest.raises(ModuleNotFoundError):
+        DemoSearch(shelf, None, hide_faces=not by_setting)
 
 
 @pytest.mark.parametrize(("hides", "by_hit"), [(True, True), (False, False)])

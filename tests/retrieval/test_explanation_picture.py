@@ -1,11 +1,13 @@
 """The picture of an explanation by value: which words, in which tile, in which colour, and how strong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import Explanation, explanation_image
-from aga_model.retrieval.explanation_picture import _choose, _note_of_others, _on_image, _overlay
+from aga_model.retrieval import Explanation, explanation_image, explanation_picture
+from aga_model.retrieval.explanation_picture import _choose, _fit, _note_of_others, _on_image, _overlay
 
 GREEN, RED, ORANGE = (30, 150, 60), (200, 40, 40), (235, 120, 20)
 TILE, TILE_HEIGHT, MARGIN, FRAME = 160, 320, 16, (210, 210, 210)
@@ -45,6 +47,26 @@ def test_the_note_tells_of_the_largest_that_is_left_out():
     explanation = made_up([0.5, -0.25, 0.1])
     assert _note_of_others(explanation, [1, 2]) == "not shown, with contributions of 0.250 at most: word1, word2"
     assert _note_of_others(explanation, []) == ""
+
+
+def test_each_tile_shows_the_heat_and_number_of_its_word(monkeypatch):
+    """The first word is left out, so that places of words and of tiles differ."""
+    monkeypatch.setattr(explanation_picture, "_arrange", lambda *given: given)
+    monkeypatch.setattr(explanation_picture, "_overlay", lambda image, heat, box, colour: (float(heat.max()), colour))
+    explanation = replace(made_up([0.01, 0.5, -0.3]), itm_score=1.5)
+    explanation.heat[:] = np.array([1.0, 2.0, 3.0])[:, None, None]
+    query, note, tiles, below = explanation_image(explanation, GREY)
+    assert query == "word0 word1 word2" and "against it (red)" in note and below.endswith("of 0.010 at most: word0")
+    assert tiles[0][0].size == (150, 300) and tiles[0][1] == ("similarity 0.250", "ITM 1.50")
+    assert tiles[1:] == [((2.0, GREEN), ("word1", "+0.500")), ((3.0, RED), ("word2", "-0.300"))]
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((60, 120), (150, 300)), ((200, 10), (150, 8)), ((12, 200), (19, 310)), ((1, 1000), (1, 310))]
+)
+def test_an_image_keeps_its_proportions(size, fitted):
+    """In 150x310 pixels: the tile without its frame."""
+    assert _fit(Image.new("RGB", size)).size == fitted
 
 
 @pytest.mark.parametrize(("method", "against"), [("occlusion", RED), ("cross_attention", ORANGE)])

@@ -158,6 +158,9 @@ def test_only_an_image_is_large():
     ):
         status, answer, passed = join(content)
         assert status in (400, 413) and passed == [] and len(answer) < 300
+    for piece in ("A\\n", "A\\u0041", "\u00e9"):  # base64 as a page writes it needs no escapes
+        written = json.dumps(body([], 5, {"image": image})).encode().replace(b"AAAA", piece.encode(), 1)
+        assert join(written)[0] == 400
     # Many small values beside an image would cost more than the image: they are not parsed.
     padded = b'{"event_data": {"image": "data:image/png;base64,AAAA"}, "data": [' + b"1," * 200_000 + b"1]}"
     assert join(padded)[0] == 413
@@ -230,6 +233,23 @@ def test_a_body_of_unstated_length_is_bounded(pieces, status):
     assert found == status and taken == 200_000 * min(pieces, 3) and len(app.bodies) == (status == 200)
 
 
+def test_a_body_is_passed_on_with_its_length_and_what_follows():
+    """The rules take keys out of it; an application that listens for the end of the connection hears of it."""
+    heard = []
+
+    async def app(scope, receive, send):
+        heard.append([value for name, value in scope["headers"] if name == b"content-length"])
+        heard.extend([await receive(), await receive()])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = Guard(app, None, 1000, PageRules(FUNCTIONS, lambda session: True))
+    sent = json.dumps({**body([], 5), "trigger_id": 7}).encode()
+    passed = json.dumps({"data": [], "event_data": None, "fn_index": 5, "session_hash": "one"}).encode()
+    ask(guard, request("POST", JOIN, [("content-length", str(len(sent)))]), [sent[:9], sent[9:]])
+    first = {"type": "http.request", "body": passed, "more_body": False}
+    assert heard == [[str(len(passed)).encode()], first, {**first, "body": b""}]
+
+
 def test_a_body_that_does_not_come():
     guard, app = guarded(body_seconds=0.05)
     status, headers, answer, _ = ask(guard, request("POST", JOIN), [b'{"data"'], more_for_ever=True)
@@ -296,7 +316,7 @@ def test_the_cookie_is_secure_over_https(scheme, secure):
     scope = request(query=b"token=" + TOKEN.encode()) | ({} if scheme is None else {"scheme": scheme})
     status, headers, _, _ = ask(guarded(TOKEN)[0], scope)
     parts = headers["set-cookie"].split("; ")
-    assert status == 200 and parts[0] == f"aga_demo_token={TOKEN}"
+    assert status == 200 and parts[0] == f"aga_demo_token={TOKEN}" and headers["cache-control"] == "no-store"
     assert sorted(parts[1:]) == sorted(["HttpOnly", "SameSite=Strict", "Path=/", *["Secure"] * secure])
 
 
@@ -346,6 +366,7 @@ def test_without_a_token_only_names_of_this_machine_are_answered(host, status):
 def test_only_the_whole_token_is_right(given):
     for headers, query in (
         ([("authorization", f"Bearer {given}")], b""),
+        ([("authorization", f"Basic {TOKEN}")], b""),
         ([("cookie", f"aga_demo_token={given}")], b""),
         ([], b"token=" + given.encode()),
     ):
@@ -357,7 +378,8 @@ def test_strangers_are_sent_away():
     """Their connections end with the refusal, those of people who may ask do not."""
     locked, right = guarded(TOKEN)[0], ("authorization", "Bearer " + TOKEN)
     full = request(headers=[right]) | {"extensions": {"aga.let_in": lambda: False}}
-    for scope, wanted in ((request(), 401), (full, 503)):
+    opening = request(query=b"token=" + TOKEN.encode()) | {"extensions": full["extensions"]}
+    for scope, wanted in ((request(), 401), (full, 503), (opening, 503)):
         status, headers, _, _ = ask(locked, scope)
         assert (status, headers.get("connection")) == (wanted, "close")
     assert headers["retry-after"] == "5"
