@@ -153,15 +153,22 @@ def test_forms_of_a_request(handler):
         assert handler({"inputs": inputs}) == {"image_embeds": wanted}
 
 
-@pytest.mark.parametrize("family", ["clip", "bert"])
-def test_vectors_are_the_models_whatever_else_is_asked_for(save, family):
-    """A sentence that is longer than the model reads is cut; in a model with dropout nothing is left to chance."""
+@pytest.mark.parametrize(("family", "dtype"), [("clip", torch.bfloat16), ("bert", torch.float32)])
+def test_vectors_are_the_models_whatever_else_is_asked_for(save, family, dtype):
+    """
+    A sentence that is longer than the model reads is cut; in a model with dropout nothing is left to chance; weights
+    in half precision are computed with in float32.
+    """
     folder = save(family)
+    AgaForPreTraining.from_pretrained(folder).to(dtype).save_pretrained(folder)
     texts, images = ["a man in a red coat and a blue hat, " * 30, *SENTENCES], _photographs()
     found = EndpointHandler(str(folder))(
         {"inputs": {"text": texts, "image": [_base64(_file(image)) for image in images]}}
     )
-    model, processor = AgaModel.from_pretrained(folder).eval(), AgaProcessor.from_pretrained(folder)
+    model, processor = (
+        AgaModel.from_pretrained(folder, dtype=torch.float32).eval(),
+        AgaProcessor.from_pretrained(folder),
+    )
     wanted = {"text_embeds": [], "image_embeds": []}
     with torch.no_grad():
         for text in texts:
