@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model import handler as handler_module
 from aga_model.handler import EndpointHandler
 from aga_model.retrieval import PersonEncoder
@@ -153,6 +153,35 @@ def test_forms_of_a_request(handler):
         assert handler({"inputs": inputs}) == {"image_embeds": wanted}
 
 
+@pytest.mark.parametrize(("family", "dtype"), [("clip", torch.bfloat16), ("bert", torch.float32)])
+def test_vectors_are_the_models_whatever_else_is_asked_for(save, family, dtype):
+    """
+    A sentence that is longer than the model reads is cut; in a model with dropout nothing is left to chance; weights
+    in half precision are computed with in float32.
+    """
+    folder = save(family)
+    AgaForPreTraining.from_pretrained(folder).to(dtype).save_pretrained(folder)
+    texts, images = ["a man in a red coat and a blue hat, " * 30, *SENTENCES], _photographs()
+    found = EndpointHandler(str(folder))(
+        {"inputs": {"text": texts, "image": [_base64(_file(image)) for image in images]}}
+    )
+    model, processor = (
+        AgaModel.from_pretrained(folder, dtype=torch.float32).eval(),
+        AgaProcessor.from_pretrained(folder),
+    )
+    wanted = {"text_embeds": [], "image_embeds": []}
+    with torch.no_grad():
+        for text in texts:
+            inputs = processor(text=[text], truncation=True, return_tensors="pt")
+            wanted["text_embeds"].append(model.get_text_features(**inputs).pooler_output[0].numpy())
+        for image in images:
+            pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+            wanted["image_embeds"].append(model.get_image_features(pixels).pooler_output[0].numpy())
+    assert found.keys() == wanted.keys()
+    for name, vectors in wanted.items():
+        np.testing.assert_allclose(found[name], [one / np.linalg.norm(one) for one in vectors], atol=1e-5)
+
+
 def test_images_are_read_as_the_package_reads_them(handler, tmp_path):
     """Turned by EXIF, transparent over white, with a palette, grey."""
     picture = _photographs()[0]
@@ -216,6 +245,14 @@ def test_wrong_requests_are_told_what_is_wrong(data, message):
     handler = EndpointHandler.__new__(EndpointHandler)
     with pytest.raises(ValueError, match=message):
         handler(data)
+
+
+def test_what_is_just_allowed_is_read():
+    sentences, images = ["x" * 2000] * 32, [_base64(_file(_noise(8, 8)))] * 32
+    found = handler_module._read_request({"inputs": {"text": sentences, "image": images}})
+    assert found == (sentences, images)
+    for size in ((8, 8), (8, 1000)):
+        assert handler_module._to_rgb(_base64(_file(_noise(*size))), 0).size == size[::-1]
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch):
