@@ -111,6 +111,13 @@ def test_bad_scores_and_ids_are_refused():
         rerank(before, new, query_ids[::-1], gallery_ids)
 
 
+def test_ids_that_give_other_queries_as_many_relevant_images_are_refused():
+    """Person 0 has two of the three best images of both queries, person 1 one: three pairs either way round."""
+    before = rank_matrix(np.array([[3.0, 2, 1], [3, 2, 1]]), [0, 1], [0, 0, 1], top_k=3)
+    with pytest.raises(ValueError, match="not those that the ranking was made with"):
+        rerank(before, before.top_scores, [1, 0], [0, 0, 1])
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rerank")
