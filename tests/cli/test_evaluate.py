@@ -116,17 +116,21 @@ def test_failures_are_framed_by_person(split, monkeypatch):
         return Image.new("RGB", (8, 8))
 
     monkeypatch.setattr(command, "save_result_picture", draw)
-    similarity = np.array([[4.0, 1, 2, 3], [3, 2, 0, 1], [4, 3, 2, 1], [1, 2, 3, 4], [1, 2, 3, 4]])
+    similarity = np.array([[2.0, 1, 0, 3], [3, 2, 0, 1], [4, 3, 2, 1], [1, 2, 3, 4], [1, 2, 3, 4]])
     ranking = rank_matrix(similarity, split.query_person_ids, split.gallery_person_ids, top_k=3)
     found = command._measure(split, command.Direction.TEXT_TO_IMAGE, ranking, None, None, 0, 0)
     command._failures(found, split)
     assert drawn == [
-        ("green [person 9: first at rank 3 of 4]", [(1, "a.png"), (2, "b.png"), (3, "d.png")], [False, False, True])
+        ("green [person 9: first at rank 3 of 4]", [(1, "a.png"), (2, "b.png"), (3, "d.png")], [False, False, True]),
+        # Both images of the person are right, not only the one that is described.
+        ("red [person 7: first at rank 2 of 4]", [(1, "d.png"), (2, "a.png"), (3, "b.png")], [False, True, True]),
     ]
 
 
-def test_a_picture_of_earlier_failures_is_removed(split, tmp_path, capsys):
-    (tmp_path / "failures.png").write_text("of another model")
+def test_files_of_an_earlier_evaluation_are_removed(split, tmp_path, capsys):
+    """Otherwise `--compare` with both directions would take the figures of one model for those of another."""
+    for name in ("image_queries.jsonl", "failures.png", "reranked_queries.jsonl", "reranked_failures.png"):
+        (tmp_path / name).write_text("of another model")
     similarity = (split.query_person_ids[:, None] == split.gallery_person_ids).astype(float)
     ranking = rank_matrix(similarity, split.query_person_ids, split.gallery_person_ids, top_k=3)
     found = command._measure(split, command.Direction.TEXT_TO_IMAGE, ranking, None, None, 0, 0)

@@ -53,6 +53,14 @@ def test_the_image_in_question_is_framed_red_and_stands_before_better_ones(split
     assert own == ["3.png", "4.png", "2.png", "5.png"]  # the own image is not drawn twice
 
 
+def _embedded(monkeypatch, split):
+    """Makes the command find this split."""
+    encoder = SimpleNamespace(processor=None, model=None, device="cpu")
+    monkeypatch.setattr(command, "open_split", lambda *arguments: (None, encoder))
+    evaluator = SimpleNamespace(embed=lambda model: split)
+    monkeypatch.setattr(retrieval, "RetrievalEvaluator", lambda *arguments: evaluator)
+
+
 @pytest.mark.parametrize(("share", "warned"), [(0.95, True), (0.5, False)])
 def test_a_model_that_cannot_tell_pairs_is_named_and_the_seed_counts(split, monkeypatch, share, warned):
     asked = []
@@ -72,6 +80,18 @@ def test_a_model_that_cannot_tell_pairs_is_named_and_the_seed_counts(split, monk
     lines = result.stdout.splitlines()
     assert lines[1:] == ["  1.png: caption 1", "  4.png: caption 4"]  # the worst first
     assert f"about {share:.1%} of 6 captions" in lines[0] and "2 are more likely wrong" in lines[0]
+
+
+def test_a_picture_of_earlier_pairs_is_removed(split, monkeypatch, tmp_path):
+    _embedded(monkeypatch, split)
+    monkeypatch.setattr(
+        wrong_pairs, "find_wrong_pairs", lambda *arguments: wrong_pairs.WrongPairs(np.full(6, 0.1), 0.0, 0.1)
+    )
+    (tmp_path / "wrong_pairs.png").write_text("of another model")
+    result = CliRunner().invoke(app, ["wrong-pairs", "--model", "m", "--data-root", "d", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong_pairs.json"]
+    assert json.loads((tmp_path / "wrong_pairs.json").read_text())["left_out"] == []
 
 
 @pytest.fixture(scope="module")

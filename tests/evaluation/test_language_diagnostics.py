@@ -13,6 +13,8 @@ from aga_model.data.noise import CaptionError, corrupt_attributes
 from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation import language_diagnostics
 from aga_model.evaluation.language_diagnostics import (
+    _Judged,
+    _outcomes,
     _written,
     choose_words,
     enrichment_truth,
@@ -257,6 +259,25 @@ def test_repaired_spoilt_and_synonyms_worked_out_by_hand(make_model, processor, 
         "spoilt": None,
         "synonym": None,
     }
+
+
+def test_only_a_wholly_masked_error_of_a_fitting_length_can_be_repaired(processor):
+    """A wrong phrase of two tokens, of which both, one or none may be masked; and one for which TEM lacks a token."""
+    before = torch.tensor([token(processor, word) for word in ("a", "navy", "blue", "jacket")])
+    after = before.clone()
+
+    def outcomes(masked, fits=True, written=()):
+        after[[1, 2]] = torch.tensor([token(processor, word) for word in (written or ("navy", "blue"))])
+        phrase = _Judged(0, [1, 2], frozenset({"black red"}), fits, frozenset({"navy blue", "blue navy"}))
+        return _outcomes(phrase, before, after, torch.tensor(masked), processor.tokenizer)
+
+    whole, part = [False, True, True, False], [False, True, False, True]
+    assert outcomes(whole) == ["wrong_masked", "still_wrong", "repairable"]
+    assert outcomes(whole, fits=False) == ["wrong_masked", "still_wrong"]
+    assert outcomes(part) == ["wrong_masked", "still_wrong"]
+    assert outcomes(whole, written=("black", "red")) == ["wrong_masked", "repaired", "repairable"]
+    assert outcomes(part, written=("blue", "navy")) == ["wrong_masked", "still_wrong"]
+    assert outcomes(part, written=("black", "blue")) == ["wrong_masked", "changed_to_other_wrong"]
 
 
 @pytest.mark.parametrize("strategy", ["attention", "random"])
