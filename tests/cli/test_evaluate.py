@@ -127,6 +127,31 @@ def test_failures_are_framed_by_person(split, monkeypatch):
     ]
 
 
+def test_as_many_images_are_reranked_as_asked_for_with_the_asked_settings(split, monkeypatch):
+    """Three of four, although ten are kept of the first ranking."""
+    split.image_embeds, split.text_embeds = torch.eye(4), torch.eye(4)[[1, 3, 0, 3, 3]]
+    encoder = SimpleNamespace(processor=None, model=None, device="cpu")
+    asked = []
+
+    def load(encoder, memory_mib, batch_size, similarity_weight=1.0):
+        asked.append((memory_mib, batch_size, similarity_weight))
+        return SimpleNamespace(memory_mib=memory_mib, similarity_weight=similarity_weight)
+
+    def rerank(reranker, ranking):
+        asked.append(ranking.top_indices.shape)
+        return ranking
+
+    evaluator = SimpleNamespace(embed=lambda model: split, rerank=rerank)
+    monkeypatch.setattr(command, "open_split", lambda *arguments: (None, encoder))
+    monkeypatch.setattr("aga_model.evaluation.retrieval.RetrievalEvaluator", lambda *arguments: evaluator)
+    monkeypatch.setattr(command.Reranker, "from_encoder", load)
+    monkeypatch.setattr(command, "_describe", lambda *arguments: {})
+    options = ["--rerank", "3", "--rerank-memory", "7", "--rerank-similarity", "0.25", "--batch-size", "16"]
+    result = CliRunner().invoke(app, ["evaluate", "--model", "m", "--data-root", "d", *options])
+    assert result.exit_code == 0, result.output
+    assert asked == [(7, 16, 0.25), (5, 3)]
+
+
 def test_files_of_an_earlier_evaluation_are_removed(split, tmp_path, capsys):
     """Otherwise `--compare` with both directions would take the figures of one model for those of another."""
     for name in ("image_queries.jsonl", "failures.png", "reranked_queries.jsonl", "reranked_failures.png"):

@@ -154,19 +154,6 @@ def test_more_candidates_than_images_no_intervals_and_little_memory(place, every
     assert "image-to-text" in output and "dual encoder" in output and "interval" not in output
 
 
-def test_the_itm_head_alone_in_little_memory(place, every_pair, tmp_path):
-    options = ["--rerank", K, "--rerank-similarity", 0, "--rerank-memory", 7, "--bootstrap", 0]
-    evaluate(place, *options, "--out", tmp_path)
-    part = json.loads((tmp_path / "metrics.json").read_text())["text_to_image_reranked"]
-    assert (part["candidates"], part["similarity_weight"], part["memory_mib"]) == (K, 0.0, 7)
-    cosine, combined, _, image_ids = every_pair
-    scale = AgaForImageTextRetrieval.from_pretrained(place / "model").aga.logit_scale.exp().item()
-    lines = (tmp_path / "reranked_queries.jsonl").read_text().splitlines()
-    for scores, record in zip(combined - scale * cosine, map(json.loads, lines)):
-        wanted = [scores[image_ids.index(entry["image_id"])] for entry in record["top"]]
-        np.testing.assert_allclose([entry["score"] for entry in record["top"]], wanted, atol=2e-2)
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
