@@ -19,7 +19,7 @@ from aga_model import AgaConfig, AgaForPreTraining
 from aga_model.cli import evaluate as command
 from aga_model.cli.main import app
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation import bootstrap_intervals, compare_queries, rank_matrix
+from aga_model.evaluation import Difference, Interval, bootstrap_intervals, compare_queries, rank_matrix
 from aga_model.evaluation.records import caption_records, image_records, record_values
 from aga_model.evaluation.retrieval import SplitEmbeddings
 from aga_model.training.run import main
@@ -168,10 +168,14 @@ def test_the_table_gives_the_gain_over_the_other_model(split, capsys, monkeypatc
     monkeypatch.setenv("COLUMNS", "160")
     metrics = {"rank1": 60.0, "rank5": 70.0, "rank10": 80.0, "mAP": 50.0, "mINP": 40.0, "chance_rank1": 1.0}
     others = {"rank1": 48.75, "rank5": 73.5, "rank10": 80.0, "mAP": 50.0, "mINP": 40.0}
-    found = SimpleNamespace(metrics=metrics, intervals={}, others=others, differences={})
+    difference = Difference(11.25, Interval(3.5, 19.25), 0.0123, 9, 2)
+    found = SimpleNamespace(
+        metrics=metrics, intervals={}, others=others, differences=dict.fromkeys(others, difference)
+    )
     command._print_table("text-to-image", found, split)
     rows = {line.split()[1]: line.split() for line in capsys.readouterr().out.splitlines() if "Rank-" in line}
     assert [rows["Rank-1"][column] for column in (3, 5, 7)] == ["60.00", "48.75", "+11.25"]
+    assert " ".join(rows["Rank-1"][9:]) == "+3.50 to +19.25 │ 0.0123 │"
     assert [rows["Rank-5"][column] for column in (3, 5, 7)] == ["70.00", "73.50", "-3.50"]
 
 

@@ -135,6 +135,14 @@ def test_an_mlm_head_that_is_not_tied_stays_so(tmp_path):
     assert not model.config.tie_word_embeddings
 
 
+def test_captions_are_of_64_tokens_at_most(tmp_path):
+    """As the methods of person search have them, although BERT has room for 512."""
+    _bert(tmp_path, max_position_embeddings=80)
+    model, processor = _load(tmp_path)
+    assert model.config.text_config.max_position_embeddings == 80
+    assert (model.config.text_config.caption_length, processor.tokenizer.model_max_length) == (64, 64)
+
+
 def test_two_output_biases_that_differ_are_refused(tmp_path):
     _bert(tmp_path, BertForMaskedLM, tie_word_embeddings=False)
     state = load_file(tmp_path / "model.safetensors")

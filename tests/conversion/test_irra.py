@@ -70,6 +70,8 @@ def test_a_converted_model_trains_by_irras_recipe():
     model, inputs, _ = _load("irra_tiny")
     output = model.train()(inputs["input_ids"], inputs["pixel_values"], person_ids=inputs["person_ids"])
     assert {"sdm_loss", "mlm_loss", "id_loss"} <= output.keys() and "itc_loss" not in output
+    objective = model.config.objective_config
+    assert (objective.mask_strategy, objective.enrichment) == ("random", "none")
     output.loss.backward()
 
 

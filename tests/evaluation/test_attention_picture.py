@@ -18,6 +18,7 @@ from aga_model.evaluation.attention_picture import (
     _fit,
     _place,
     _prediction_boxes,
+    _reading,
     _Word,
     _words,
     draw_word_attention,
@@ -122,6 +123,23 @@ def test_a_word_of_which_one_token_is_masked_is_read_there(make_model, processor
     others = model.config.text_config.vocab_size - 4
     assert word.predicted == "umbrella" and word.probability == pytest.approx(0.75)
     assert word.confidence == pytest.approx(math.exp(3) / (math.exp(3) + others), rel=1e-4)
+
+
+def test_predictions_are_joined_where_the_word_was(processor):
+    tokenizer = processor.tokenizer
+
+    def ids(*words):
+        return torch.tensor(
+            [index for word in words for index in tokenizer(word, add_special_tokens=False)["input_ids"]]
+        )
+
+    pieces = ids("umbrella")
+    assert len(pieces) > 2
+    hyphenated, red = ids("wide", "-", "navy")[-2:], ids("red")
+    assert _reading(tokenizer, hyphenated, hyphenated) == "-navy"  # the word had its hyphen without spaces too
+    assert _reading(tokenizer, pieces[:2], torch.cat([red, red])) == "red red"
+    assert _reading(tokenizer, pieces, pieces) == "umbrella"
+    assert _reading(tokenizer, red, pieces[:1]) == tokenizer.decode(pieces[:1]).strip() + "…"
 
 
 def test_words_are_shaded_up_to_the_largest_probability_outlined_and_grey():

@@ -141,6 +141,15 @@ def test_p_counts_signs_of_both_sides_and_ties_despite_rounding(monkeypatch, chu
         assert result.p_value == pytest.approx(wanted, abs=0.03)
 
 
+def test_the_comparisons_interval_is_of_the_asked_confidence():
+    """As for one model above: half of the drawings give 90, a quarter each 0 and 100."""
+    zeros, person_ids = np.zeros(10), np.repeat([3, 8], [1, 9])
+    second = np.repeat([0.0, 100.0], [1, 9])
+    for confidence, wanted in ((0.4, (90.0, 90.0)), (0.6, (0.0, 100.0))):
+        found = compare_queries({"x": zeros}, {"x": second}, person_ids, 4000, 50, confidence)["x"].interval
+        assert (found.low, found.high) == pytest.approx(wanted)
+
+
 def test_queries_that_stay_as_they_are_neither_better_nor_worse():
     first = np.array([0.0, 0.0, 0.0, 50.0, 50.0, 50.0, 100.0])
     second = np.array([0.0, 10.0, 20.0, 40.0, 50.0, 60.0, 100.0])

@@ -151,6 +151,8 @@ def test_every_batch_shows_its_right_images_and_then_its_wrong_ones(make_model, 
 def test_the_choice_of_words_follows_the_seed():
     assert choose_words(CAPTIONS, 0) == choose_words(CAPTIONS, 0) != choose_words(CAPTIONS, 1)
     assert choose_words(["", "12, 3!", "coat"], 0) == [[], [], [(0, 4)]]
+    rows = choose_words(["one two three four five six seven"] * 30, 0)
+    assert len({tuple(row) for row in rows}) == 7, "each row draws its own word"
 
 
 def test_words_behind_the_text_length_are_left_out(make_model, processor, grey_images):
@@ -170,6 +172,7 @@ def test_the_wrong_image_is_of_another_person():
         shown = {person: {persons[row] for row, p in zip(rows, persons) if p == person} for person in set(persons)}
         assert sorted(other for (other,) in shown.values()) == [3, 7, 9]  # a permutation of the persons
     assert wrong_rows(persons, 1) == wrong_rows(persons, 1)
+    assert set(wrong_rows([4] * 40 + [5] * 3, 0)[:40]) == {40, 41, 42}, "any row of the other person may be drawn"
     with pytest.raises(ValueError, match="two persons"):
         wrong_rows([4, 4], 0)
 

@@ -75,6 +75,17 @@ def test_each_image_and_caption_once_in_the_order_of_the_split(rows, processor, 
         np.testing.assert_allclose(split.text_embeds, wanted, rtol=1e-5)
 
 
+def test_large_photographs_are_read_whole(rows, processor, tmp_path):
+    """Not decoded at a fraction of their size as in training, so that evaluation and search agree."""
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 512, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg")
+    evaluator = RetrievalEvaluator(rows, processor)
+    evaluator.gallery_paths[1] = str(tmp_path / "large.jpg")
+    with Image.open(tmp_path / "large.jpg") as image:
+        wanted = np.asarray(image.convert("RGB").resize((16, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(evaluator._crop(1), wanted)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_encodes_in_eval_mode_and_leaves_the_mode_as_it_was(rows, processor, training):
     model = PlainEncoders().train(training)
