@@ -204,6 +204,14 @@ def test_a_square_projection_is_turned(tmp_path):
     assert torch.equal(model.text_projection.weight, clip.text_projection.weight)
 
 
+def test_positions_of_another_grid_than_a_square_are_refused(tmp_path):
+    state = _openai_state(_clip())
+    state["visual.positional_embedding"] = torch.randn(43, 128)
+    torch.save(state, tmp_path / "ViT.pt")
+    with pytest.raises(ConversionError, match=r"ViT\.pt: 42 patch positions are no square grid"):
+        load_clip(tmp_path / "ViT.pt", image_size=(224, 224))
+
+
 def test_not_clip(tmp_path):
     with pytest.raises(ConversionError, match="cannot be loaded as transformers' CLIP"):
         load_clip(tmp_path)

@@ -107,6 +107,8 @@ def test_bad_scores_and_ids_are_refused():
         rerank(before.best(0), new[:, :0], query_ids, gallery_ids)
     with pytest.raises(ValueError, match="16 query and 29 gallery person ids"):
         rerank(before, new, query_ids[:-1], gallery_ids)
+    with pytest.raises(ValueError, match="17 query and 9 gallery person ids"):
+        rerank(before, new, query_ids, gallery_ids[:9])
     with pytest.raises(ValueError, match="not those that the ranking was made with"):
         rerank(before, new, query_ids[::-1], gallery_ids)
 

@@ -126,6 +126,15 @@ def test_sizes_chance_and_metrics_of_a_split():
     assert found["mAP"] == pytest.approx(100 * (6 + 1 / 5) / 7)
 
 
+def test_both_directions_keep_the_best():
+    """Captions of persons 4, 6 and 4 as unit vectors, images of persons 4 and 6: the others tie behind, by row."""
+    split = Embedded([4, 6, 4], [4, 6, 4], [4, 6], [0, 1, 0]).split
+    images, captions = split.rank_images(top_k=2), split.rank_captions(top_k=2)
+    assert images.top_indices.tolist() == [[0, 1], [1, 0], [0, 1]] and images.first_rank.tolist() == [1, 1, 1]
+    assert captions.top_indices.tolist() == [[0, 2], [1, 0]] and captions.top_scores.tolist() == [[1, 1], [1, 0]]
+    assert split.rank_captions().top_indices.shape == (2, 0)
+
+
 def test_the_interval_is_over_persons():
     """One person is always found, the other never: a quarter each of the drawings of two persons give 0 and 100%."""
     evaluator = Embedded([1] * 6 + [2] * 6, [1] * 12, [1] * 6 + [2] * 6, range(12))

@@ -92,6 +92,13 @@ def test_a_collapsed_model_finds_all_pairs_wrong_and_no_more():
     assert found.wrong_share == 1.0 and set(found.p_values.tolist()) == {1.0}
 
 
+def test_a_stranger_that_matches_as_well_counts():
+    """One of two strange images and one of two strange captions are as near as the own ones: 2/3 of each."""
+    embeds, persons = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([1, 2, 3])
+    statistic = wrong_pairs._Statistic(embeds, embeds, persons, persons, None)
+    assert statistic(np.array([0, 2]), np.array([0, 2])) == pytest.approx([2 / 3 * 2 / 3, 1 / 3 * 1 / 3])
+
+
 def test_clean_pairs_are_all_kept():
     found = wrong_pairs._judge(np.zeros(7), np.full(99, 0.5))
     assert found.wrong_share == 0.0 and found.kept.all() and found.p_values[0] == pytest.approx(0.01)
