@@ -88,6 +88,29 @@ def test_weights_stay_float32_when_the_model_is_half(make_model):
     torch.testing.assert_close(weight, wanted)
 
 
+def test_targets_are_without_dropout(make_sections, batch):
+    sections = make_sections("bert", momentum=0.9)
+    sections["text_config"] |= {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections)).train()
+    teacher = MomentumTeacher(model)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        said = teacher.model.aga.get_text_features(**inputs).pooler_output
+        wanted = model.eval().aga.get_text_features(**inputs).pooler_output
+    torch.testing.assert_close(said, wanted)
+
+
+def test_a_checkpoint_names_the_two_halves_of_the_queue(make_model, tmp_path):
+    """Runs that another version has begun are continued by these names."""
+    teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
+    teacher.remember(torch.full((2, 32), 1.0), torch.full((2, 32), 2.0), torch.tensor([8, 9]))
+    teacher.save(tmp_path)
+    saved = load_file(tmp_path / TEACHER_FILE)
+    assert (saved["queue_image_embeds"] == 1).all() and (saved["queue_text_embeds"] == 2).all()
+    assert saved["queue_person_ids"].tolist() == [8, 9]
+
+
 def test_queue_keeps_the_newest(make_model):
     teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
     assert teacher.past() is None
@@ -97,6 +120,8 @@ def test_queue_keeps_the_newest(make_model):
     images, texts, persons = teacher.past()
     assert persons.tolist() == [6, 7, 8, 3, 4]
     assert images[:, 0].tolist() == persons.tolist() and texts[:, 0].tolist() == (-persons).tolist()
+    teacher.remember(torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True), torch.tensor([1, 2]))
+    assert not any(part.requires_grad for part in teacher.past())  # the steps of the past hold no memory
 
 
 def test_itc_targets_by_hand():

@@ -56,7 +56,7 @@ RUN = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    render_dataset(folder, 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
+    render_dataset(folder, 15, 0, val_identities=4, test_identities=3, height=64, width=32, processes=1)
     return folder
 
 
@@ -109,6 +109,7 @@ def test_a_run_leaves_everything_needed(unbroken):
 def test_test_split_is_not_touched_by_the_choice(unbroken):
     history = json.loads((unbroken / "trainer_state.json").read_text())["log_history"]
     validated = {entry["step"]: entry["eval_rank1"] for entry in history if "eval_rank1" in entry}
+    assert {entry["eval_n_identities"] for entry in history if "eval_rank1" in entry} == {4}  # those of test are 3
     metrics = json.loads((unbroken / "metrics.json").read_text())
     assert validated[metrics["best_step"]] == max(validated.values()) == metrics["validation_rank1"]
 

@@ -17,7 +17,7 @@ from aga_model import AgaConfig, AgaForPreTraining, AgaModel
 from aga_model.data.rendered import render_dataset
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import MomentumTeacher
-from aga_model.training.sharding import check_sharding
+from aga_model.training.sharding import check_sharding, is_sharded_run
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = REPOSITORY / "configs" / "accelerate"
@@ -113,6 +113,21 @@ def test_what_cannot_be_shared_out_is_named(make_model, tmp_path, monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match="fsdp_version: 1"):
         check_sharding(make_model(learn_temperature=False), plain)
+    monkeypatch.delenv("FSDP_VERSION")  # Accelerate's default is 1
+    with pytest.raises(ValueError, match="fsdp_version: 1"):
+        check_sharding(make_model(learn_temperature=False), plain)
+
+
+def test_a_launcher_or_the_arguments_ask_for_shards(tmp_path, monkeypatch):
+    args = AgaTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert not is_sharded_run(args)
+    for value, sharded in (("true", True), ("True", True), ("false", False)):
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+        assert is_sharded_run(args) is sharded
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    args.fsdp = ["full_shard"]
+    assert is_sharded_run(args)
 
 
 @pytest.mark.parametrize("family", ["clip", "bert"])
