@@ -7,13 +7,14 @@ DATA := data/rendered
 
 WHEEL := build/wheel
 
-.PHONY: help install quickstart test test-transformers test-wheel lint clean base-model quality
+.PHONY: help install quickstart test test-transformers test-wheel mutants lint clean base-model quality
 
 help:
 	@echo "make quickstart  render data, train, evaluate, search; writes $(RUN)/report.html (CPU, minutes)"
 	@echo "make test        run the tests"
 	@echo "make test-wheel  build the wheel, install it into an empty environment, and use it (downloads its dependencies)"
 	@echo "make test-transformers  run transformers' own common tests on these models (fetches them the first time)"
+	@echo "make mutants     put small faults into the code, one at a time, and see whether the tests notice (CPU, hours)"
 	@echo "make lint        check style and types"
 	@echo "make base-model  train checkpoints/aga-small-rendered again (CPU, hours)"
 	@echo "make quality     compare recipes on the quality bench; writes docs/quality.md (CPU, hours)"
@@ -52,6 +53,9 @@ test-wheel: install
 test-transformers: install
 	$(BIN)/python tests_transformers/fetch.py
 	$(BIN)/python -m pytest --config-file tests_transformers/pytest.ini -n 2 --dist loadscope tests_transformers
+
+mutants: install
+	$(BIN)/python benchmarks/mutants.py
 
 lint: install
 	$(BIN)/ruff check .

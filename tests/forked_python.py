@@ -30,6 +30,7 @@ _MODULES = ("accelerate.commands.launch", "aga_model.cli.main", "aga_model.train
 _MODULES += ("torch.utils.tensorboard", "lance_namespace")  # most of what lancedb imports, which itself starts threads
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STARTED, _REFUSED = b"s", b"r"
+_MEASURED = "COVERAGE_PROCESS_START"  # asks a process to be measured: each program by itself, the server never
 _STATUS = []  # with which a program ends, when its code has ended
 
 
@@ -42,7 +43,8 @@ def started(folder):
     with open(path, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\nexec "{interpreter}" -IS "{__file__}" run "{address}" "$@"\n')
     os.chmod(path, 0o700)
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONUNBUFFERED")}
+    left_out = ("PYTHONPATH", "PYTHONUNBUFFERED", _MEASURED)
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     # In a session of its own an interruption from the keyboard reaches programs through their callers, once.
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
     with subprocess.Popen([interpreter, __file__, "serve", address], env=environment, **options) as server:
@@ -190,6 +192,10 @@ def become(path, request, descriptors):
     folder = {"-c": "", "-m": os.getcwd()}.get(program[0], os.path.dirname(os.path.realpath(program[0])))
     sys.path[:0] = [folder, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [program[0], *program[2:]] if program[0] in ("-c", "-m") else program
+    if os.environ.get(_MEASURED):  # this environment's settings name the test
+        import coverage
+
+        coverage.process_startup(force=True)
     status = 0
     try:
         if program[0] == "-c":

@@ -1,0 +1,447 @@
+"""
+Put small faults into the code, one at a time, and see whether the tests notice.
+
+    python benchmarks/mutants.py                           all of them, also by `make mutants`; an hour or more
+    python benchmarks/mutants.py --lists model training    those of some lists
+    python benchmarks/mutants.py --only tal_shares_not_detached --tests tests/test_losses.py
+
+The faults stand in benchmarks/mutants/*.yaml: the file, a text that occurs in it once, what stands there instead, and
+why a user would suffer. Each is tried in a copy of the working tree on the tests that execute the changed line. These
+are found by measuring the suite once under coverage, which notes each test's name, also for the processes that tests
+start; for a line that is executed when its module is imported, they are the tests that execute anything of the file.
+The most specific tests come first: those of whose executed lines the greatest share is in the file. A fault counts as
+noticed if one of them fails or does not end; in the end the tests that failed are run once more without any fault, and
+what fails there as well has noticed nothing.
+
+Results are kept in build/mutants, so that a run which was ended goes on. A result is used again while the fault, its
+file and the test that noticed it are unchanged; a fault that nothing noticed is tried again when anything has changed.
+Tests run in processes forked from one that has imported the libraries, as many at once as `--workers` says.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mutants_tests import TestMap
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+LISTS = Path(__file__).parent / "mutants"
+RESULTS = Path(__file__).parent / "results" / "mutants.json"
+# What starts threads at its import cannot be there before a fork.
+NOT_BEFORE_FORKS = {"lancedb", "lance", "grpc", "pymilvus", "milvus_lite"}
+KILLED, SURVIVED, ENDLESS = "killed", "survived", "did not end"
+NO_TESTS = "no tests"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """
+    A fault.
+
+    Args:
+        name: what is wrong, in the form of a Python name; the only one of this name.
+        file: path from the root of the project.
+        old: text that occurs in the file once.
+        new: what stands there instead.
+        why: how a user would suffer.
+        survives: why no test notices it, for one that is left as it is.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    why: str
+    survives: str = ""
+
+    def applied(self, source: str) -> str:
+        """
+        The file's text with the fault.
+
+        Raises:
+            ValueError: the old text does not occur exactly once, or nothing would change; it names the fault.
+        """
+        if (found := source.count(self.old)) != 1:
+            raise ValueError(f"mutant {self.name}: its old text occurs {found} times in {self.file}, not once")
+        changed = source.replace(self.old, self.new)
+        try:
+            same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source))
+        except SyntaxError as error:
+            raise ValueError(f"mutant {self.name}: {self.file} would be no Python: {error}") from error
+        if same:
+            raise ValueError(f"mutant {self.name} changes nothing in {self.file}")
+        return changed
+
+    def changed_lines(self, source: str) -> range:
+        """Lines of the source, from 1, that the fault changes; where it only adds some, the line before them."""
+        old, new = self.old.split("\n"), self.new.split("\n")
+        first = source[: source.index(self.old)].count("\n") + 1
+        same = _same_from_start(old, new)
+        tail = _same_from_start(old[same:][::-1], new[same:][::-1])
+        start, end = first + same, first + len(old) - tail
+        return range(start, end) if start < end else range(max(start - 1, 1), max(start, 2))
+
+
+def _same_from_start(first: Sequence[str], second: Sequence[str]) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
+
+
+def read_lists(folder: Path = LISTS, names: Sequence[str] = ()) -> list[Mutant]:
+    """
+    The faults of all lists of a folder, or of some.
+
+    Raises:
+        ValueError: an entry is not one, or a name occurs twice; it names the list and the entry.
+    """
+    mutants: list[Mutant] = []
+    for path in sorted(folder.glob("*.yaml")):
+        if names and path.stem not in names:
+            continue
+        for number, entry in enumerate(yaml.safe_load(path.read_text(encoding="utf-8")) or [], 1):
+            try:
+                mutants.append(Mutant(**entry))
+            except TypeError as error:
+                raise ValueError(f"{path}, entry {number}: {error}") from None
+    counted = [mutant.name for mutant in mutants]
+    if twice := {name for name in counted if counted.count(name) > 1}:
+        raise ValueError(f"mutants of the same name: {', '.join(sorted(twice))}")
+    if unknown := set(names) - {path.stem for path in folder.glob("*.yaml")}:
+        raise ValueError(f"no list {', '.join(sorted(unknown))} in {folder}")
+    return mutants
+
+
+# --- copies of the tree -----------------------------------------------------------------------------------------
+
+
+def copy_tree(root: Path, target: Path) -> None:
+    """Make `target` a copy of what git knows or would add below `root`, with compiled files that notice changes."""
+    shutil.rmtree(target, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (root / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, target / name)
+    beside = target.parent / "shared"
+    if not beside.exists() and (shared := root.parent / "shared").exists():
+        beside.symlink_to(shared.resolve())
+    compiled = [sys.executable, "-m", "compileall", "-qq", "--invalidation-mode", "checked-hash", "."]
+    subprocess.run(compiled, cwd=target, check=False)
+
+
+def tree_hash(root: Path, *folders: str) -> str:
+    """A hash of the Python files below some folders of a tree."""
+    content = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
+        content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return content.hexdigest()
+
+
+# --- running tests ----------------------------------------------------------------------------------------------
+
+
+class _FirstFailure:
+    """A pytest plugin that writes down which test, or which file while it is collected, failed first."""
+
+    def __init__(self, path: Path, every: bool = False):
+        self.path, self.every = path, every
+
+    def _note(self, report):
+        if report.failed and (self.every or not self.path.exists()):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(report.nodeid + "\n")
+
+    pytest_runtest_logreport = _note
+    pytest_collectreport = _note
+
+
+def run_tests(
+    tree: Path, tests: Sequence[str], log: Path, limit: float, every: bool = False
+) -> tuple[int | None, list]:
+    """
+    Run tests in a tree, in a process forked from this one, until the first that fails.
+
+    Args:
+        tests: their ids, or files.
+        log: where the output goes.
+        limit: seconds; then the process and those it started are killed.
+        every: go on after a failure.
+
+    Returns:
+        pytest's exit code, or None if the limit was met, and the ids of what failed.
+    """
+    failures = log.with_suffix(".failed")
+    failures.unlink(missing_ok=True)
+    if (child := os.fork()) == 0:
+        try:
+            os.setsid()
+            with log.open("wb") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            _become_pytest(tree, tests, failures, every)
+        finally:
+            os._exit(70)
+    end = time.monotonic() + limit
+    code: int | None = None
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    else:
+        code = os.waitstatus_to_exitcode(ended[1])
+    with contextlib.suppress(ProcessLookupError):  # servers that a test left, or all of it
+        os.killpg(child, signal.SIGKILL)
+    if code is None:
+        os.waitpid(child, 0)
+    return code, failures.read_text(encoding="utf-8").splitlines() if failures.exists() else []
+
+
+def _become_pytest(tree: Path, tests: Sequence[str], failures: Path, every: bool):
+    import pytest
+
+    os.chdir(tree)
+    paths = [str(tree), str(tree / "benchmarks")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    sys.path[:] = paths + [path for path in sys.path if path != str(Path(__file__).parent)]
+    for name in [name for name, module in sys.modules.items() if _is_ours(module)]:
+        del sys.modules[name]
+    options = ["-n", "0", "-p", "no:cacheprovider", f"--rootdir={tree}", *([] if every else ["-x"])]
+    code = pytest.main([*options, *tests], plugins=[_FirstFailure(failures, every)])
+    sys.stdout.flush()
+    os._exit(int(code))
+
+
+def _is_ours(module) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(str(Path(__file__).parent) + os.sep)
+
+
+def import_libraries(root: Path) -> None:
+    """Import what the package imports, but nothing of the package, so that forked processes need not."""
+    program = (
+        "import contextlib, importlib, pkgutil, sys, aga_model\n"
+        "for module in pkgutil.walk_packages(aga_model.__path__, 'aga_model.'):\n"
+        "    with contextlib.suppress(ImportError): importlib.import_module(module.name)\n"
+        "print(*sys.modules, sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    for name in [*done.stdout.split(), "pytest", "xdist", "hypothesis"]:
+        if name.split(".")[0] not in NOT_BEFORE_FORKS | {"aga_model", "__main__"}:
+            with contextlib.suppress(Exception):
+                __import__(name)
+
+
+# --- one fault --------------------------------------------------------------------------------------------------
+
+_TREE: Path  # this worker's copy
+
+
+def _begin_worker(build: Path, root: Path, numbers) -> None:
+    global _TREE
+    _TREE = build / f"worker-{numbers.get()}"
+    copy_tree(root, _TREE)
+
+
+def _try(work: tuple[Mutant, list[str], float]) -> dict[str, Any]:
+    """Run tests against a fault in this worker's copy."""
+    mutant, tests, limit = work
+    path = _TREE / mutant.file
+    source = path.read_text(encoding="utf-8")
+    log = _TREE.parent / "logs" / f"{mutant.name}.log"
+    log.parent.mkdir(exist_ok=True)
+    started = time.monotonic()
+    path.write_text(mutant.applied(source), encoding="utf-8")
+    try:
+        code, failed = run_tests(_TREE, tests, log, limit)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    if code is not None and code not in (0, 1, 2, 3):
+        raise RuntimeError(f"mutant {mutant.name}: pytest ended with {code}; its output is in {log}")
+    status = ENDLESS if code is None else KILLED if code else SURVIVED
+    by = failed[0] if failed else ""
+    return {"status": status, "by": by, "tests": len(tests), "seconds": round(time.monotonic() - started, 1)}
+
+
+# --- all --------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """
+    Faults tried on a tree, with what is known already.
+
+    Args:
+        root: the project's root.
+        build: folder for copies, the map of tests and results.
+        tests: run these files in the place of those that the map gives; such results are not kept.
+        budget: of the tests that execute a fault's line, run those that take at most so many seconds together.
+        workers: how many faults are tried at once.
+    """
+
+    def __init__(self, root: Path, build: Path, tests: Sequence[str] = (), budget: float = 150.0, workers: int = 2):
+        self.root, self.build, self.tests, self.budget, self.workers = root, build, list(tests), budget, workers
+        self.kept_path = build / "kept.json"
+        self.kept = json.loads(self.kept_path.read_text(encoding="utf-8")) if self.kept_path.exists() else {}
+        self.tree = tree_hash(root, "aga_model", "tests", "benchmarks")
+
+    def results(self, mutants: Iterable[Mutant]) -> dict[str, dict[str, Any]]:
+        """What became of each fault, by its name; tries those of which nothing valid is known."""
+        mutants = list(mutants)
+        sources = {file: (self.root / file).read_text(encoding="utf-8") for file in {one.file for one in mutants}}
+        for mutant in mutants:
+            mutant.applied(sources[mutant.file])
+        known = {} if self.tests else {one.name: result for one in mutants if (result := self._known(one))}
+        self.build.mkdir(parents=True, exist_ok=True)
+        import_libraries(self.root)
+        test_map = None if self.tests else TestMap.of(self.root, self.build, copy_tree)
+        refused: set[str] = set()
+        while missing := [mutant for mutant in mutants if mutant.name not in known]:
+            work = [self._work(mutant, test_map, sources[mutant.file], refused) for mutant in missing]
+            tried = self._try_all([one for one in work if one[1]], known)
+            for mutant, tests, _ in work:
+                if not tests:
+                    tried[mutant.name] = {"status": NO_TESTS, "by": "", "tests": 0, "seconds": 0.0}
+            known.update(tried)
+            failing = self._failing_without_faults({result["by"] for result in tried.values() if result["by"]})
+            refused |= failing
+            for name in [name for name in tried if known[name]["by"] in failing]:
+                del known[name]
+            if self.tests and failing:
+                raise RuntimeError(f"these fail without any fault: {', '.join(sorted(failing))}")
+            if not self.tests:
+                self._keep({one.name: one for one in mutants}, {name: known[name] for name in tried if name in known})
+        return {mutant.name: known[mutant.name] for mutant in mutants}
+
+    def _work(self, mutant: Mutant, test_map, source: str, refused: set[str]) -> tuple[Mutant, list[str], float]:
+        if test_map is None:
+            return mutant, self.tests, 600.0
+        tests = test_map.tests(mutant.file, mutant.old, mutant.changed_lines(source), self.budget)
+        if (before := self.kept.get(mutant.name, {}).get("by")) in tests:
+            tests.insert(0, tests.pop(tests.index(before)))
+        tests = [test for test in tests if test not in refused]
+        return mutant, tests, 60 + 4 * sum(map(test_map.seconds, tests))
+
+    def _try_all(self, work, known) -> dict[str, dict[str, Any]]:
+        tried = {}
+        if not work:
+            return tried
+        context = multiprocessing.get_context("fork")
+        numbers = context.Queue()
+        for number in range(self.workers):
+            numbers.put(number)
+        progress = tqdm(total=len(work), unit="fault", desc="trying")
+        with context.Pool(self.workers, _begin_worker, (self.build, self.root, numbers)) as pool, progress:
+            jobs = {one[0]: pool.apply_async(_try, (one,)) for one in work}
+            while jobs:
+                for mutant in [mutant for mutant, job in jobs.items() if job.ready()]:
+                    tried[mutant.name] = jobs.pop(mutant).get()
+                    if not self.tests:  # checked without the fault in the end; until then a kill is worth keeping
+                        self._keep({mutant.name: mutant}, {mutant.name: tried[mutant.name]})
+                    if tried[mutant.name]["status"] == SURVIVED:
+                        progress.write(f"survived: {mutant.name} ({mutant.file})")
+                    progress.update()
+                time.sleep(0.1)
+        return tried
+
+    def _failing_without_faults(self, ids: set[str]) -> set[str]:
+        if not ids:
+            return set()
+        tree = self.build / "worker-0"
+        there = [test for test in sorted(ids) if "::" in test or test.endswith(".py")]
+        _, failed = run_tests(tree, there, self.build / "without_faults.log", 3600, every=True)
+        return set(failed) & ids
+
+    # --- what is known already ---
+
+    def _key(self, mutant: Mutant, by: str) -> str:
+        """Of what a result depends on: the fault, its file, and the noticing test's file or else all files."""
+        parts = [json.dumps(asdict(mutant), sort_keys=True), (self.root / mutant.file).read_text(encoding="utf-8")]
+        test = self.root / by.split("::")[0]
+        parts.append(test.read_text(encoding="utf-8") if by and test.is_file() else self.tree)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _known(self, mutant: Mutant) -> dict[str, Any] | None:
+        kept = self.kept.get(mutant.name)
+        return kept["result"] if kept and kept["key"] == self._key(mutant, kept["by"]) else None
+
+    def _keep(self, mutants: dict[str, Mutant], results: dict[str, dict[str, Any]]) -> None:
+        for name, result in results.items():
+            self.kept[name] = {"key": self._key(mutants[name], result["by"]), "by": result["by"], "result": result}
+        partial = self.kept_path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.kept, indent=1), encoding="utf-8")
+        partial.replace(self.kept_path)
+
+
+def by_file(mutants: Sequence[Mutant], results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """For each file, in alphabetical order, how many of its faults were noticed, and how many there are."""
+    counts: dict[str, tuple[int, int]] = {}
+    for mutant in sorted(mutants, key=lambda one: one.file):
+        noticed, of = counts.get(mutant.file, (0, 0))
+        counts[mutant.file] = noticed + (results[mutant.name]["status"] in (KILLED, ENDLESS)), of + 1
+    return counts
+
+
+def report(mutants: Sequence[Mutant], results: dict[str, dict[str, Any]], console: Console) -> None:
+    """Print a table with a row for each file, and the faults that nothing noticed."""
+    table = Table("file", "faults", "noticed", "rate")
+    counts = by_file(mutants, results)
+    noticed = sum(count[0] for count in counts.values())
+    for name, (count, of) in [*counts.items(), ("all", (noticed, len(mutants)))]:
+        table.add_row(name, str(of), str(count), f"{count / of:.0%}")
+    console.print(table)
+    for mutant in mutants:
+        if results[mutant.name]["status"] not in (KILLED, ENDLESS):
+            console.print(
+                f"{results[mutant.name]['status']}: {mutant.name}, {mutant.file}: {mutant.why}", markup=False
+            )
+            if mutant.survives:
+                console.print(f"    left because {mutant.survives}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--lists", nargs="+", default=(), help="names of files of benchmarks/mutants, without .yaml")
+    parser.add_argument("--only", nargs="+", default=(), help="names of faults, or files of the package")
+    parser.add_argument("--tests", nargs="+", default=(), help="run these tests, not those that execute the line")
+    parser.add_argument("--seconds", type=float, default=150, help="of tests for each fault, the most specific first")
+    parser.add_argument("--workers", type=int, default=2, help="faults that are tried at once")
+    parser.add_argument("--build", type=Path, default=Path("build/mutants"), help="where results are kept")
+    options = parser.parse_args(arguments)
+    mutants = read_lists(LISTS, options.lists)
+    if options.only:
+        mutants = [mutant for mutant in mutants if {mutant.name, mutant.file} & set(options.only)]
+    if not mutants:
+        parser.error("no fault is of these names")
+    root = LISTS.parent.parent
+    # As the tests have it, before any library is imported; a compiled file must not outlive a fault.
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
+    run = Run(root, options.build.resolve(), options.tests, options.seconds, options.workers)
+    results = run.results(mutants)
+    report(mutants, results, Console())
+    if not (options.lists or options.only or options.tests):
+        content = {"seconds": options.seconds, "faults": results}
+        RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

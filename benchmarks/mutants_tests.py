@@ -1,0 +1,171 @@
+"""
+Which tests execute which lines: the suite measured once with coverage, each test and the processes it starts under the
+test's name. As a pytest plugin (`-p mutants_tests`) this module names the tests for coverage and notes their times.
+"""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SETTINGS = """
+[run]
+include = {tree}/aga_model/*
+data_file = {data}
+parallel = true
+core = ctrace
+patch = _exit
+context = ${{PYTEST_CURRENT_TEST-}}
+"""
+
+
+class TestMap:
+    """
+    The tests that execute each line, and their times.
+
+    Args:
+        folder: with `coverage`, `tests.json` and the measured sources.
+    """
+
+    __test__ = False  # no test, whatever its name
+
+    def __init__(self, folder: Path):
+        from coverage import CoverageData
+
+        self.sources = folder / "tree"
+        self.data = CoverageData(str(folder / "coverage"))
+        self.data.read()
+        self.times: dict[str, float] = json.loads((folder / "tests.json").read_text(encoding="utf-8"))
+        self._lines: dict[str, dict[int, set[str]]] = {}
+        self._executed: dict[str, int] = defaultdict(int)  # how many lines each test executes in all files
+        for path in self.data.measured_files():
+            file = Path(path).relative_to(self.sources).as_posix()
+            self._lines[file] = lines = {}
+            for line, contexts in self.data.contexts_by_lineno(path).items():
+                lines[line] = {test for context in contexts if (test := _test_of(context)) in self.times}
+                for test in lines[line]:
+                    self._executed[test] += 1
+
+    @classmethod
+    def of(cls, root: Path, build: Path, copy_tree: Callable[[Path, Path], None]) -> "TestMap":
+        """The map that was measured in `build`, or else, after minutes, a new one."""
+        folder = build / "map"
+        if not (folder / "tests.json").exists():
+            measure(root, folder, copy_tree)
+        return cls(folder)
+
+    def seconds(self, test: str) -> float:
+        """How long a test took, with its fixtures."""
+        return self.times[test]
+
+    def tests(self, file: str, old: str, changed: range, budget: float) -> list[str]:
+        """
+        The tests for a change, the most specific first.
+
+        Args:
+            file: path from the root.
+            old: the text that changes; it tells where the lines stood when they were measured.
+            changed: lines that change, in the file of today.
+            budget: seconds that they take together; the first is there in any case.
+        """
+        lines = self._lines.get(file, {})
+        in_file: dict[str, int] = defaultdict(int)
+        for tests in lines.values():
+            for test in tests:
+                in_file[test] += 1
+        found: set[str] = set()
+        measured = (self.sources / file).read_text(encoding="utf-8") if (self.sources / file).exists() else ""
+        if measured.count(old) == 1:
+            for line in statement_lines(measured, changed):
+                found |= lines.get(line, set())
+        chosen, total = [], 0.0
+        for test in sorted(found or in_file, key=lambda test: (-in_file[test] / self._executed[test], test)):
+            total += self.times[test]
+            if chosen and total > budget:
+                break
+            chosen.append(test)
+        return chosen
+
+
+def _test_of(context: str) -> str:
+    """A context is the test that this process runs, or what pytest says of the test that started the process."""
+    started, _, here = context.rpartition("|")
+    return here or started.rsplit(" (", 1)[0]
+
+
+def statement_lines(source: str, changed: range) -> set[int]:
+    """Lines that are executed for changed ones: all of their statements, or the heads of compound statements."""
+    lines = set(changed)
+    for line in changed:
+        inner: tuple[int, int] | None = None
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.stmt | ast.ExceptHandler):
+                continue
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno
+            if node.lineno <= line <= max(end, node.lineno) and (inner is None or node.lineno >= inner[0]):
+                inner = node.lineno, max(end, node.lineno)
+        if inner:
+            lines |= set(range(inner[0], inner[1] + 1))
+    return lines
+
+
+def measure(root: Path, folder: Path, copy_tree: Callable[[Path, Path], None]) -> None:
+    """
+    Run the whole suite under coverage, in a copy of the tree.
+
+    Raises:
+        RuntimeError: it could not run; that some tests fail is no error, they are left out.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    tree = folder / "tree"
+    copy_tree(root, tree)
+    settings = folder / "coverage.ini"
+    settings.write_text(SETTINGS.format(tree=tree, data=folder / "coverage"), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "COVERAGE_PROCESS_START": str(settings),
+        "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks")]),
+        "MUTANTS_TIMES": str(folder / "tests.partial"),
+    }
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "mutants_tests"]
+    done = subprocess.run([*command, f"--rootdir={tree}"], cwd=tree, env=environment)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"the suite could not be measured: pytest ended with {done.returncode}")
+    combine = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={settings}"]
+    subprocess.run(combine, cwd=tree, check=True)
+    (folder / "tests.partial").rename(folder / "tests.json")
+
+
+# --- the plugin --------------------------------------------------------------------------------------------------
+
+_times: dict[str, float] = defaultdict(float)
+_failed: set[str] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    import coverage
+
+    if measured := coverage.Coverage.current():
+        measured.switch_context(item.nodeid)
+    return (yield)
+
+
+def pytest_runtest_logreport(report):
+    _times[report.nodeid] += report.duration
+    if not report.passed:
+        _failed.add(report.nodeid)
+
+
+def pytest_sessionfinish(session):
+    if not hasattr(session.config, "workerinput"):
+        passed = {test: round(seconds, 3) for test, seconds in _times.items() if test not in _failed}
+        Path(os.environ["MUTANTS_TIMES"]).write_text(json.dumps(passed, indent=1), encoding="utf-8")
