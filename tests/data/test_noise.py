@@ -49,7 +49,7 @@ def _without_captions(rows):
 # --- permuted captions ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate", "count"), [(0.2, 20), (0.5, 50), (0.034, 3), (0.99, 99)])
+@pytest.mark.parametrize(("rate", "count"), [(0.2, 20), (0.5, 50), (0.034, 3), (0.037, 4), (0.99, 99)])
 def test_exactly_the_share_is_permuted_between_persons(people, rate, count):
     noisy, record = permute_captions(people, rate, seed=0)
     before, after, persons = people["caption"][:], noisy["caption"][:], people["person_id"][:]
