@@ -195,6 +195,8 @@ def test_errors_are_recorded_where_their_caption_stands(people):
     assert any(error.row in moved for error in record.errors)
     for error in record.errors:
         assert after[error.row][error.start : error.end] == error.wrong
+    places = [(error.row, error.start) for error in record.errors]
+    assert places == sorted(places)
     counts = record.summary()
     assert counts == {
         "seed": 2, "noisy_correspondence": 0.4, "caption_errors": 0.3, "rows": 100, "permuted_rows": 40,

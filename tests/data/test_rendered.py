@@ -111,7 +111,9 @@ def test_images_of_a_person_are_of_as_many_cameras_and_of_several_views(rendered
     views = json.loads((rendered / "attributes.json").read_text())["images"]
     poses = []
     for person in range(1, 41):
-        paths = [record["file_path"] for record in records(rendered) if record["id"] == person]
+        found = [record for record in records(rendered) if record["id"] == person]
+        assert len({tuple(record["captions"]) for record in found}) == len(found)
+        paths = [record["file_path"] for record in found]
         assert len({path.split("/")[0] for path in paths}) == len(paths)  # at most four, and there are four cameras
         poses.append(len({views[path]["view"] for path in paths}))
     assert sum(number > 1 for number in poses) > 20
@@ -550,7 +552,7 @@ def test_every_colour_is_told_of_its_own_thing_and_noted():
     """On somebody whose things have colours of their own; in half of the captions the jacket is open, not striped."""
     person = dataclasses.replace(
         sample_person(random.Random(1)), upper_pattern="striped", upper_open=False, lower_type="pants",
-        bag_type="suitcase", hat_type="cap", **COLOUR_OF_FIELD,
+        shoes_type="sneakers", bag_type="suitcase", hat_type="cap", **COLOUR_OF_FIELD,
     )  # fmt: skip
     seen = set()
     for seed in range(400):
@@ -565,6 +567,14 @@ def test_every_colour_is_told_of_its_own_thing_and_noted():
         kinds = "sneakers|trainers|leather shoes|boots|sandals|dress shoes|sports shoes"
         assert ("shoes_type" in caption.mentioned) == bool(re.search(kinds, caption.text)), caption.text
     assert seen == COLOUR_OF_FIELD.keys()
+
+
+def test_a_bald_head_under_a_hat_is_not_told():
+    bald = dataclasses.replace(sample_person(random.Random(1)), hair_style="bald", hair_colour=None)
+    for hat, told in ((None, True), ("cap", False)):
+        person = dataclasses.replace(bald, hat_type=hat, hat_colour=hat and "red")
+        texts = [write_caption(person, "front", random.Random(seed)) for seed in range(40)]
+        assert any("bald" in text for text in texts) == told
 
 
 def test_people_wear_what_shows():

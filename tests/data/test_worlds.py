@@ -131,6 +131,15 @@ def test_street_people_wear_what_shows():
     assert {p.lower_type for p in people if p.upper_type == "coat"} == {"pants", "jeans", "leggings"}
 
 
+def test_each_world_has_people_of_its_own():
+    colours, bags = (
+        {getattr(p, name) for p in sample_people(300, 5, "base")} for name in ("upper_colour", "bag_type")
+    )
+    assert {"maroon", "turquoise", "dark gray"} <= colours and "shopping bag" in bags
+    colours, bags = ({getattr(p, name) for p in sample_people(300, 5)} for name in ("upper_colour", "bag_type"))
+    assert not {"maroon", "turquoise", "dark gray"} & colours and "shopping bag" not in bags
+
+
 def test_attribute_words_are_those_of_both_worlds():
     assert {"maroon", "trousers", "backpack", "blond", "striped", "dark"} <= attribute_words()
     assert not {"the", "wearing", "with", "his", "walking"} & attribute_words()
