@@ -59,6 +59,7 @@ def test_model_room_is_flat_and_self_contained(name):
 
 def test_rooms_import_in_one_direction():
     for room, allowed in MAY_IMPORT.items():
+        imported = set()
         for path in (PACKAGE / room).rglob("*.py"):
             here = path.relative_to(PACKAGE).parent.parts
             for level, module, names in _imports(path):
@@ -71,6 +72,8 @@ def test_rooms_import_in_one_direction():
                 first = next((part for part in target if part), names[0] if names else "")
                 if (PACKAGE / first).is_dir():
                     assert first == room or first in allowed, f"{path}: imports {first}"
+                    imported.add(first)
+        assert imported == {room, *allowed}, f"{room}: the table allows what is not imported"
 
 
 def test_model_room_does_not_pull_in_the_rooms_around_it():

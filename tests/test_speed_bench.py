@@ -95,12 +95,15 @@ def test_time_belongs_to_the_part_that_causes_it():
         states = slow(torch.randn(2000, 400, requires_grad=True))
         fast(states[:2]).sum().backward()
         with record_function(PREFIX + "rest"):
+            start = time.perf_counter()
             time.sleep(0.05)
+            slept.append(time.perf_counter() - start)
 
+    slept = []
     with labelled([(slow, "forward", "slow"), (fast, "forward", "fast")]):
         seconds = time_by_part(run, "cpu")
     assert {"slow", "fast", "rest", OTHER} >= seconds.keys() >= {"slow", "fast", "rest"}
-    assert seconds["rest"] == pytest.approx(0.05, rel=0.5) or seconds["rest"] > 0.05
+    assert 0.99 * slept[-1] < seconds["rest"] < 2 * slept[-1]  # a busy machine lets it sleep for longer
     assert seconds["slow"] > 3 * seconds["fast"] > 0
     assert "forward" not in vars(slow)
 
