@@ -1,14 +1,13 @@
 """The speed bench: its reference computes the same losses as this package, its meters count right, every way runs."""
 
 import json
-import os
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import speed
 import torch
+from command_line import run_bench
 from speed_data import make_batch, make_loader, write_images
 from speed_meters import OTHER, PREFIX, count_flops, labelled, time_by_part
 from speed_reference import Attention, Recipe, ReferenceModel
@@ -17,7 +16,6 @@ from torch.profiler import record_function
 
 from aga_model import AgaForPreTraining, modeling_aga
 
-REPOSITORY = Path(__file__).parents[1]
 ARGUMENTS = ("pixel_values", "input_ids", "attention_mask", "person_ids")
 
 
@@ -159,12 +157,8 @@ def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_command_measures_in_processes_of_their_own(python, tmp_path):
     path = tmp_path / "found.json"
-    command = [python, REPOSITORY / "benchmarks" / "speed.py", "--smoke", "--out", path, "--device", "cpu"]
-    command += ["--threads", "1", "--workers", "0", "--ways", "reference", "irra"]
-    run = subprocess.run(
-        list(map(str, command)), env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    options = ["--smoke", "--out", path, "--device", "cpu", "--threads", 1, "--workers", 0]
+    run = run_bench(python, "speed", *options, "--ways", "reference", "irra")
     found = json.loads(path.read_text())
     assert found["device"]["processor"] in run.stdout and found["device"]["threads"] == 1
     ratio = found["results"]["irra"]["faster_by"]

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import free_port
 from PIL import Image
 from videos import numbered_video
 
@@ -22,12 +22,6 @@ pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("shards_worker.py")
 TOLERANCE = 1e-6  # of embeddings: the batches are other ones, and a matrix product rounds by position
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

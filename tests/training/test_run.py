@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from aga_model import AgaConfig, modeling_aga
 from aga_model.data.formats import FORMATS
-from aga_model.data.rendered import render_dataset
 from aga_model.serving import SERVING_FILES
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
@@ -51,13 +50,6 @@ RUN = {
     "save_total_limit": 5,
     "seed": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    render_dataset(folder, 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
-    return folder
 
 
 @pytest.fixture
