@@ -8,6 +8,8 @@ import torch
 from command_line import free_port
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
+
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
 

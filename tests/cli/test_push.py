@@ -27,6 +27,8 @@ from aga_model.training.release import (
     rename_in_examples,
 )
 
+pytestmark = pytest.mark.timeout(180)  # a server, which may serve for ever
+
 REPO = f"{OWNER}/tiny"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "release.md"
 CLIP_BPE = Path(__file__).parents[3] / "shared" / "fixtures" / "clip_bpe"

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import retrieval
 
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
+
 REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("sharing_worker.py")
 

@@ -19,6 +19,8 @@ from aga_model.retrieval.shards import ShardError, Shards, _content, _Launched, 
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
+
 REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("shards_worker.py")
 TOLERANCE = 1e-6  # of embeddings: the batches are other ones, and a matrix product rounds by position

@@ -129,6 +129,7 @@ def test_every_checkpoint_continues_to_the_same_end(unbroken, run_file, tmp_path
     assert _metrics(folder) == _metrics(unbroken)
 
 
+@pytest.mark.timeout(300)  # processes that may wait for each other
 def test_a_killed_run_ends_at_the_same_metrics(python, unbroken, run_file, tmp_path):
     folder = tmp_path / "killed"
     command = [sys.executable, str(ENTRY), str(run_file), "--output_dir", str(folder)]
@@ -312,6 +313,7 @@ def _assert_same_training(folder, other):
 SMOOTH = ["--max_steps", "4", "--logging_steps", "1", "--adam_epsilon", "1e-3", "--muon_learning_rate", "0"]
 
 
+@pytest.mark.timeout(300)  # processes that may wait for each other
 def test_two_processes_under_accelerate(python, run_file, tmp_path):
     """They train as one process does with batches twice as large; no loss that draws, which each does for itself."""
     folder = tmp_path / "two"
@@ -320,7 +322,7 @@ def test_two_processes_under_accelerate(python, run_file, tmp_path):
     settings = [*SMOOTH, "--model_config.objective_config.loss_weights.mlm", "0"]
     arguments = [str(ENTRY), str(run_file), "--output_dir", str(folder), "--use_cpu", "true", *settings]
     command = [python, *launch.split(), *options, *arguments]
-    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=500)
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads((folder / "run.json").read_text())["processes"] == 2
     settings += ["--per_device_train_batch_size", "16"]
@@ -361,11 +363,12 @@ sys.exit(status)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # a process that may wait for ever
 def test_a_compiled_run(python, run_file, tmp_path):
     """It trains as one that is not; in a process of its own: Accelerate takes the backend from the environment."""
     settings = [str(run_file), *SMOOTH, "--output_dir"]
     command = [python, "-c", COMPILED, *settings, str(tmp_path / "compiled"), "--torch_compile_backend", "eager"]
-    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=500)
+    run = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr[-3000:]
     assert int(run.stdout.split("frames compiled: ")[1]) > 0
     assert main([*settings, str(tmp_path / "plain")]) == 0
