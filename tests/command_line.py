@@ -8,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 REPOSITORY = Path(__file__).parents[1]
-BENCH_SECONDS = 400  # more than any takes on a busy machine
+BENCH_SECONDS = 550  # within which a test must end (pyproject.toml)
 
 
 def aga(*arguments, code=0):

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from aga_model import AgaConfig, AgaModel, AgaProcessor
+from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model.cli.main import app
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.release import (
@@ -49,14 +49,22 @@ matcher = get_class_from_dynamic_module("modeling_aga.AgaForImageTextRetrieval",
 """
 
 
-@pytest.fixture
-def folder(make_model, processor, tmp_path):
-    """A model with everything that a release needs."""
-    target = tmp_path / "tiny"
-    make_model().save_pretrained(target)
-    processor.save_pretrained(target)
+@pytest.fixture(scope="module")
+def saved(make_sections, tokenizer, tmp_path_factory):
+    """A model with everything that a release needs, which no test changes."""
+    target = tmp_path_factory.mktemp("saved") / "tiny"
+    torch.manual_seed(0)
+    config = AgaConfig(**make_sections("clip"))
+    AgaForPreTraining(config).save_pretrained(target)
+    AgaProcessor.for_config(config, tokenizer).save_pretrained(target)
     (target / "README.md").write_text(CARD)
     return target
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of it for each test."""
+    return shutil.copytree(saved, tmp_path / "tiny")
 
 
 @pytest.fixture
