@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
-from aga_model.data.rendered import render_dataset
 from aga_model.losses import TeacherEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import TEACHER_FILE, MomentumTeacher
@@ -212,11 +211,10 @@ def test_the_update_counts_as_training_time(make_model, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("momentum")
-    render_dataset(folder / "data", 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump({**RUN, "data_root": str(folder / "data")}))
+    path.write_text(yaml.safe_dump({**RUN, "data_root": str(data)}))
     assert main([str(path), "--output_dir", str(folder / "run")]) == 0
     return folder
 
