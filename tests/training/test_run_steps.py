@@ -144,9 +144,9 @@ def test_a_start_brings_its_towers_and_neither_its_persons_nor_its_temperature(s
     assert model.identity_head.weight.shape[0] == persons
     assert float(model.identity_head.weight.detach().abs().max()) < 0.01
     assert not model.identity_head.bias.any()
-    assert float(model.aga.logit_scale) == 1.5
+    assert model.aga.logit_scale.item() == 1.5
     again, _ = training_run._load_start(str(folder), {}, {"num_identities": persons})
-    assert float(again.aga.logit_scale) == pytest.approx(float(saved.aga.logit_scale))
+    assert again.aga.logit_scale.item() == pytest.approx(saved.aga.logit_scale.item())
 
 
 def test_a_start_of_other_sizes_is_refused(start):
