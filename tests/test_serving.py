@@ -260,3 +260,56 @@ def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL's own limit, of which twice is an error
     with pytest.raises(ValueError, match="image 0 has more than 25,000,000 pixels"):
         EndpointHandler.__new__(EndpointHandler)({"inputs": {"image": content}})
+
+
+def test_what_sentence_transformers_reads(make_model, tmp_path):
+    """The model's own features by modality, then unit length; the handler and what it needs to be installed."""
+    make_model().save_pretrained(tmp_path)
+    write_serving_files(tmp_path)
+    settings = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in settings["modules.json"]]
+    assert kinds == ["Transformer", "Normalize"] and [m["idx"] for m in settings["modules.json"]] == [0, 1]
+    assert settings["modules.json"][0]["path"] == ""  # the folder itself
+    assert settings["sentence_bert_config.json"]["modality_config"] == {
+        kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in ("text", "image")
+    }
+    assert settings["config_sentence_transformers.json"]["similarity_fn_name"] == "cosine"
+    assert (tmp_path / "handler.py").read_bytes() == Path(handler_module.__file__).read_bytes()
+    assert (tmp_path / "requirements.txt").read_text().splitlines()[0] == "transformers>=5.17"
+
+
+def test_served_vectors_by_hand(save):
+    """Those of the model for one sentence at a time, at unit length; an image upright and over white."""
+    handler = EndpointHandler(str(save("bert")))
+    texts = handler({"inputs": SENTENCES})["text_embeds"]
+    for sentence, vector in zip(SENTENCES, texts):
+        inputs = handler.processor(text=[sentence], return_tensors="pt")
+        with torch.no_grad():
+            wanted = handler.model.get_text_features(**inputs).pooler_output[0].numpy()
+        np.testing.assert_allclose(vector, wanted / np.linalg.norm(wanted), atol=1e-5)
+    seen = _photographs()[0].copy()
+    lying = seen.transpose(Image.Transpose.ROTATE_90)  # which the value 6 turns back
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = seen.convert("RGBA")
+    clear.paste((0, 0, 0, 0), (0, 0, 15, 60))
+    seen_over_white = seen.copy()
+    seen_over_white.paste((255, 255, 255), (0, 0, 15, 60))
+    for content, picture in ((_file(lying, exif=exif), seen), (_file(clear), seen_over_white)):
+        pixels = handler.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            wanted = handler.model.get_image_features(pixels).pooler_output[0].numpy()
+        found = handler({"inputs": {"image": _base64(content)}})["image_embeds"][0]
+        np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"), [((8, 8), True), ((5000, 5000), True), ((5000, 5001), False), ((8, 7), False)]
+)
+def test_limits_of_images_are_met_exactly(size, fits):
+    image = Image.new("L", size)
+    if fits:
+        assert handler_module._to_rgb(image, 0).size == size
+    else:
+        with pytest.raises(ValueError, match="image 0 is"):
+            handler_module._to_rgb(image, 0)

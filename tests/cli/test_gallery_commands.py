@@ -6,13 +6,12 @@ import time
 from dataclasses import replace
 from datetime import datetime
 
+import command_line
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from aga_model.cli.gallery import _oldest, _shown_age
 from aga_model.cli.index import _find
-from aga_model.cli.main import app
 from aga_model.retrieval import Filter, Gallery, GalleryRow
 from aga_model.retrieval.audit import AuditError, AuditLog
 
@@ -23,9 +22,7 @@ DAY = 86_400.0
 
 
 def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, ["gallery", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.aga("gallery", *arguments, code=code)
 
 
 @pytest.fixture

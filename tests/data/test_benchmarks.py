@@ -8,6 +8,7 @@ import pytest
 from miniatures import CUHK, LAYOUTS, OWN_LINES, OWN_TABLE, RSTP, write_image, write_miniature
 from PIL import Image
 
+from aga_model.data.annotations import read_records
 from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark, split_records
 from aga_model.data.check import find_unreadable
 from aga_model.data.formats import FORMATS, SplitSize
@@ -273,6 +274,42 @@ def test_a_table_has_one_row_per_caption(tmp_path):
     assert splits["train"]["camera_id"][:] == ["door", "door"]
     assert splits["val"]["person_id"][:] == [9] and splits["test"]["person_id"][:] == [11]
     assert splits["val"]["camera_id"][:] == [None]
+
+
+@pytest.mark.parametrize("name", ["cuhk-pedes", "own"])
+def test_a_byte_order_mark_is_no_part_of_the_annotation(tmp_path, name):
+    annotation = write_miniature(name, tmp_path)
+    annotation.write_text(annotation.read_text(), encoding="utf-8-sig")
+    assert set(load_benchmark(name, tmp_path)) == {"train", "val", "test"}
+
+
+def test_an_empty_split_column_names_no_split(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "metadata.csv").write_text("file_name,person_id,caption,split\na.jpg,1,A coat.,\n")
+    assert {split: rows["caption"][:] for split, rows in load_benchmark("own", tmp_path).items()} == {
+        "test": ["A coat."]
+    }
+
+
+def test_lines_after_a_caption_of_two_lines_keep_their_numbers(tmp_path):
+    table = 'file_name,person_id,caption\na.jpg,1,"A coat\nand a bag."\nb.jpg,2\nc.jpg,3,Boots.\n'
+    (tmp_path / "metadata.csv").write_text(table)
+    assert [line for line, _ in read_records(tmp_path / "metadata.csv")] == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("camera", "expected"), [(0, "0"), (3, "3"), ("", None), (None, None)])
+def test_a_camera_may_have_the_number_zero(tmp_path, camera, expected):
+    write_miniature("own", tmp_path, [{**OWN_LINES[3], "camera_id": camera}])
+    assert load_benchmark("own", tmp_path)["test"]["camera_id"][:] == [expected]
+
+
+def test_persons_are_numbered_in_the_order_of_their_names(tmp_path):
+    names = [f"person {letter}" for letter in "hgfedcba"]
+    records = [{"file_name": f"{n}.jpg", "person_id": name, "caption": "A coat."} for n, name in enumerate(names)]
+    for record in records:
+        write_image(tmp_path / record["file_name"])
+    write_miniature("own", tmp_path, records)
+    assert load_benchmark("own", tmp_path)["test"]["person_id"][:] == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
 def test_without_any_split_all_is_test(tmp_path):

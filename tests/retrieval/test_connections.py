@@ -24,6 +24,8 @@ from aga_model.retrieval.demo.connections import ConnectionLimits, Connections, 
 from aga_model.retrieval.demo.guard import Guard
 from aga_model.retrieval.demo.logs import log_config
 
+pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
+
 TOKEN = "a-token-of-the-tests_0123"
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 PATIENCE = 60  # seconds, for a machine that is busy
