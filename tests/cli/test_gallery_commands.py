@@ -192,6 +192,13 @@ def test_older_than_is_before(age, before):
     assert _oldest(age, datetime(2026, 3, 1, 18)) == before
 
 
+def test_compacting_tells_the_size_of_now_and_of_before(gallery, monkeypatch):
+    size = [3 * 2**20]
+    monkeypatch.setattr("aga_model.cli.gallery._bytes_in", lambda folder: size[0])
+    monkeypatch.setattr(Gallery, "compact", lambda self: size.__setitem__(0, 2**20))
+    assert "size: 1.0 MiB, was 3.0" in aga("compact", gallery).stdout
+
+
 def test_photographs_from_before_1970_have_a_time(tmp_path):
     made = Gallery.create(tmp_path / "g", MODEL, 8, "some/model")
     rows = [

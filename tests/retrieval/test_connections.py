@@ -246,6 +246,24 @@ def test_a_page_that_does_nothing_makes_room_for_another():
         second.close()
 
 
+def test_who_leaves_in_the_middle_of_an_answer_makes_room():
+    with serving(ConnectionLimits(guests=1)) as (port, app):
+        app.seconds = 0.3
+        visitor = stranger(port, f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+        assert poll(lambda: get(port) == 503)  # the one place is taken
+        visitor.close()
+        assert poll(lambda: get(port) == 200)
+
+
+def poll(holds, seconds=5):
+    """Whether something is so before the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+    return False
+
+
 def test_long_headers_are_not_kept():
     """The demo's own server, whose headers may have sixteen kilobytes; half of them have to come in ten seconds."""
     with run(limited_server(Guard(Answering(), TOKEN, 1000))) as port:
