@@ -466,3 +466,15 @@ def test_half_precision_inputs_are_computed_in_single_precision(loss):
     value = loss(image, text, ids, 0.02)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(image.double(), text.double(), ids, 0.02).float(), atol=1e-4, rtol=1e-4)
+
+
+def test_tal_of_one_person_is_zero_and_pulls_at_nothing():
+    image, text, _ = (torch.tensor(values, requires_grad=values.dtype == float) for values in _pairs())
+    loss = tal_loss(image, text, torch.zeros(7, dtype=torch.long), 0.1)
+    loss.backward()
+    assert loss.item() == 0.0 and not image.grad.any() and not text.grad.any()
+    # One pair among those of another person: its rows and the others' have negatives, by the numpy version.
+    ids = np.array([0, 0, 0, 0, 0, 0, 1])
+    cosine = _numpy_logits(*_pairs()[:2], 1.0)
+    wanted = (_numpy_tal(cosine, ids, 0.1, 0.1) + _numpy_tal(cosine.T, ids, 0.1, 0.1)).mean()
+    assert tal_loss(image, text, torch.tensor(ids), 0.1).item() == pytest.approx(wanted, rel=1e-5)

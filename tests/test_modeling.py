@@ -20,6 +20,7 @@ from aga_model.losses import (
     tal_loss,
     waf_loss,
 )
+from aga_model.masking import AttentionGuidedMasking, ordinary_tokens
 
 ALL_LOSSES = {"itc": 1.0, "sdm": 0.5, "mlm": 2.0, "id": 0.25}
 
@@ -368,3 +369,16 @@ def test_attended_padding_is_the_given_token_alone(make_sections, batch, tokeniz
     wanted = model.aga.text_projection(model.aga.text_model(input_ids=padded).last_hidden_state)
     assert mask is None
     torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_words_are_masked_by_the_attention_of_their_own_caption(make_model, batch, share):
+    """However many captions TEM will replace, whose first pass is another than that of the rest."""
+    model = make_model(enrichment_probability=share, mask_ratio=0.3).train()
+    output = model(**batch)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    _, attention = model.aga.get_text_features_with_attention(ids, mask)
+    ordinary = ordinary_tokens(ids, mask, model.config.text_config)
+    wanted = AttentionGuidedMasking(0.3, 0.8).probabilities(ordinary, attention)
+    assert wanted.std() > 0.01
+    torch.testing.assert_close(output.mask_probabilities, wanted, atol=1e-5, rtol=1e-4)
