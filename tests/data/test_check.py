@@ -125,7 +125,18 @@ def test_the_first_advice_of_a_kind_stays(tmp_path):
     assert (problems["missing-image"].count, problems["missing-image"].advice) == (4, "unpack it")
 
 
+# What the check warns of and the loader reads.
+READABLE = {
+    "image twice",
+    "image twice, written otherwise",
+    "image twice, other person",
+    "ids from 5",
+    "gap",
+}
+
+
 def test_the_loader_refuses_what_the_check_calls_an_error(tmp_path):
+    read = set()
     for number, defect in enumerate(DEFECTS):
         records = copy.deepcopy(CUHK)
         DEFECTS[defect][0](records)
@@ -137,6 +148,8 @@ def test_the_loader_refuses_what_the_check_calls_an_error(tmp_path):
                 load_benchmark("cuhk-pedes", folder)
         else:
             load_benchmark("cuhk-pedes", folder)
+            read.add(defect)
+    assert read == READABLE
 
 
 def test_all_defects_at_once(tmp_path):

@@ -1,11 +1,14 @@
 """What an answer says about how many images there are, whatever a store finds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from store_worker import DIM, MODEL, unit
 
-from aga_model.retrieval import Filter, Gallery, GalleryRow
-from aga_model.retrieval.searching import Ranking, answer_image
+from aga_model.data.image_files import Skipped
+from aga_model.retrieval import Filter, Gallery, GalleryRow, searching
+from aga_model.retrieval.searching import Ranking, answer_image, answer_sentence
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -96,3 +99,82 @@ def test_the_note_says_when_images_were_not_found(gallery, monkeypatch):
     found = answer(gallery, top_k=20, where=NIGHT)
     assert found.notes == ["20 results wanted, but the filter leaves 12 images: 3 of them are listed"]
     assert np.all(np.diff([hit.score for hit in found.hits]) <= 0)
+
+
+def test_a_filter_and_the_number_of_results_hold(gallery):
+    found = answer(gallery, top_k=4, where=NIGHT)
+    assert [hit.row for hit in found.hits] == best(gallery, range(12))[:4]
+    assert [hit.rank for hit in found.hits] == [1, 2, 3, 4]
+
+
+def test_one_per_person_looks_as_far_as_it_must(gallery):
+    """The ten best of forty images show fewer than ten persons."""
+    ranked = best(gallery, range(40))
+    persons = list(dict.fromkeys(row.person_id for row in ranked))
+    assert len({row.person_id for row in ranked[:10]}) < 10
+    found = answer(gallery, top_k=10, one_per="person")
+    assert [hit.row.person_id for hit in found.hits] == persons and found.notes == []
+    assert [hit.rank for hit in found.hits] == list(range(1, 11))
+    assert [hit.row for hit in answer(gallery, top_k=2, one_per="person").hits] == [
+        next(row for row in ranked if row.person_id == person) for person in persons[:2]
+    ]
+
+
+class SentenceEncoder:
+    def encode_texts_with_notes(self, sentences):
+        return unit(1, seed=1), ["a note"]
+
+
+@pytest.fixture
+def reversing(monkeypatch):
+    """A re-ranker by which the last is the best; of images whose name it holds it cannot read the file."""
+    unreadable = set()
+
+    def rerank(reranker, sentence, hits):
+        assert (reranker, sentence) == ("reranker", "a man")
+        skipped = [Skipped(hit.path, "damaged") for hit in hits if hit.path.name in unreadable]
+        order = sorted(hits, key=lambda hit: (hit.path.name in unreadable, -hit.rank))
+        return [replace(hit, rank=rank) for rank, hit in enumerate(order, start=1)], skipped
+
+    monkeypatch.setattr(searching, "rerank_hits", rerank)
+    return unreadable
+
+
+def answer_reranked(gallery, **ranking):
+    return answer_sentence(gallery, SentenceEncoder(), "a man", Ranking(**ranking), "reranker")
+
+
+@pytest.mark.parametrize(("top_k", "rerank"), [(3, 6), (8, 5), (4, 4)])
+def test_the_first_are_reranked_and_the_rest_follows(gallery, reversing, top_k, rerank):
+    ranked = best(gallery, range(40))
+    wanted = ranked[:rerank][::-1] + ranked[rerank:]
+    found = answer_reranked(gallery, top_k=top_k, rerank=rerank)
+    assert [hit.row for hit in found.hits] == wanted[:top_k] and found.notes == ["a note"]
+    assert [hit.rank for hit in found.hits] == list(range(1, top_k + 1))
+
+
+def test_reranking_of_more_than_there_are_is_told(gallery, reversing):
+    found = answer_reranked(gallery, top_k=5, rerank=20, where=NIGHT)
+    assert [hit.row for hit in found.hits] == best(gallery, range(12))[::-1][:5]
+    assert found.notes == [
+        "a note",
+        "re-ranking of 20, but the filter leaves 12 images: all of them are re-ranked",
+    ]
+
+
+def test_images_that_cannot_be_reranked_are_named_without_their_folders(gallery, reversing):
+    reversing.update(row.path.lstrip("/") for row in best(gallery, range(40))[:7])
+    notes = answer_reranked(gallery, top_k=5, rerank=20).notes
+    names = [row.path.lstrip("/") for row in best(gallery, range(40))[:5]]
+    assert notes == [
+        "a note",
+        *(f"behind the re-ranked images, since it cannot be read: {name}: damaged" for name in names),
+        "and 2 more images that cannot be read",
+    ]
+
+
+def test_what_cannot_be_reranked_is_refused(gallery):
+    with pytest.raises(ValueError, match="re-ranking needs a re-ranker"):
+        answer_sentence(gallery, SentenceEncoder(), "a man", Ranking(5, rerank=5))
+    with pytest.raises(ValueError, match="re-ranking reads a sentence, not an image"):
+        answer(gallery, top_k=5, rerank=5)

@@ -221,6 +221,22 @@ def test_a_head_that_was_noted_elsewhere_proves_what_the_files_cannot(log):
             Head.parse(text)
 
 
+@pytest.mark.parametrize("cut", [1, 2, LINES])
+def test_a_cut_off_end_is_found_by_the_head_that_was_noted_also_where_the_head_file_agrees(tmp_path, cut):
+    """The copy of an earlier day, with its own head, in the place of the log."""
+    log = write_log(tmp_path / "audit.jsonl")
+    noted = verify(log).head
+    earlier = write_log(tmp_path / "earlier.jsonl", 0)
+    if kept := lines_of(log)[:-cut]:
+        put(earlier, kept)
+        head = Head(LINES - cut, hashlib.sha256(kept[-1]).hexdigest())
+        audit_module._write_heads(earlier, audit_module._Heads(head))
+    assert (verify(earlier).ok, verify(log, noted).ok) == (True, True)
+    report = verify(earlier, noted)
+    assert (report.ok, report.broken_at) == (False, LINES - cut + 1)
+    assert report.reason == "the log had 6 lines when its head was noted: lines are missing at the end"
+
+
 def test_appending_after_tampering_does_not_heal_the_log(log):
     for tamper in (
         lambda: put(log, lines_of(log)[:-2]),

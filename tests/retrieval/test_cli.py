@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import aga
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
@@ -22,12 +23,6 @@ from aga_model.retrieval import Gallery, PersonEncoder, indexing, read_image
 from aga_model.retrieval.lance_store import LanceStore
 
 STREET_CROPS = Path(__file__).parents[3] / "shared/fixtures/street_crops"
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def fails(*arguments):

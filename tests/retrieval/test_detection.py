@@ -1,12 +1,13 @@
 import math
 import random
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
+from transformers import BatchFeature, YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
 from aga_model.data.rendered import render_person, sample_person
 from aga_model.retrieval import ModelLoadError, detection
@@ -225,3 +226,58 @@ def test_detectors_by_name(yolos, tmp_path):
     assert isinstance(load_detector(str(yolos), device="cpu"), TransformersDetector)
     with pytest.raises(ModelLoadError, match="does not exist"):
         load_detector(str(tmp_path / "no" / "such" / "model"))
+
+
+class Found:
+    """What a model and its image processor find, by hand: boxes in parts of the image, labels and scores."""
+
+    def __init__(self, *images):
+        self.images, self.sizes, self.config = list(images), [], SimpleNamespace(id2label=LABELS)
+
+    def __call__(self, **inputs):
+        if "images" in inputs:
+            self.sizes.append(len(inputs["images"]))
+            return BatchFeature({"number": torch.zeros(len(inputs["images"]))})
+        return None
+
+    def eval(self):
+        return self
+
+    def to(self, device):
+        return self
+
+    def post_process_object_detection(self, outputs, threshold, target_sizes):
+        results = []
+        for (height, width), people in zip(target_sizes, self.images):
+            kept = [(label, score, box) for label, score, box in people if score > threshold]
+            sides = torch.tensor([width, height, width, height])
+            results.append(
+                {
+                    "labels": torch.tensor([label for label, _, _ in kept], dtype=torch.long),
+                    "scores": torch.tensor([score for _, score, _ in kept]),
+                    "boxes": torch.tensor([box for _, _, box in kept]).reshape(-1, 4) * sides,
+                }
+            )
+        del self.images[: len(target_sizes)]
+        return results
+
+
+def test_only_people_above_the_threshold_in_the_pixels_of_their_image_the_surest_first():
+    car, person, dog = LABELS
+    images = [
+        [
+            (person, 0.55, [0.1, 0.2, 0.3, 0.8]),
+            (car, 0.95, [0.0, 0.0, 1.0, 1.0]),
+            (person, 0.75, [0.5, 0.5, 1.25, 1.0]),
+        ],
+        [(person, 0.45, [0.0, 0.0, 0.5, 0.5]), (dog, 0.9, [0.0, 0.0, 0.5, 0.5])],
+        [(person, 0.625, [-0.5, 0.0, 0.5, 0.5])],
+    ]
+    found = Found(*images)
+    detector = TransformersDetector(found, found, "by hand", device="cpu", batch_size=2)
+    people = detector.detect([Image.new("RGB", size) for size in ((200, 100), (50, 60), (40, 80))])
+    assert found.sizes == [2, 1]
+    assert [[person.score for person in each] for each in people] == [[0.75, pytest.approx(0.55)], [], [0.625]]
+    assert [person.box for each in people for person in each] == [
+        pytest.approx(box) for box in ((100, 50, 200, 100), (20, 20, 60, 80), (0, 0, 20, 40))
+    ]

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import aga
 from faces_hidden import cut_close, measure, read_people
 from PIL import Image, ImageDraw, ImageFilter
-from typer.testing import CliRunner
 
-from aga_model.cli.main import app
 from aga_model.retrieval import (
     Answer,
     Explainer,
@@ -122,6 +121,59 @@ def test_no_image_is_looked_at_in_a_size_that_takes_long():
         assert max(width / size[0], height / size[1]) <= 4 or min(size) < 4
 
 
+class Cascade:
+    """Finds boxes (left, top, width, height) of the padded image; `sees` gets what it is shown."""
+
+    def __init__(self, *boxes, sees=None):
+        self.boxes, self.sees = boxes, sees
+
+    def detectMultiScale(self, grey, **options):
+        if self.sees is not None:
+            self.sees.append(grey.copy())
+        return np.array(self.boxes, np.int32).reshape(-1, 4)
+
+
+def hider(frontal=(), profile=(), heads=(), sees=None):
+    made = FaceHider()
+    made._frontal, made._heads = Cascade(*frontal, sees=sees), Cascade(*heads)
+    made._profile = Cascade(*profile)
+    return made
+
+
+def test_boxes_are_in_the_pixels_of_the_image_without_the_padding():
+    """320 x 200 is looked at in twice its size, with 100 pixels (a quarter of 400) more on each side."""
+    sees = []
+    image = Image.new("RGB", (320, 200), (10, 10, 10))
+    image.paste((250, 250, 250), (0, 0, 160, 200))
+    found = hider([(140, 120, 40, 60)], [(100, 100, 20, 20)], [(0, 100, 80, 80)], sees)
+    faces_found, heads_found = found.detect(image)
+    (grey,) = sees
+    assert grey.shape == (400 + 200, 640 + 200)
+    assert grey[0, 0] == 250 and grey[-1, -1] == 10  # the border goes on
+    # A profile that looks to the other side is found in the mirrored image: its left is 840 - 100 - 20 there.
+    assert faces_found == [(20, 10, 40, 40), (0, 0, 10, 10), (310, 0, 320, 10)]
+    assert heads_found == [(-50, 0, -10, 40)]
+
+
+def test_what_is_hidden_reaches_around_a_face_and_is_the_upper_part_of_head_and_shoulders():
+    """In an image of 320 x 200 pixels: a face of 40 x 40, and head and shoulders of 100 x 80."""
+    image = Image.new("RGB", (320, 200))
+    assert hider([(300, 200, 80, 80)]).boxes(image) == [(100 - 8, 50 - 10, 140 + 8, 90 + 8)]
+    assert hider(heads=[(300, 200, 200, 160)]).boxes(image) == [(100 + 15, 50 - 4, 200 - 15, 50 + 56)]
+    assert hider([(100, 100, 80, 80)]).boxes(image) == [(0, 0, 48, 48)]  # no more than the image
+
+
+@pytest.mark.parametrize(("top", "also_above"), [(0, False), (40, False), (80, True)])
+def test_a_head_far_below_the_top_of_a_person_does_not_spare_the_top(top, also_above):
+    """200 x 400, looked at as it is with a padding of 50: of a head of 60 x 60 the centre is 19.5 below its top."""
+    image = Image.new("RGB", (200, 400))
+    assert faces._looked_at(image.size) == image.size
+    far = 3 if also_above else 1  # how many times as far down
+    boxes = hider(heads=[(50 + 60, 50 + far * top, 60, 60)]).boxes(image)
+    whole_top = (0, 0, 200, 140)  # seven tenths of the width, which is more than three of the height
+    assert (whole_top in boxes) is also_above and len(boxes) == 1 + also_above
+
+
 def test_metadata_is_left_out_since_it_may_show_the_face():
     image = drawn_face(100)
     exif = Image.Exif()
@@ -194,12 +246,6 @@ def asks_for_hiding(monkeypatch):
     """The setting of every gallery."""
     settings = GallerySettings(hide_faces=True)
     monkeypatch.setattr(Gallery, "settings", settings)
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def hits_of(gallery, model_folder):

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,16 @@ from store_worker import DIM, MODEL, unit
 
 from aga_model.retrieval import Filter, Gallery, GalleryError, GalleryRow, Hit
 from aga_model.retrieval.facts import ImageFacts, TimeSource, exif_time, facts_reader
-from aga_model.retrieval.store import BestRows, read_text, store_text
+from aga_model.retrieval.store import (
+    BestRows,
+    GallerySettings,
+    Manifest,
+    ScoredRow,
+    last_of_each,
+    measure_recall,
+    read_text,
+    store_text,
+)
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -91,6 +100,11 @@ def test_bad_queries(tmp_path):
         ({"width": 0}, "must be positive, got 0x40"),
         ({"frame": -1}, "frame"),
         ({"box": (5, 5, 5, 10)}, "box"),
+        ({"box": (5, 5, 10, 5)}, "box"),
+        ({"box": (5, 5, 4, 10)}, "box"),
+        ({"height": 0}, "must be positive, got 20x0"),
+        ({"detection_score": float("inf")}, "detection_score .* not finite"),
+        ({"offset": float("nan")}, "offset .* not finite"),
         ({"box": (1, 2, 3)}, "box"),
         ({"time": float("nan")}, "time .* not finite"),
     ],
@@ -235,7 +249,17 @@ def test_hit_path_is_the_source_of_a_crop_that_was_not_saved():
 def test_filter_values(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Filter(paths=["a.jpg", tmp_path / "a.jpg"]).paths == (str(tmp_path / "a.jpg"),)
+    assert Filter(sources=["a.jpg", "b/../a.jpg"]).sources == (str(tmp_path / "a.jpg"),)
+    assert Filter(sources="a.jpg").texts() == {"source": (str(tmp_path / "a.jpg"),)}
     assert Filter(person_ids=[7, "7", "x"]).person_ids == ("7", "x")
+    every = Filter(["c"], 1, 2.5, ["p"], ["/s"], ["/q"], ["t"], ["i"], 3, 4)
+    assert every.texts() == {
+        "id": ("i",), "camera": ("c",), "person_id": ("p",), "source": ("/s",), "path": ("/q",), "track": ("t",)
+    }  # fmt: skip
+    assert (every.times(), every.ages()) == ((1.0, 2.5), (3.0, 4.0)) and Filter(**every.to_dict()) == every
+    assert Filter(since=0).times() == (0.0, None) and not Filter(since=0).is_empty
+    with pytest.raises(ValueError, match="must be after"):
+        Filter(since=0, until=-1)
     assert Filter(since=datetime(2026, 1, 1, tzinfo=UTC)).times() == (1767225600.0, None)
     assert Filter(until=datetime(2026, 1, 1)).times()[1] == datetime(2026, 1, 1).timestamp()  # local
     assert Filter().is_empty and not Filter(cameras=[]).is_empty
@@ -309,3 +333,240 @@ def test_times_of_files(tmp_path):
     assert facts_reader(time_from=TimeSource.MTIME)(str(path)).time == 5.5
     assert facts_reader(time_from=TimeSource.MTIME)("/nowhere.jpg").time is None
     assert facts_reader(time_from=TimeSource.EXIF)(str(path)).time is None
+
+
+# --- what a store is told, and what is not asked of it ---
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The gallery's clock, which is set by hand."""
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    return now
+
+
+def kept_for(gallery, seconds, **settings):
+    gallery.change_settings(GallerySettings(keep_seconds=seconds, **settings))
+    return gallery
+
+
+def test_what_is_kept_no_longer_is_never_given_and_goes_with_the_next_write(tmp_path, clock):
+    gallery = Gallery.create(tmp_path / "g", MODEL, DIM, "m")
+    rows = [replace(row, time=time) for row, time in zip(photographs(4), (900.0, None, 950.0, 2000.0))]
+    gallery.add(unit(4), rows)
+    kept_for(gallery, 150.0, hide_faces=True)
+
+    def given(where=None):
+        found = {hit.row.source_hash for hit in gallery.search(unit(1), 10, where)[0]}
+        assert found == {row.source_hash for row in gallery.rows(where)}
+        assert len(found) == gallery.count(where) == sum(len(ids) for ids, _ in gallery.embeddings(where))
+        return sorted(int(each, 16) for each in found)
+
+    assert given() == [0, 1, 2, 3] and gallery.expired == 0
+    clock[0] = 1051.0
+    assert given() == [1, 2, 3] and given(Filter(since=0.0)) == [2, 3]
+    assert given(Filter(fresh_since=960.0)) == [1, 3]  # of these two the time is 1000, when they were added
+    assert given(Filter(fresh_since=0.0)) == [1, 2, 3]  # asking for more than is kept gives no more
+    assert not gallery.holds(rows[0]) and gallery.holds(rows[1])
+    assert all(hit.hide_faces for hit in gallery.search(unit(1), 3)[0])
+    other = Gallery.open(tmp_path / "g")
+    told = []
+    other.before_removal = lambda where, number, action: told.append((action, number, where.ages(), other.expired))
+    other.add(unit(1, seed=5), [replace(photographs(9)[8], time=1050.0)])
+    assert told == [("purge", 1, (None, 901.0), 0)] and other.expired == 1
+    kept_for(gallery, None)
+    assert given() == [1, 2, 3, 8]
+    clock[0] = 5000.0
+    kept_for(gallery, 3990.0)  # from 1010 on: those that were taken or added before are erased at once
+    assert given() == [8] and gallery.expired == 3
+
+
+def test_whoever_keeps_the_log_is_told_before_anything_is_removed_and_may_stop_it(tmp_path):
+    gallery = make(tmp_path / "g", 5)
+    told = []
+
+    def tell(where, number, action):
+        told.append((where.texts(), number, action, gallery.count()))
+        if number == 2:
+            raise OSError("no space left")
+
+    gallery.before_removal = tell
+    assert gallery.delete(Filter(sources=["/people/image-0001.jpg"])) == 1
+    with pytest.raises(OSError, match="no space left"):
+        gallery.delete(Filter(sources=["/people/image-0002.jpg", "/people/image-0003.jpg"]))
+    assert gallery.delete(Filter(sources=["/nowhere.jpg"])) == 0 and gallery.count() == 4
+    assert [(number, action, held) for _, number, action, held in told] == [
+        (1, "delete", 5), (2, "delete", 4), (0, "delete", 4)
+    ]  # fmt: skip
+    assert told[0][0] == {"source": ("/people/image-0001.jpg",)}
+
+
+def test_embeddings_that_are_none_are_refused(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", MODEL, DIM, "m")
+    bad = unit(3)
+    for row, message in ((bad[1] * np.nan, "row 1 has length nan"), (bad[1] * 1.01, "row 1 has length 1.01"),
+                         (bad[1] * 0, "row 1 has length 0")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            gallery.add(np.stack([bad[0], row, bad[2]]), photographs(3))
+    with pytest.raises(ValueError, match="3 embeddings but 2 rows"):
+        gallery.add(bad, photographs(2))
+    with pytest.raises(ValueError, match="2 crops but 3 rows"):
+        gallery.add(bad, photographs(3), [None, None])
+    assert not gallery.is_made and not (tmp_path / "g").exists()
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("milvus://ada:p@ss@db:19530/people", "milvus://db:19530/people"),
+        ("milvus://db:19530/people", "milvus://db:19530/people"),
+        ("galleries/a@b", "galleries/a@b"),
+    ],
+)
+def test_a_gallery_is_named_without_its_password(location, shown):
+    gallery = Gallery(location, Manifest("m", MODEL, DIM), None)
+    assert str(gallery) == shown
+    assert (gallery.folder, gallery.crops) == (
+        (None, None) if "://" in location else (Path(location), Path(location).absolute() / "crops")
+    )
+
+
+# --- settings and manifests ---
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"keep_seconds": 0}, "must be a positive number, got 0"),
+        ({"keep_seconds": -1.0}, "must be a positive number"),
+        ({"keep_seconds": float("inf")}, "must be a positive number"),
+        ({"keep_seconds": float("nan")}, "must be a positive number"),
+        ({"keep_seconds": True}, "must be a positive number"),
+        ({"keep_seconds": "60"}, "must be a positive number"),
+        ({"audit": "audit.jsonl"}, "must be the absolute path"),
+        ({"audit": 5}, "must be the absolute path"),
+        ({"purpose_required": 1}, "must be true or false"),
+        ({"hide_faces": "no"}, "must be true or false"),
+        ({"blur": True}, "has the setting blur, which this version does not know"),
+        ([], "settings are"),
+    ],
+)
+def test_settings_that_say_nothing_are_refused(values, message):
+    with pytest.raises(GalleryError, match=message):
+        GallerySettings.from_dict(values, "gallery.json")
+
+
+def test_settings_that_are_right_come_back():
+    settings = GallerySettings(0.5, "/log", True, True)
+    assert GallerySettings.from_dict(asdict(settings), "gallery.json") == settings
+    assert GallerySettings.from_dict({}, "gallery.json") == GallerySettings(None, None, False, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 4}, "has format version 4: update aga-model"),
+        ({"format_version": 1}, "has format version 1, which this version no longer reads"),
+        ({"format_version": "3"}, "no format_version"),
+        ({"dim": "16"}, "dim is '16'"),
+        ({"model_hash": None}, "model_hash is None"),
+    ],
+)
+def test_a_manifest_of_another_format_is_refused(changes, message):
+    manifest = Manifest("m", MODEL, DIM)
+    assert Manifest.from_json(json.dumps(manifest.to_dict()), "gallery.json") == manifest
+    assert Manifest.from_json(json.dumps(manifest.to_dict() | {"format_version": 2}), "gallery.json") == manifest
+    with pytest.raises(GalleryError, match=message):
+        Manifest.from_json(json.dumps(manifest.to_dict() | changes), "gallery.json")
+
+
+# --- the best of a stream of rows ---
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.1, 0.0])
+@pytest.mark.parametrize("top_k", [1, 9, 400])
+def test_the_best_of_the_allowed_rows_are_brute_force(share, top_k):
+    """Every fifth row is one and the same; parts are of many sizes, with few or many of their rows allowed."""
+    rng = np.random.default_rng(0)
+    embeddings = unit(300, dim=24)
+    embeddings[::5] = embeddings[0]
+    ids = [f"{number:04}" for number in rng.permutation(300)]
+    allowed, queries = rng.random(300) < share, np.concatenate([embeddings[:1], unit(2, seed=9, dim=24)])
+    best = BestRows(queries, top_k)
+    for part in np.array_split(rng.permutation(300), [3, 10, 11, 150]):
+        best.update([ids[index] for index in part], embeddings[part], None if share == 1.0 else allowed[part])
+    scores = queries.astype(float) @ embeddings.T.astype(float)
+    for each, found in zip(scores, best.found()):
+        left = [index for index in range(300) if share == 1.0 or allowed[index]]
+        order = sorted(left, key=lambda index: (-round(each[index], 9), ids[index]))[:top_k]
+        assert [row_id for row_id, _ in found] == [ids[index] for index in order]
+        assert [score for _, score in found] == pytest.approx([each[index] for index in order], abs=1e-9)
+
+
+def test_of_rows_that_are_added_one_by_one_the_last_remain():
+    first, second, third = photographs(3)
+    again, changed = replace(first, camera="new"), replace(second, source_hash="f" * 64)
+    moved = replace(first, source="/elsewhere.jpg")
+    assert last_of_each([first, second, third]) == [0, 1, 2]
+    assert last_of_each([first, second, again]) == [1, 2]
+    assert last_of_each([second, third, changed]) == [1, 2] and last_of_each([changed, third, second]) == [1, 2]
+    assert last_of_each([first, moved]) == [1] and last_of_each([]) == []
+
+
+# --- how well an index finds ---
+
+
+class PoorStore:
+    """300 rows, of which a search finds every second of the best, or all where `poor` is not true of the filter."""
+
+    manifest = Manifest("m", MODEL, DIM)
+
+    def __init__(self, poor):
+        self.rows = [
+            replace(row, time=float(number), camera="a" if number % 40 < 24 else "b" if number % 40 < 36 else "c")
+            for number, row in enumerate(photographs(300))
+        ]
+        self.matrix, self.poor, self.asked = unit(300), poor, []
+
+    def passing(self, where):
+        where = where or Filter()
+        since, cameras = where.times()[0], where.cameras
+        return [
+            number
+            for number, row in enumerate(self.rows)
+            if (since is None or row.time >= since) and (cameras is None or row.camera in cameras)
+        ]
+
+    def count(self, where=None):
+        return len(self.passing(where))
+
+    def embeddings(self, where=None):
+        for part in np.array_split(self.passing(where), 7):
+            yield [self.rows[number].id for number in part], self.matrix[part]
+
+    def search(self, queries, top_k, where=None):
+        self.asked.append((len(queries), top_k))
+        passing = self.passing(where)
+        scores = queries @ self.matrix[passing].T
+        order = [np.argsort(-each)[:top_k] for each in scores]
+        if top_k > 1 and self.poor(where):
+            order = [ranked[::2] for ranked in order]
+        return [[ScoredRow(0.0, self.rows[passing[place]]) for place in ranked] for ranked in order]
+
+
+def test_the_recall_is_the_share_of_the_exact_best_that_is_found():
+    recall, queries, filtered = measure_recall(PoorStore(lambda where: False))
+    assert (recall, queries) == (1.0, 64) and [each.recall for each in filtered] == [1.0] * 5
+    store = PoorStore(lambda where: where is not None)
+    recall, _, filtered = measure_recall(store)
+    assert recall == 1.0 and set(store.asked) == {(64, 10), (64, 1)}
+    # Queries are every fourth row: 64 times 4 of 300. Filters begin at the rows in their middle, at the last tenth and
+    # at the last fiftieth of them, and name the most frequent camera and the least frequent one.
+    times = np.arange(0, 64 * 4, 4)
+    shares = sorted([*((300 - times[[32, 57, 62]]) / 300), 188 / 300, 28 / 300], reverse=True)
+    assert [each.share for each in filtered] == pytest.approx(shares)
+    assert [each.recall for each in filtered] == [0.5] * 5
+    store = PoorStore(lambda where: True)
+    store.rows, store.matrix = store.rows[:5], store.matrix[:5]
+    assert measure_recall(store)[:2] == (3 / 5, 5)

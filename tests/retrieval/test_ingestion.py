@@ -9,6 +9,7 @@ from videos import damage_frames, write_video
 
 from aga_model.data.image_files import UnreadableImageError
 from aga_model.data.rendered import render_person, sample_person
+from aga_model.retrieval import ingestion
 from aga_model.retrieval.detection import Detection
 from aga_model.retrieval.ingestion import crops_of_image, crops_of_video, cut_again, save_crop
 from aga_model.retrieval.tracking import TrackedBox
@@ -99,6 +100,16 @@ def test_margin_is_cut_off_at_the_edges(video, scenes):
     # 48 x 128 pixels: 12 and 32 on each side; 12 x 32: 3 and 8
     assert [crop.box for crop in first] == [(8, 0, 80, HEIGHT), (248, 0, WIDTH, HEIGHT), (0, 52, 15, 100)]
     assert all(crop.image.size == (crop.box[2] - crop.box[0], crop.box[3] - crop.box[1]) for crop in first)
+
+
+def test_a_margin_is_of_each_side_within_the_image_and_can_be_taken_off_again():
+    """40 x 100 pixels and a quarter of it: 10 to the sides, 25 above and below."""
+    image = Image.new("RGB", (100, 200))
+    assert ingestion._cut_box((20, 40, 60, 140), 0.25, image) == (10, 15, 70, 165)
+    assert ingestion._without_margin((10, 15, 70, 165), 0.25) == (20, 40, 60, 140)
+    assert ingestion._cut_box((20.5, 40.5, 60.25, 140.25), 0.0, image) == (20, 40, 61, 141)  # whole pixels around it
+    assert ingestion._cut_box((5, 10, 45, 110), 0.25, image) == (0, 0, 55, 135)
+    assert ingestion._cut_box((58, 95, 98, 195), 0.25, image) == (48, 70, 100, 200)
 
 
 def test_low_and_narrow_boxes_are_left_out(video):

@@ -82,8 +82,8 @@ def test_any_sentence_and_name_can_be_drawn(tmp_path, query):
 
 
 def test_text_that_the_font_lacks_becomes_base_letters_or_question_marks(font):
-    if font == "PIL's font":  # ASCII letters only
-        assert picture._printable("café 照 x\ty\u200b", 14) == "cafe ? x y"
+    accented = "cafe" if font == "PIL's font" else "café"  # the former has ASCII letters only
+    assert picture._printable("café 照 x\ty\u200b", 14) == f"{accented} ? x y"
 
 
 def test_no_hits(tmp_path):
@@ -95,3 +95,53 @@ def test_file_that_cannot_be_written(tmp_path):
         save_result_picture("a man", [], tmp_path / "result.txt")
     with pytest.raises(OSError):
         save_result_picture("a man", [], tmp_path / "missing" / "result.png")
+
+
+@pytest.mark.parametrize("number", [2, 5, 6])
+def test_every_hit_is_in_the_picture_at_its_place(tmp_path, number):
+    """Five in a row, each in the middle of a tile of 160 x 320 pixels; tiles are 16 apart, with two lines below."""
+    colours = [(250, 20 * index, 120) for index in range(number)]
+    for index, colour in enumerate(colours):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{index}.png")
+    hits = [hit(index + 1, tmp_path / f"{index}.png") for index in range(number)]
+    drawn = save_result_picture("a", hits, tmp_path / "r.png")
+    columns, rows = min(max(number, 3), 5), -(-number // 5)
+    assert drawn.size == (16 + columns * 176, 2 * 16 + 26 + rows * (320 + 2 * 18 + 16))
+    for index, colour in enumerate(colours):
+        left, top = 16 + index % 5 * 176, 58 + index // 5 * 372
+        tile = np.asarray(drawn.crop((left, top, left + 160, top + 320)))
+        wanted = np.zeros((320, 160), bool)
+        wanted[85:235, 5:155] = True
+        assert np.array_equal((tile == colour).all(axis=-1), wanted)
+
+
+def test_right_ones_are_green_and_wrong_ones_red(tmp_path):
+    Image.new("RGB", (20, 40), "black").save(tmp_path / "a.png")
+    hits = [hit(rank, tmp_path / "a.png") for rank in (1, 2, 3)]
+    drawn = save_result_picture("a", hits, tmp_path / "r.png", correct=[False, True, True])
+    assert boxes_of(drawn, (200, 40, 40))[::2] == (16, 16 + 160)
+    assert boxes_of(drawn, (30, 150, 60))[::2] == (16 + 176, 16 + 2 * 176 + 160)
+
+
+def test_captions_say_rank_scores_and_the_end_of_the_name(tmp_path, monkeypatch):
+    written = []
+    text = picture.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        picture.ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, line, **options: written.append(line) or text(self, place, line, **options),
+    )
+    name = "x" * 60 + "_00000012_10_20_90_180.jpg"
+    Image.new("RGB", (20, 40), "black").save(tmp_path / name)
+    found = hit(7, tmp_path / name)
+    save_result_picture("a man", [found, Hit(8, 0.25, found.row, itm_score=-3.5)], tmp_path / "r.png")
+    assert written[:2] == ["a man", "7.  0.930"] and written[3] == "8.  ITM -3.50  (0.250)"
+    assert written[2].startswith("...") and name.endswith(written[2][3:]) and len(written[2]) > 12
+    assert picture._width(written[2], 14) <= 160
+
+
+def test_pictures_are_stacked_below_each_other():
+    sizes, colours = [(30, 10), (50, 20), (40, 15)], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    stack = picture.stack_pictures([Image.new("RGB", size, colour) for size, colour in zip(sizes, colours)])
+    assert stack.size == (50, 45)
+    assert [boxes_of(stack, colour) for colour in colours] == [(0, 0, 30, 10), (0, 10, 50, 30), (0, 30, 40, 45)]

@@ -9,10 +9,9 @@ import os
 import pwd
 
 import pytest
+from command_line import aga
 from PIL import Image
-from typer.testing import CliRunner
 
-from aga_model.cli.main import app
 from aga_model.retrieval import Filter, Gallery, PersonEncoder
 from aga_model.retrieval.audit import verify
 from aga_model.retrieval.demo.service import DemoError, DemoSearch, Wanted
@@ -20,12 +19,6 @@ from aga_model.retrieval.recording import Recorder
 from aga_model.retrieval.store import GallerySettings, Manifest
 
 SENTENCE = "a man in a red coat"
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def refused(*arguments):
@@ -260,3 +253,80 @@ def test_uploads_keep_the_hash_of_their_file(gallery, encoder, image_folder):
     search = DemoSearch(Gallery.open(gallery), encoder)
     image = search.read_upload(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     assert hashlib.sha256(buffer.getvalue()).hexdigest() in image.info.values() and max(image.size) == 1024
+
+
+# --- recorders ----------------------------------------------------------------------------------------------------
+
+
+class Place:
+    """What a recorder asks a gallery."""
+
+    def __init__(self, folder=None, **settings):
+        self.folder, self.settings = folder, GallerySettings(**settings)
+
+    def __str__(self):
+        return "people"
+
+
+@pytest.mark.parametrize("reach", ["plain", "deep", "link", "linked folder", "setting"])
+def test_a_log_in_the_gallerys_own_folder_is_refused_by_whatever_path(tmp_path, monkeypatch, reach):
+    folder = tmp_path / "gallery"
+    (folder / "crops").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    file = {"plain": "audit.jsonl", "deep": folder / "crops" / "a", "link": tmp_path / "link" / "a"}.get(reach)
+    place = Place(tmp_path / "link" if reach == "linked folder" else folder)
+    if reach == "setting":
+        place = Place(folder, audit=str(tmp_path / "link" / "a"))
+    with pytest.raises(ValueError, match="would lie in the folder of gallery people"):
+        Recorder.of(place, file or (None if reach == "setting" else folder / "a"))
+    assert [path.name for path in folder.rglob("*")] == ["crops"]
+    assert Recorder.of(place if reach != "setting" else Place(folder), tmp_path / "gallery-2").log is not None
+
+
+def test_a_recorder_follows_the_settings_as_they_are_now(tmp_path):
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    silent = Recorder.of(Place(tmp_path / "gallery"), None, "anna")
+    silent.removes(Filter(cameras=["hall"]), 1)
+    assert silent.log is None and not silent.purpose_required
+    recorder = silent.following(GallerySettings(audit=str(first), purpose_required=True))
+    with pytest.raises(ValueError, match="asks for the purpose"):
+        recorder.for_purpose(" ")
+    recorder.for_purpose(" case 7 ").removes(Filter(cameras=["hall"]), 2, "purge")
+    recorder.following(GallerySettings(audit=str(second))).exports([], 3)
+    recorder.following(GallerySettings()).exports([], 4)  # goes on in the log that it has
+    assert [(line["action"], line["results"], line["purpose"]) for line in entries(first)] == [
+        ("purge", 2, "case 7"),
+        ("export", 4, None),
+    ]
+    assert [(line["action"], line["actor"], line["gallery"]) for line in entries(second)] == [
+        ("export", "anna", os.path.realpath(tmp_path / "gallery"))
+    ]
+
+
+def test_each_line_holds_what_was_asked_among_which_images_and_what_came_of_it(log):
+    recorder = Recorder.of(Place(audit=str(log)), None, "anna").for_purpose("case 7")
+    where = Filter(cameras=["hall"], until=86_400.0)
+    recorder.searched_for_sentence("a man", where, 5)
+    recorder.searched_for_image("0" * 64, where, 6)
+    recorder.exports(["/tmp/a.csv"], 7)
+    recorder.removes(where, 8)
+    recorder.changes_settings(GallerySettings(keep_seconds=60.0))
+    lines = entries(log)
+    told = [(line["action"], line["results"], line["purpose"], line["gallery"]) for line in lines]
+    names = ["search", "search", "export", "delete", "settings"]
+    assert told == [(name, number, "case 7", "people") for name, number in zip(names, (5, 6, 7, 8, 0))]
+    filters = {"cameras": ["hall"], "until": "1970-01-02T00:00:00+00:00"}
+    assert [line.get("filters") for line in lines] == [filters, filters, None, filters, None]
+    assert [line.get("query") for line in lines[:4]] == [{"sentence": "a man"}, {"image_sha256": "0" * 64}, None, None]
+    assert json.loads(lines[4]["query"]["settings"])["keep_seconds"] == 60.0
+    assert [line.get("files") for line in lines[:3]] == [None, None, ["/tmp/a.csv"]]
+    assert len(entries(log)) == verify(log).head.lines == 5
+
+
+def test_another_log_than_the_gallerys_is_refused(tmp_path, log):
+    (tmp_path / "link.jsonl").symlink_to(log)
+    assert Recorder.of(Place(audit=str(log)), tmp_path / "link.jsonl").log.path == log
+    with pytest.raises(ValueError, match="leave --audit out"):
+        Recorder.of(Place(audit=str(log)), tmp_path / "other.jsonl")
+    assert not (tmp_path / "other.jsonl").exists()

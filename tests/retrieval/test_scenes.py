@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import aga
 from PIL import Image
-from typer.testing import CliRunner
-from videos import numbered_video
+from videos import numbered_video, write_video
 
 from aga_model.cli import index as index_module
-from aga_model.cli.main import app
+from aga_model.data.image_files import Skipped
 from aga_model.retrieval import (
     Answer,
     Filter,
@@ -188,6 +188,72 @@ def test_a_finished_video_is_left_as_it_is(video, encoder, gallery, monkeypatch,
         assert {row.track for row, _ in after.values()} == {"0.1", "0.2"}
     assert [path.stat().st_mtime_ns for path in saved] == times
     assert new or sorted(gallery.crops.rglob("*.jpg")) == saved
+
+
+class MeanGrey:
+    """An encoder whose embedding of an image is the angle of its mean brightness."""
+
+    model_hash, name, dim = "a" * 64, "grey", 2
+
+    def encode_images(self, images, batch_size=32):
+        angles = [np.asarray(image, np.float64).mean() / 255 for image in images]
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+class Bright:
+    """Whoever is brighter than the ground: two of different width, the wider one surer."""
+
+    def detect(self, images):
+        return [[Detection((10.0, 4.0, 50.0, 60.0), 0.9), Detection((100.0, 4.0, 120.0, 60.0), 0.7)] for _ in images]
+
+
+@pytest.mark.parametrize("write_every", [1, 3, 100])
+def test_videos_and_photographs_into_a_folder_that_is_named(tmp_path, monkeypatch, write_every):
+    """Each row has its own crop's embedding, score, file and time; a photograph has its own time and no track."""
+    monkeypatch.setattr(scenes, "WRITE_EVERY", write_every)
+    frames = []
+    for number in range(4):
+        frame = Image.new("RGB", (160, 64), (10, 10, 10))
+        frame.paste((60 + 40 * number,) * 3, (10, 4, 50, 60))
+        frame.paste((80 + 40 * number,) * 3, (100, 4, 120, 60))
+        frames.append(frame)
+    film, scene = write_video(tmp_path / "a.avi", frames, rate=2.0), tmp_path / "b.png"
+    frames[0].save(scene)
+    gallery = Gallery.create(tmp_path / "gallery", MeanGrey.model_hash, 2, "grey")
+    settings = SceneSettings(every=0.5, margin=0.0, crops=tmp_path / "own", started=1000.0)
+    report = index_scenes(
+        [film, scene],
+        Bright(),
+        MeanGrey(),
+        gallery,
+        settings,
+        facts_of=lambda path: ImageFacts("hall", time=7.0 if path.endswith("png") else 9.0),
+    )
+    assert (report.people, report.frames, report.skipped, gallery.count()) == (10, 5, [], 10)
+    embeddings = {row_id: one for ids, some in gallery.embeddings() for row_id, one in zip(ids, some)}
+    for row in gallery.rows():
+        place = 0 if row.box == (10.0, 4.0, 50.0, 60.0) else 1
+        assert (row.width, row.height) == ((40, 56), (20, 56))[place] and row.camera == "hall"
+        assert row.detection_score == (0.9, 0.7)[place]
+        angle = (60 + 20 * place + 40 * (row.frame or 0)) / 255
+        assert np.arctan2(*embeddings[row.id][::-1]) == pytest.approx(angle, abs=0.02)
+        assert Path(row.path).parent.parent == tmp_path / "own" and Image.open(row.path).size == (
+            row.width,
+            row.height,
+        )
+        assert np.asarray(Image.open(row.path)).mean() / 255 == pytest.approx(angle, abs=0.02)
+        if row.frame is None:
+            assert (row.source, row.time, row.offset, row.track) == (str(scene), 7.0, None, None)
+        else:
+            assert (row.source, row.offset, row.time) == (str(film), row.frame / 2, 1000.0 + row.frame / 2)
+            assert row.track == f"0.{place + 1}"
+    assert not (tmp_path / "gallery" / "crops").exists()
+
+
+def test_the_report_of_several_processes_is_their_sum():
+    skipped = [[Skipped(Path(name), "r")] for name in "ab"]
+    total = scenes._total([scenes.SceneReport(1, 20, 300, 4, 50, each, 1.0) for each in skipped])
+    assert total == scenes.SceneReport(2, 40, 600, 8, 100, skipped[0] + skipped[1])
 
 
 def test_a_photograph_is_written_whole(encoder, gallery, tmp_path, monkeypatch):
@@ -365,12 +431,6 @@ def test_table_and_page(tmp_path):
 
 
 # --- the commands -----------------------------------------------------------------------------------------------
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

@@ -4,30 +4,27 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import free_port
 from PIL import Image
 from videos import numbered_video
 
 from aga_model.retrieval import Gallery
+from aga_model.retrieval import shards as shards_module
 from aga_model.retrieval.shards import ShardError, Shards, _content, _Launched, own_share
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
+
 REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("shards_worker.py")
 TOLERANCE = 1e-6  # of embeddings: the batches are other ones, and a matrix product rounds by position
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +213,87 @@ def test_a_process_alone_starts_no_group():
         shards = Shards.from_environment(environment)
         assert (type(shards), shards.rank, shards.count, shards.name) == (Shards, 0, 1, "")
     assert not torch.distributed.is_initialized()
+
+
+# --- one process, whose others are played ---
+
+
+class Store:
+    """The common store of the processes."""
+
+    def __init__(self):
+        self.numbers, self.values, self.waited = {}, {}, []
+
+    def add(self, key, value):
+        self.numbers[key] = self.numbers.get(key, 0) + value
+        return self.numbers[key]
+
+    def set(self, key, value):
+        self.values[key] = value
+
+    def wait(self, keys, timeout):
+        self.waited += keys
+
+
+def launched(rank, count, gathered=()):
+    """A process of a group; what all of them gather, or what this one does where that is None."""
+    process = object.__new__(_Launched)
+    process.rank, process.count, process._store = rank, count, Store()
+    answers = iter(gathered)
+    process.gather = lambda value: [value if each is None else each for each in next(answers)]
+    return process
+
+
+def test_only_who_comes_first_makes_it_and_the_others_wait():
+    first, second = launched(1, 2), launched(0, 2)
+    second._store = first._store
+    with first.first("gallery") as is_first:
+        assert is_first and first._store.values == {}
+    assert first._store.values.keys() == {"gallery/done"} and first._store.waited == []
+    with second.first("gallery") as is_first:
+        assert not is_first and first._store.waited == ["gallery/done"]
+    with second.first("model") as is_first:
+        assert is_first
+
+
+def test_what_fails_in_one_process_fails_in_all_and_says_where():
+    process = launched(0, 3, [[None, None, ("process 3 of 3 on host", "disk full")]])
+    with pytest.raises(ShardError, match=r"^process 3 of 3 on host: disk full$"), process.together():
+        pass
+    process = launched(0, 2, [[None, ("process 2 of 2 on host", "no such folder")]])
+    with pytest.raises(ShardError, match=r"^no such folder$"), process.together():  # in all: said without a name
+        raise ValueError("no such folder")
+    process = launched(0, 2, [[None, ("process 2 of 2 on host", "disk full")]])
+    with pytest.raises(ShardError, match=r"^process 1 of 2 on .*: no such folder$"), process.together():
+        raise ValueError("no such folder")
+    with launched(1, 2, [[None, None]]).together():
+        pass
+
+
+def test_what_the_main_process_makes_is_everyones():
+    made = []
+    process = launched(1, 2, [[None, None], ["of main", None]])
+    assert process.of_main(lambda: made.append(1)) == "of main" and made == []
+    process = launched(0, 2, [[None, None], [None, None]])
+    assert process.of_main(lambda: "own") == "own"
+
+
+class Bar:
+    def __init__(self):
+        self.shown = 0
+
+    def update(self, n):
+        self.shown += n
+
+
+def test_the_bar_shows_what_all_have_done(monkeypatch):
+    store, bar = Store(), Bar()
+    main, other = shards_module._Told(store, "images", bar), shards_module._Told(store, "images", None)
+    for told, done, shown in ((main, 3, 3), (other, 5, 3), (main, 0, 8), (main, 2, 10), (other, 4, 10), (main, 0, 14)):
+        told._last = -1e9
+        told.update(done)
+        assert bar.shown == shown
+    main.update(1)  # so soon after the last that nothing is told yet
+    assert bar.shown == 14
+    main.tell()
+    assert bar.shown == 15 and store.numbers == {"progress/images": 15}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from aga_model.retrieval import tracking
 from aga_model.retrieval.tracking import PersonTracker, TrackedBox, largest_first, unfinished
 from aga_model.retrieval.video import VideoFrame
 
@@ -78,6 +79,29 @@ def test_people_come_and_go():
 
 def test_another_person_in_the_same_place_is_a_new_one():
     assert run([[(RED, person(10))], [(GREEN, person(14, y=52))]]) == [["0.1"], ["1.1"]]
+
+
+def test_a_person_whose_colours_change_step_by_step_keeps_the_track():
+    """Out of the shade: neighbouring frames differ by 12%, the first and the last by 82%."""
+    assert run([[((level, level, level), person(100))] for level in range(10, 230, 30)]) == [["0.1"]] * 8
+
+
+def test_a_person_who_turns_around_is_sought_at_the_mean_of_the_speeds():
+    """Right by 20 a frame, twice left by 20: 20, 0 and then -10 pixels a frame are expected."""
+    tracker = PersonTracker()
+    run([[(RED, person(x))] for x in (100, 120, 100, 80)], tracker)
+    (track,) = tracker._tracks
+    assert track.velocity == pytest.approx([-10 / STEP, 0])
+    assert track.predicted(3 * STEP + 0.25) == pytest.approx(np.array(person(80 - 10 / STEP * 0.25)))
+
+
+def test_colours_are_those_of_the_body_and_not_of_the_ground_beside_it():
+    """A fifth of the width on each side is left out; the grid has 8 rows and 4 columns."""
+    image = Image.new("RGB", (100, 80), (0, 0, 0))
+    image.paste((255, 255, 255), (20, 0, 80, 40))
+    image.paste((255, 0, 0), (20, 40, 80, 80))
+    wanted = np.repeat([[[1.0, 1.0, 1.0]], [[1.0, 0.0, 0.0]]], 4, axis=0).repeat(4, axis=1)
+    assert np.array_equal(tracking._colours(image, (0, 0, 100, 80)), wanted)
 
 
 def test_boxes_that_jitter():

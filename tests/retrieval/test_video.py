@@ -22,6 +22,7 @@ from aga_model.retrieval import video
 from aga_model.retrieval.video import (
     UnreadableVideoError,
     VideoDamagedWarning,
+    expected_frames,
     is_video,
     read_frame,
     sample_frames,
@@ -189,6 +190,35 @@ def test_videos_are_known_by_their_content(videos, codec):
     assert is_video(videos[codec])
 
 
+@pytest.mark.parametrize(
+    ("begin", "known"),
+    [
+        *((b"\0\0\0\x20ftyp" + brand + b"\0" * 20, False) for brand in (b"avif", b"avis", b"heic", b"mif1", b"msf1")),
+        *((b"\0\0\0\x20ftyp" + brand + b"\0" * 20, True) for brand in (b"isom", b"mp42", b"qt  ", b"avc1")),
+        (b"\0\0\0\x08moov", True),
+        (b"RIFF\x10\0\0\0AVI LIST", True),
+        (b"RIFF\x10\0\0\0WAVEfmt ", False),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", False),
+        (b"\x1a\x45\xdf\xa3", True),
+        (b"\xff\xd8\xff", False),
+        (b"GIF89a", False),
+        (b"", False),
+    ],
+)
+def test_first_bytes_of_stills_and_sounds_are_not_those_of_videos(tmp_path, begin, known):
+    (tmp_path / "file").write_bytes(begin)
+    assert is_video(tmp_path / "file") is known
+
+
+def test_how_many_frames_are_expected(tmp_path):
+    """30 frames at 10 a second, of which the last is shown at 2.9 seconds."""
+    path = numbered_video(tmp_path / "a.avi", 30, rate=10.0)
+    for every, wanted in ((0.5, 6), (0.7, 5), (1.0, 3), (10.0, 1), (0.01, 30)):
+        assert expected_frames(path, every) == wanted == len(list(sample_frames(path, every)))
+    set_frame_count(path, 0)
+    assert expected_frames(path, 0.5) is None
+
+
 def test_transport_streams_are_videos(tmp_path):
     for name, start, packet in (("a.ts", b"", 188), ("a.m2ts", b"\0\0\0\0", 192)):
         data = (start + b"\x47").ljust(packet, b"\0") * 3
@@ -281,6 +311,7 @@ def test_without_opencv(videos, monkeypatch):
         ([0, math.nan, 200], [0, 0.1, 0.2]),
         ([0, 101, 67, 134, 34, 234], [0, 0.101, 0.101, 0.134, 0.134, 0.234]),  # out of order
         ([0, 5000, 10000, 0, 5000], [0, 5, 10, 10.1, 15.1]),  # recordings one after the other
+        ([0, 5000, 0, 4000, 2000, 6000], [0, 5, 5.1, 9.1, 9.2, 13.2]),  # three of them, of different lengths
         ([0, 60000, 60040], [0, 60, 60.04]),  # a camera that records when something moves
     ],
 )
