@@ -9,7 +9,14 @@ from miniatures import CUHK, LAYOUTS, OWN_LINES, OWN_TABLE, RSTP, write_image, w
 from PIL import Image
 
 from aga_model.data.annotations import read_records
-from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark, split_records
+from aga_model.data.benchmarks import (
+    FEATURES,
+    has_validation_split,
+    hold_out_identities,
+    is_rendered,
+    load_benchmark,
+    split_records,
+)
 from aga_model.data.check import find_unreadable
 from aga_model.data.formats import FORMATS, SplitSize
 
@@ -197,6 +204,23 @@ def test_a_folder_too_deep_or_another_name(tmp_path):
         load_cuhk_pedes(tmp_path / "nowhere")
 
 
+def test_an_image_that_is_named_again_keeps_both_records(tmp_path):
+    write_miniature("cuhk-pedes", tmp_path, [*CUHK, {**CUHK[2], "captions": ["Once more."]}])
+    train = load_cuhk_pedes(tmp_path)["train"]
+    assert train["image_id"][:] == [0, 0, 1, 1, 2, 2, 5] and train["caption"][6] == "Once more."
+    (tmp_path / "imgs" / "cam_b" / "003_45.bmp").unlink()
+    with pytest.raises(FileNotFoundError, match="1 images named in"):
+        load_cuhk_pedes(tmp_path)
+
+
+def test_the_image_folder_is_the_one_with_most_images(tmp_path):
+    write_miniature("cuhk-pedes", tmp_path)
+    (tmp_path / "CUHK01").mkdir()
+    (tmp_path / "imgs" / "CUHK01" / "0363004.png").rename(tmp_path / "CUHK01" / "0363004.png")
+    with pytest.raises(FileNotFoundError, match=r"are not under .*imgs, first: CUHK01/0363004\.png"):
+        load_cuhk_pedes(tmp_path)
+
+
 def test_images_beside_the_annotation(tmp_path):
     write_miniature("cuhk-pedes", tmp_path)
     for folder in (tmp_path / "imgs").iterdir():
@@ -344,6 +368,8 @@ def test_a_broken_own_record_is_named(tmp_path, record, named):
     ("name", "content", "named"),
     [
         ("metadata.csv", "file_name,person_id,caption\na.jpg,1,A coat, red\n", "line 2: 4 values, but .* 3"),
+        ("metadata.csv", "file_name,person_id,caption\na.jpg\n", "line 2: 1 values, but .* 3"),
+        ("metadata.csv", 'file_name,person_id,caption\na.jpg,1,"A coat" red\n', "line 2: not valid CSV"),
         ("metadata.csv", "file_name,file_name\n1,2\n", "a column name appears twice"),
         ("metadata.csv", "file_name,person_id,caption\n", "no rows"),
         ("metadata.csv", "file_name,person_id\na/1.jpg,1\n", "line 2 .*key 'caption' is missing"),
@@ -409,6 +435,10 @@ def train(tmp_path):
         write_image(tmp_path / "imgs" / record["img_path"])
     (tmp_path / "data_captions.json").write_text(json.dumps(records))
     return load_benchmark("rstp-reid", tmp_path)["train"]
+
+
+def test_which_sets_have_a_validation_split():
+    assert {name for name in FORMATS if has_validation_split(name)} == {"cuhk-pedes", "rstp-reid"}
 
 
 @pytest.mark.parametrize(("share_or_count", "held_out"), [(0.05, 2), (0.25, 5), (0.001, 2), (3, 3), (19, 19)])

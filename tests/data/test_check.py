@@ -283,8 +283,30 @@ def test_a_set_of_under_half_or_over_twice_the_images_is_another_one(tmp_path, p
     """The published set has three images."""
     records = [{**ICFG[0], "id": n, "file_path": f"{n}.jpg"} for n in range(images)]
     write_miniature("icfg-pedes", tmp_path, records)
-    problems = check_dataset(tmp_path).examination.problems
+    report = check_dataset(tmp_path)
+    problems = report.examination.problems
+    assert set(report.published) == (set() if other else {"train", "test"})
     assert ("unpublished" in problems) == other == ("missing-split" not in problems)
+
+
+@pytest.mark.parametrize(("identities", "kinds"), [(3, set()), (2, {"shared-identity", "count"})])
+def test_persons_of_a_set_whose_splits_were_published_without_them(tmp_path, monkeypatch, identities, kinds):
+    """Train has persons 0 and 1, test has 0: three persons in all, or two of whom one is in both."""
+    sizes = {"train": SplitSize(None, 2, 2), "test": SplitSize(None, 1, 1)}
+    changed = replace(FORMATS["icfg-pedes"], published=sizes, identities=identities)
+    monkeypatch.setitem(FORMATS, "icfg-pedes", changed)
+    write_miniature("icfg-pedes", tmp_path, [*ICFG[:2], {**ICFG[2], "id": 0}])
+    problems = check_dataset(tmp_path).examination.problems
+    assert {problem.kind for problem in problems} - {"restarted-ids"} == kinds
+    if kinds:
+        assert problems["count"].places[0].detail == "3 identities in all splits, published are 2"
+
+
+def test_a_missing_image_is_reported_where_it_is_named_first(tmp_path):
+    write_miniature("cuhk-pedes", tmp_path, [*CUHK, CUHK[1]])
+    (tmp_path / "imgs" / "cam_a" / "003_45.bmp").unlink()
+    problems = found(check_dataset(tmp_path), "duplicate-image", "missing-image")
+    assert problems["missing-image"] == (1, [(1, "cam_a/003_45.bmp")])
 
 
 def test_figures_agree_where_none_of_those_that_are_known_differs():

@@ -293,6 +293,23 @@ def test_hidden_folders_and_sounds_are_no_images(image_folder):
     assert {item.path.name: item.reason for item in skipped}["step.wav"] == "not an image"
 
 
+@pytest.mark.parametrize(
+    "suffix", ["jpg", "png", "webp", "gif", "bmp", "tif", "pbm", "pgm", "ppm", "jp2", "j2k", "avif"]
+)
+def test_every_format_that_is_read_is_found_without_its_suffix(tmp_path, suffix):
+    image = noise().convert("1" if suffix == "pbm" else "L" if suffix == "pgm" else "RGB")
+    image.save(tmp_path / f"a.{suffix}")
+    (tmp_path / f"a.{suffix}").rename(tmp_path / "a")
+    assert find_images(tmp_path) == ([tmp_path / "a"], [])
+    assert read_image(tmp_path / "a").size == (48, 64)
+
+
+def test_tiffs_of_either_byte_order_are_found(tmp_path):
+    for name, mode, big in (("a", "I;16", False), ("b", "I;16B", False), ("c", "I;16", True)):
+        Image.new(mode, (16, 16)).save(tmp_path / name, "TIFF", big_tiff=big)
+    assert len(find_images(tmp_path)[0]) == 3
+
+
 def test_a_folder_that_cannot_be_listed_is_reported(image_folder, monkeypatch):
     scandir = os.scandir
 

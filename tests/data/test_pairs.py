@@ -68,6 +68,25 @@ def test_collator_says_how_captions_share_rows(rows, processor):
         assert taken[slots].tolist() == sample["input_ids"]
 
 
+def test_every_epoch_has_crops_of_its_own(rows, processor):
+    dataset = PairDataset(rows, processor, Augmentation(flip=0, crop_padding=0, brightness=0.5))
+    crops = []
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        crops.append(dataset[2]["crop"].tobytes())
+    assert len(set(crops)) == 4
+
+
+def test_a_pair_is_described_by_its_place_in_the_split(rows, processor):
+    told = PairDataset(rows, processor, None).describe(3)
+    assert (told["row"], told["image"]) == (3, rows[3]["image"]["path"])
+    assert all(told[key] == rows[3][key] for key in ("image_id", "person_id", "caption"))
+
+
+def test_what_is_done_to_crops_unless_told_otherwise():
+    assert vars(Augmentation()) == {"flip": 0.5, "crop_padding": 0.03, "brightness": 0.0, "erasing": 0.0}
+
+
 def test_two_captions_of_an_image_see_it_augmented_apart(rows, processor):
     dataset = PairDataset(rows, processor, Augmentation(flip=0, crop_padding=0, brightness=0.5), seed=4)
     assert dataset.paths[0] == dataset.paths[1]
@@ -108,11 +127,15 @@ def test_brightness_goes_up_and_down_and_stops_at_white():
 def test_erased_areas_are_two_to_forty_hundredths():
     crop = np.zeros((60, 40, 3), np.uint8)
     crop[:, 20:] = 255  # the mean is neither of the two
-    areas = [
-        (Augmentation(0, 0, 0, 1)(crop, np.random.default_rng(seed)) == 127).all(axis=2).mean() for seed in range(200)
-    ]
+    erased = np.array(
+        [(Augmentation(0, 0, 0, 1)(crop, np.random.default_rng(seed)) == 127).all(axis=2) for seed in range(200)]
+    )
+    areas = erased.mean(axis=(1, 2))
     assert 0.015 < min(areas) < 0.05 and 0.35 < max(areas) < 0.41
     assert 0.18 < np.mean(areas) < 0.24
+    by_place = erased.mean(axis=0)  # nowhere in particular: as often at the top as at the bottom
+    assert abs(by_place[:30].mean() - by_place[30:].mean()) < 0.05
+    assert abs(by_place[:, :20].mean() - by_place[:, 20:].mean()) < 0.05
 
 
 def test_augmentation_keeps_shape_and_input():

@@ -119,6 +119,25 @@ def test_images_of_a_person_are_of_as_many_cameras_and_of_several_views(rendered
     assert sum(number > 1 for number in poses) > 20
 
 
+def test_each_caption_has_its_own_list_of_what_it_mentions(rendered):
+    images = json.loads((rendered / "attributes.json").read_text())["images"]
+    told = set()
+    for record in records(rendered):
+        for caption, mentioned in zip(record["captions"], images[record["file_path"]]["mentioned"], strict=True):
+            assert ("glasses" in mentioned) == ("glasses" in caption)
+            assert ("bag_type" in mentioned) == any(re.search(rf"\b(?:{nouns})\b", caption) for nouns in BAGS.values())
+            told |= set(mentioned)
+    assert {"glasses", "bag_type"} <= told
+
+
+def test_a_camera_compresses_more_or_less(rendered):
+    tables = set()
+    for path in rendered.glob("imgs/*/*.jpg"):
+        with Image.open(path) as image:
+            tables.add(tuple(image.quantization[0]))
+    assert len(tables) > 10  # of the 16 qualities
+
+
 def test_pictures_keep_their_colours_at_full_resolution(rendered):
     with Image.open(next(rendered.glob("imgs/*/*.jpg"))) as image:
         assert JpegImagePlugin.get_sampling(image) == 0  # 4:4:4
@@ -239,6 +258,13 @@ def test_a_rendering_that_was_cut_off_has_no_records_and_is_taken_up(tiny, monke
     monkeypatch.undo()
     assert not tiny().skipped
     assert len(records(tiny.out)) == 4
+    assert tiny().skipped
+
+
+def test_a_set_with_the_mark_of_an_unfinished_one_is_drawn_again(tiny):
+    tiny()
+    (tiny.out / ".rendering").touch()
+    assert not tiny().skipped and not (tiny.out / ".rendering").exists()
     assert tiny().skipped
 
 
