@@ -314,6 +314,27 @@ def test_killed_twice_and_in_the_first_line(tmp_path, monkeypatch):
             assert verify(log).ok and verify(log).head.lines == len(lines_of(log))
 
 
+def test_a_line_behind_two_that_are_torn_counts_all_of_them(log, monkeypatch):
+    in_the_line = 1  # of the three writes of an append
+    for first, _ in states_of_a_killed_append(log, monkeypatch, (0.5,)):
+        if first != in_the_line:
+            continue
+        for second, _ in states_of_a_killed_append(log, monkeypatch, (0.5,)):
+            if second == in_the_line:
+                head = AuditLog(log).append("search", "people", "anna", None, 1, {"sentence": "after"})
+                lines = lines_of(log)
+                assert len(lines) == LINES + 3 == head.lines == json.loads(lines[-1])["number"]
+                assert json.loads(lines[-1])["previous"] == hashlib.sha256(lines[-2]).hexdigest()
+                assert verify(log).ok and [note.split(" is ")[0] for note in verify(log).notes] == ["line 7", "line 8"]
+
+
+@pytest.mark.parametrize("added", [1, 3])
+def test_lines_that_the_head_does_not_count_are_added_ones(log, added):
+    put(log, chained(lines_of(log) + [b'{"action":"search"}'] * added))
+    report = verify(log)
+    assert (report.broken_at, report.reason) == (LINES + 1, "the head counts 6 lines: it was added")
+
+
 def test_a_torn_line_is_told_of(log):
     with log.open("ab") as file:
         file.write(b'{"action":"sea')

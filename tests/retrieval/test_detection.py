@@ -104,6 +104,25 @@ def test_hog_windows_are_tightened():
     np.testing.assert_allclose(found, [[10 + 12.8, 20 + 16, 10 + 64 - 12.8, 20 + 128 - 16]])
 
 
+def test_hog_looks_at_an_image_in_its_height_but_enlarges_it_four_times_at_most():
+    """A window in the middle of what it looks at is brought back into the image's pixels."""
+    for size, seen, wanted in (
+        ((60, 50), (240, 200), (10 + 3.2, 5 + 4, 26 - 3.2, 37 - 4)),
+        ((300, 300), (400, 400), (30 + 9.6, 15 + 12, 78 - 9.6, 111 - 12)),
+        ((800, 1600), (200, 400), (160 + 51.2, 80 + 64, 416 - 51.2, 592 - 64)),
+    ):
+        detector, shapes = HogDetector(scan_height=400), []
+
+        def search(pixels, shapes=shapes, **options):
+            shapes.append(pixels.shape[1::-1])
+            return np.array([[40, 20, 64, 128]]), np.array([2.0])
+
+        detector._hog = SimpleNamespace(detectMultiScale=search)
+        ((person,),) = detector.detect([Image.new("RGB", size)])
+        assert shapes == [seen] and person.box == pytest.approx(wanted)
+        assert person.score == pytest.approx(1 / (1 + math.exp(-2)))
+
+
 @pytest.mark.parametrize("size", [(8, 8), (9, 300), (2000, 12), (64, 128)])
 def test_hog_finds_nobody_in_plain_images(size):
     assert HogDetector(scan_height=256).detect([Image.new("RGB", size, (90, 120, 40))]) == [[]]

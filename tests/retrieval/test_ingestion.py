@@ -107,7 +107,7 @@ def test_a_margin_is_of_each_side_within_the_image_and_can_be_taken_off_again():
     image = Image.new("RGB", (100, 200))
     assert ingestion._cut_box((20, 40, 60, 140), 0.25, image) == (10, 15, 70, 165)
     assert ingestion._without_margin((10, 15, 70, 165), 0.25) == (20, 40, 60, 140)
-    assert ingestion._cut_box((20.5, 40.5, 60.25, 140.25), 0.0, image) == (20, 40, 61, 141)  # whole pixels around it
+    assert ingestion._cut_box((20.75, 40.75, 60.25, 140.25), 0.0, image) == (20, 40, 61, 141)  # whole pixels around it
     assert ingestion._cut_box((5, 10, 45, 110), 0.25, image) == (0, 0, 55, 135)
     assert ingestion._cut_box((58, 95, 98, 195), 0.25, image) == (48, 70, 100, 200)
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -248,6 +249,48 @@ def test_videos_and_photographs_into_a_folder_that_is_named(tmp_path, monkeypatc
             assert (row.source, row.offset, row.time) == (str(film), row.frame / 2, 1000.0 + row.frame / 2)
             assert row.track == f"0.{place + 1}"
     assert not (tmp_path / "gallery" / "crops").exists()
+
+
+def test_only_rows_that_differ_are_updated(video, tmp_path):
+    gallery = Gallery.create(tmp_path / "gallery", MeanGrey.model_hash, 2, "grey")
+    index_scenes([video], Bright(), MeanGrey(), gallery, SceneSettings(every=1.0))
+    one = next(gallery.rows())
+    gallery.add(np.array([[1.0, 0.0]], np.float32), [replace(one, camera="hall")])
+    settings = SceneSettings(every=1.0)
+    report = index_scenes([video], Bright(), MeanGrey(), gallery, settings, facts_of=lambda path: ImageFacts("hall"))
+    assert (report.updated, gallery.count(Filter(cameras=["hall"])), gallery.count()) == (5, 6, 6)
+
+
+def test_the_people_of_a_photograph_that_is_held_as_a_whole_elsewhere_are_new(tmp_path):
+    first, copy = tmp_path / "a.png", tmp_path / "b.png"
+    Image.effect_noise((160, 64), 80).convert("RGB").save(first)
+    copy.write_bytes(first.read_bytes())
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    gallery = Gallery.create(tmp_path / "gallery", MeanGrey.model_hash, 2, "grey")
+    whole = GalleryRow(str(first), digest, str(first), 160, 64, MeanGrey.model_hash)
+    gallery.add(np.array([[1.0, 0.0]], np.float32), [whole])
+    report = index_scenes([copy], Bright(), MeanGrey(), gallery)
+    assert (report.people, report.copies) == (2, 0) and gallery.count() == 3
+
+
+def test_what_is_expected_and_seen_is_told(video, tmp_path):
+    """3 seconds of video every half a second, and a photograph; a file that is none is not counted."""
+    scene, told = tmp_path / "a.png", []
+    Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
+
+    class Bar:
+        def update(self, n):
+            told.append(n)
+
+    @contextmanager
+    def progress(total):
+        told.append(("expected", total))
+        yield Bar()
+
+    gallery = Gallery.create(tmp_path / "gallery", MeanGrey.model_hash, 2, "grey")
+    paths = [video, scene, tmp_path / "gone.avi"]
+    report = index_scenes(paths, Bright(), MeanGrey(), gallery, SceneSettings(every=0.5), progress=progress)
+    assert told[0] == ("expected", 7) and sum(told[1:]) == report.frames == 7 and len(report.skipped) == 1
 
 
 def test_the_report_of_several_processes_is_their_sum():

@@ -23,6 +23,7 @@ from aga_model.retrieval.video import (
     UnreadableVideoError,
     VideoDamagedWarning,
     expected_frames,
+    import_opencv,
     is_video,
     read_frame,
     sample_frames,
@@ -300,6 +301,26 @@ def test_without_opencv(videos, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'aga-model\[search\]'"):
         next(sample_frames(videos["MJPG"]))
+
+
+@pytest.mark.parametrize(
+    ("rate", "period"),
+    [(30.0, 1 / 30), (1000.0, 0.001), (90_000.0, 0.04), (0.0, 0.04), (-5.0, 0.04), (math.nan, 0.04), (math.inf, 0.04)],
+)
+def test_frames_of_streams_without_times_are_as_far_apart_as_a_rate_that_can_be_says(monkeypatch, rate, period):
+    """Headers without a rate give 0, or the ticks of their clock; then it is 25 frames a second."""
+
+    class Capture:
+        def get(self, name):
+            return rate if name == import_opencv().CAP_PROP_FPS else 0.0
+
+        def grab(self):
+            return True
+
+    monkeypatch.setattr(video, "_open", lambda cv2, path: Capture())
+    reader = video._Reader("a.avi")
+    offsets = [reader.offset for _ in range(3) if reader.advance()]
+    assert offsets == pytest.approx([0.0, period, 2 * period])
 
 
 @pytest.mark.parametrize(
