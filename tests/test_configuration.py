@@ -174,6 +174,7 @@ def test_defaults_of_the_bert_family_are_albefs():
         ({"enrichment_min_confidence": 1.5}, "enrichment_min_confidence must lie in"),
         ({"enrichment_start": -0.1}, "enrichment_start must lie in"),
         ({"momentum": 0.9, "distillation_weight": 1.4}, "distillation_weight must lie in"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
         ({"momentum": -0.1}, r"momentum must lie in \[0, 1\)"),
         ({"momentum": 0.9, "queue_size": -1}, "queue_size must be >= 0"),
         ({"momentum": 0.9, "queue_size": 9, "loss_weights": {"sdm": 1.0}}, "for the loss 'itc'"),

@@ -324,3 +324,16 @@ def test_random_patches_of_each_image_by_itself():
     kept = best_patches(RandomSelection().scores(torch.zeros(500, 3, 8, 8), None, 4), 0.5)
     pairs, counts = kept.unique(dim=0, return_counts=True)
     assert len(pairs) == 6 and (counts / 500 - 1 / 6).abs().max() < 0.07
+
+
+def test_places_for_masked_words_by_hand():
+    """As many as the ratio of the words, rounded up, and one at least."""
+    for ratio, words, places in ((0.15, 76, 12), (0.15, 20, 3), (0.15, 21, 4), (0.15, 1, 1), (0.4, 3, 2), (1.0, 7, 7)):
+        for policy in (AttentionGuidedMasking(ratio, 1.0), RandomMasking(ratio, 1.0)):
+            assert policy.capacity(words) == places
+
+
+def test_best_patches_by_hand():
+    scores = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.0]])
+    for ratio, kept in ((1.0, [0, 1, 2, 3, 4, 5, 6]), (0.7, [1, 2, 3, 4, 5]), (0.4, [1, 3, 5]), (0.01, [1])):
+        assert best_patches(scores, ratio).tolist() == [kept]

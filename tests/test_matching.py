@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining
 from aga_model.losses import itm_loss, pair_trust
 from aga_model.matching import hard_negatives
+from aga_model.packing import pack_captions
 
 
 @settings(max_examples=60)
@@ -112,6 +113,9 @@ def test_one_token_of_the_last_layer_is_the_same_as_all_of_it(make_sections, bat
     sections["cross_modal_config"] |= {"num_hidden_layers": layers}
     torch.manual_seed(0)
     model = AgaForPreTraining(AgaConfig(**sections)).eval()
+    with torch.no_grad():  # norms that differ
+        for parameter in model.fusion.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     states, mask = model.caption_states(batch["input_ids"], batch["attention_mask"])
     images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"][:2]))
     places = torch.tensor([0, 3, 1, 4])
@@ -266,3 +270,53 @@ def test_the_cross_attention_by_numpy(make_sections, batch):
         wanted = cross.out_proj(attended) + (text if residual else 0.0)
         found[residual] = fusion(text, image)
         torch.testing.assert_close(found[residual], fusion.final_layer_norm(wanted), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["clip", "bert"])
+def test_hidden_tokens_take_no_part_in_the_fusion(make_sections, batch, family):
+    """What a caption says does not depend on states behind its mask, in a whole pass or for one token."""
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**make_sections(family))).eval()
+    states, _ = model.caption_states(batch["input_ids"], batch["attention_mask"])
+    images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"]))
+    mask = torch.ones_like(states[..., 0], dtype=torch.bool)
+    mask[:, 5:] = False
+    other = torch.where(mask[..., None], states, 9.0 * torch.randn_like(states))
+    places = torch.tensor([0, 4, 2, 1])
+    for one, two in (
+        (model.fusion(states, images, mask)[:, :5], model.fusion(other, images, mask)[:, :5]),
+        tuple(model.fusion.summary_states(each, images, mask, places) for each in (states, other)),
+        (model.fusion(states, images, mask)[:, :5], model.fusion(states[:, :5], images)),
+    ):
+        torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(model.fusion(other, images)[:, :5], model.fusion(states, images)[:, :5], atol=1e-3)
+
+
+def test_the_mlm_head_is_linear_activation_norm_linear(make_model):
+    head = make_model().mlm_head
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    states = torch.randn(3, 32)
+    inner = (states @ head.dense.weight.t() + head.dense.bias).detach().double().numpy()
+    inner = inner / (1 + np.exp(-1.702 * inner))
+    inner = (inner - inner.mean(axis=1, keepdims=True)) / np.sqrt(inner.var(axis=1, keepdims=True) + 1e-5)
+    inner = torch.tensor(inner).float() * head.layer_norm.weight + head.layer_norm.bias
+    wanted = inner @ head.decoder.weight.t() + head.decoder.bias
+    torch.testing.assert_close(head(states), wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_packed_captions_are_fused_one_by_one(make_sections, batch):
+    """Each caption's states as if it were alone, in rows that hold several."""
+    sections = make_sections("clip")
+    torch.manual_seed(0)
+    fusion = AgaForPreTraining(AgaConfig(**sections)).eval().fusion
+    lengths = [3, 7, 4, 2]
+    packing = pack_captions(lengths, 12)
+    assert len(packing["tokens"]) < 4
+    states, images = torch.randn(4, 7, 32), torch.randn(4, 9, 32)
+    mask = torch.arange(7) < torch.tensor(lengths)[:, None]
+    packed = fusion(states, images, mask, packing=packing)
+    for row, length in enumerate(lengths):
+        alone = fusion(states[row : row + 1, :length], images[row : row + 1])[0]
+        torch.testing.assert_close(packed[row, :length], alone, atol=1e-5, rtol=1e-5)

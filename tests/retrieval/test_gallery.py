@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -430,6 +431,45 @@ def test_a_gallery_is_named_without_its_password(location, shown):
     assert (gallery.folder, gallery.crops) == (
         (None, None) if "://" in location else (Path(location), Path(location).absolute() / "crops")
     )
+
+
+def test_an_image_is_held_as_itself_and_not_by_its_source(tmp_path):
+    gallery = Gallery.create(tmp_path / "g", MODEL, DIM, "m")
+    crops = [replace(photographs(1)[0], frame=frame, box=(0, 0, 5, 5)) for frame in range(2)]
+    gallery.add(unit(2), crops)
+    gallery.delete(Filter(ids=[crops[0].id]))
+    assert (gallery.holds(crops[0]), gallery.holds(crops[1])) == (False, True)
+
+
+def test_only_the_process_that_comes_first_makes_the_gallery(tmp_path):
+    """The other one adds to what the first has made, and does not make it again."""
+    rows, turns = photographs(2), [True, False]
+    galleries = [
+        Gallery.create(tmp_path / "g", MODEL, DIM, "m", first=lambda: nullcontext(turns.pop(0))) for _ in range(2)
+    ]
+    for gallery, row, embedding in zip(galleries, rows, unit(2)):
+        gallery.add(embedding[None], [row])
+    assert {row.id for row in Gallery.open(tmp_path / "g").rows()} == {row.id for row in rows} and turns == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"box": (0, 0.5, 5, 5)},
+        {"box": (-1, 0, 5, 5)},
+        {"box": None},
+        {"source_hash": "no hash"},
+        {"source_hash": "ab"},
+    ],
+)
+def test_a_crop_without_a_name_is_refused_and_nothing_is_added(tmp_path, changes):
+    row = replace(photographs(1)[0], path="", frame=3, box=(0, 0, 5, 5))
+    gallery = Gallery.create(tmp_path / "g", MODEL, DIM, "m")
+    with pytest.raises(ValueError, match="cannot be saved: its row needs a box of whole pixels"):
+        gallery.add(unit(2), [row, replace(row, frame=4, **changes)], [Image.new("RGB", (5, 5))] * 2)
+    assert not gallery.is_made
+    gallery.add(unit(1), [replace(row, **changes)], [None])  # which is not to be saved
+    assert gallery.count() == 1
 
 
 # --- settings and manifests ---

@@ -88,6 +88,24 @@ def test_a_page_shows_images_in_their_proportions_with_scores_and_facts(tmp_path
         assert text in page, text
 
 
+def test_names_that_are_no_utf8_keep_their_bytes(tmp_path):
+    """`\udce9` stands for the byte 0xE9 of a file name; half a character that stands for none is a question mark."""
+    answers = [Answer("half \ud83d", [hit(1, "/people/caf\udce9.jpg")])]
+    write_csv(answers, tmp_path / "a.csv")
+    write_page(answers, tmp_path / "a.html", "People")
+    for name in ("a.csv", "a.html"):
+        content = (tmp_path / name).read_bytes()
+        assert b"/people/caf\xe9.jpg" in content and b"half ?" in content
+    with (tmp_path / "a.csv").open(errors="surrogateescape", newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["path"] == "/people/caf\udce9.jpg"
+
+
+def test_the_first_frame_of_a_video_has_its_time_too(tmp_path):
+    write_page([Answer("a man", [hit(1, offset=0.0, time=0.0)])], tmp_path / "a.html", "People")
+    page = (tmp_path / "a.html").read_text()
+    assert "0.00 s into the video" in page and "time 1970-01-01T00:00:00+00:00" in page
+
+
 def test_hiding_faces_is_asked_of_every_hit():
     answer = Answer("a man", [hit(1), hit(2)], ["note"])
     hidden = with_faces_hidden(answer)
