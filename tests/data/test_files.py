@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -49,28 +48,6 @@ def test_a_full_disk_that_shows_only_at_the_end(tmp_path, monkeypatch):
     with pytest.raises(UnwritableFileError, match=r"result\.txt cannot be written: the disk is full; make room"):
         write(tmp_path / "result.txt")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def device(tmp_path_factory):
-    """
-    The path of a device. Where this process may replace the machine's own, as root may, it is a new one of the kind:
-    code that is wrong must not take /dev/null away.
-    """
-
-    def make(name: str) -> Path:
-        path = Path("/dev", name)
-        if not os.access("/dev", os.W_OK):
-            return path
-        own = tmp_path_factory.mktemp("devices") / name
-        try:
-            os.mknod(own, 0o666 | stat.S_IFCHR, path.stat().st_rdev)
-            own.open("wb").close()
-        except PermissionError:
-            pytest.skip("the devices of the machine could be replaced, and no others can be made")
-        return own
-
-    return make
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
