@@ -20,7 +20,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_atten
 
 from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
 from .packing import pack_states, same_caption, unpack_states
-from .towers import use_lean_layers
+from .towers import OwnStartMixin, use_lean_layers
 
 
 def _init_linear(layer: nn.Linear, std: float) -> None:
@@ -88,7 +88,7 @@ def _by_image(text_states: Tensor, image_states: Tensor) -> Tensor:
     return text_states.reshape(len(image_states), -1, text_states.shape[-1])
 
 
-class AgaFusionEncoder(PreTrainedModel):
+class AgaFusionEncoder(OwnStartMixin, PreTrainedModel):
     """
     IRRA's interaction encoder: LN of both inputs, one cross-attention, pre-LN self-attention blocks, LN.
 
@@ -247,7 +247,7 @@ class AgaBertFusionLayer(GradientCheckpointingLayer):
         return self.output(self.intermediate(rows), rows)
 
 
-class AgaBertFusionEncoder(PreTrainedModel):
+class AgaBertFusionEncoder(OwnStartMixin, PreTrainedModel):
     """
     The upper half of BERT, each layer attending to the patches: post-LN self-attention, cross-attention, feed-forward.
 

@@ -54,6 +54,7 @@ from .towers import (
     AgaBertTextModel,
     AgaTextModel,
     AgaVisionModel,
+    OwnStartMixin,
     SummaryRowMixin,
     caption_tokens,
     end_positions,
@@ -155,7 +156,7 @@ class MomentumModel(Protocol):
         ...
 
 
-class AgaPreTrainedModel(PreTrainedModel):
+class AgaPreTrainedModel(OwnStartMixin, PreTrainedModel):
     """Shared weight initialisation and saving: one folder serves AutoModel and AutoModelForPreTraining."""
 
     config: AgaConfig

@@ -133,7 +133,17 @@ def use_lean_layers(model: nn.Module) -> None:
                 child.__class__ = LeanMLP  # not a new module, which would be initialised once more
 
 
-class SummaryRowMixin:
+class OwnStartMixin:
+    """A model whose weights begin by all rules of its `_init_weights`."""
+
+    def _initialize_weights(self, module: nn.Module, *_, **__) -> None:
+        # For code outside its own package transformers passes over every module that holds no parameter of its own,
+        # and so over the rules for attentions, MLPs and heads. It does so for code that writes over loaded weights,
+        # which its functions of `initialization` never do.
+        super()._initialize_weights(module)  # type: ignore[misc]
+
+
+class SummaryRowMixin(OwnStartMixin):
     """A tower whose `sdpa` can also return the attention rows of its summary token."""
 
     def use_summary_row(self) -> None:
@@ -359,6 +369,7 @@ __all__ = [
     "AgaVisionModel",
     "LeanMLP",
     "LeanQuickGELU",
+    "OwnStartMixin",
     "SummaryRowMixin",
     "caption_tokens",
     "end_positions",

@@ -42,8 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-LISTS = Path(__file__).parent / "mutants"
-RESULTS = Path(__file__).parent / "results" / "mutants.json"
+LISTS, RESULTS = "benchmarks/mutants", "benchmarks/results/mutants.json"
 # What starts threads at its import cannot be there before a fork.
 NOT_BEFORE_FORKS = {"lancedb", "lance", "grpc", "pymilvus", "milvus_lite"}
 KILLED, SURVIVED, ENDLESS = "killed", "survived", "did not end"
@@ -103,7 +102,7 @@ def _same_from_start(first: Sequence[str], second: Sequence[str]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second)))
 
 
-def read_lists(folder: Path = LISTS, names: Sequence[str] = ()) -> list[Mutant]:
+def read_lists(folder: Path, names: Sequence[str] = ()) -> list[Mutant]:
     """
     The faults of all lists of a folder, or of some.
 
@@ -236,17 +235,24 @@ def _is_ours(module) -> bool:
     return str(getattr(module, "__file__", None) or "").startswith(str(Path(__file__).parent) + os.sep)
 
 
-def import_libraries(root: Path) -> None:
-    """Import what the package imports, but nothing of the package, so that forked processes need not."""
-    program = (
-        "import contextlib, importlib, pkgutil, sys, aga_model\n"
-        "for module in pkgutil.walk_packages(aga_model.__path__, 'aga_model.'):\n"
-        "    with contextlib.suppress(ImportError): importlib.import_module(module.name)\n"
-        "print(*sys.modules, sep='\\n')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    for name in [*done.stdout.split(), "pytest", "xdist", "hypothesis"]:
+def import_libraries(root: Path, build: Path) -> None:
+    """
+    Import what the package imports, but nothing of the package, so that forked processes need not. The names are asked
+    for once; one that is missing later costs time only.
+    """
+    kept = build / "libraries.txt"
+    if not kept.exists():
+        program = (
+            "import contextlib, importlib, pkgutil, sys, aga_model\n"
+            "for module in pkgutil.walk_packages(aga_model.__path__, 'aga_model.'):\n"
+            "    with contextlib.suppress(ImportError): importlib.import_module(module.name)\n"
+            "print(*sys.modules, sep='\\n')"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True)
+        kept.write_bytes(done.stdout)
+    for name in [*kept.read_text(encoding="utf-8").split(), "pytest", "xdist", "hypothesis"]:
         if name.split(".")[0] not in NOT_BEFORE_FORKS | {"aga_model", "__main__"}:
             with contextlib.suppress(Exception):
                 __import__(name)
@@ -312,7 +318,7 @@ class Run:
             mutant.applied(sources[mutant.file])
         known = {} if self.tests else {one.name: result for one in mutants if (result := self._known(one))}
         self.build.mkdir(parents=True, exist_ok=True)
-        import_libraries(self.root)
+        import_libraries(self.root, self.build)
         test_map = None if self.tests else TestMap.of(self.root, self.build, copy_tree)
         refused: set[str] = set()
         while missing := [mutant for mutant in mutants if mutant.name not in known]:
@@ -425,22 +431,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tests", nargs="+", default=(), help="run these tests, not those that execute the line")
     parser.add_argument("--seconds", type=float, default=150, help="of tests for each fault, the most specific first")
     parser.add_argument("--workers", type=int, default=2, help="faults that are tried at once")
-    parser.add_argument("--build", type=Path, default=Path("build/mutants"), help="where results are kept")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the project's folder")
     options = parser.parse_args(arguments)
-    mutants = read_lists(LISTS, options.lists)
+    root = options.root.resolve()
+    mutants = read_lists(root / LISTS, options.lists)
     if options.only:
         mutants = [mutant for mutant in mutants if {mutant.name, mutant.file} & set(options.only)]
     if not mutants:
         parser.error("no fault is of these names")
-    root = LISTS.parent.parent
     # As the tests have it, before any library is imported; a compiled file must not outlive a fault.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
-    run = Run(root, options.build.resolve(), options.tests, options.seconds, options.workers)
+    run = Run(root, root / "build/mutants", options.tests, options.seconds, options.workers)
     results = run.results(mutants)
     report(mutants, results, Console())
     if not (options.lists or options.only or options.tests):
         content = {"seconds": options.seconds, "faults": results}
-        RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        (root / RESULTS).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

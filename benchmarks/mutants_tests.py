@@ -6,6 +6,7 @@ test's name. As a pytest plugin (`-p mutants_tests`) this module names the tests
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,12 +45,15 @@ class TestMap:
         self.data.read()
         self.times: dict[str, float] = json.loads((folder / "tests.json").read_text(encoding="utf-8"))
         self._lines: dict[str, dict[int, set[str]]] = {}
+        self._at_import: dict[str, set[int]] = defaultdict(set)
         self._executed: dict[str, int] = defaultdict(int)  # how many lines each test executes in all files
         for path in self.data.measured_files():
             file = Path(path).relative_to(self.sources).as_posix()
             self._lines[file] = lines = {}
             for line, contexts in self.data.contexts_by_lineno(path).items():
                 lines[line] = {test for context in contexts if (test := _test_of(context)) in self.times}
+                if "" in contexts:  # a module is imported before its tests are run
+                    self._at_import[file].add(line)
                 for test in lines[line]:
                     self._executed[test] += 1
 
@@ -83,8 +87,9 @@ class TestMap:
         found: set[str] = set()
         measured = (self.sources / file).read_text(encoding="utf-8") if (self.sources / file).exists() else ""
         if measured.count(old) == 1:
-            for line in statement_lines(measured, changed):
-                found |= lines.get(line, set())
+            executed = statement_lines(measured, changed)
+            if not executed & self._at_import[file]:
+                found = {test for line in executed for test in lines.get(line, ())}
         chosen, total = [], 0.0
         for test in sorted(found or in_file, key=lambda test: (-in_file[test] / self._executed[test], test)):
             total += self.times[test]
@@ -95,9 +100,9 @@ class TestMap:
 
 
 def _test_of(context: str) -> str:
-    """A context is the test that this process runs, or what pytest says of the test that started the process."""
+    """The test that this process runs, or else the one that started it, of which pytest also says the phase."""
     started, _, here = context.rpartition("|")
-    return here or started.rsplit(" (", 1)[0]
+    return re.sub(r" \((setup|call|teardown)\)$", "", here or started)
 
 
 def statement_lines(source: str, changed: range) -> set[int]:
@@ -127,14 +132,15 @@ def measure(root: Path, folder: Path, copy_tree: Callable[[Path, Path], None]) -
     shutil.rmtree(folder, ignore_errors=True)
     tree = folder / "tree"
     copy_tree(root, tree)
-    settings = folder / "coverage.ini"
+    settings = folder / "settings.ini"
     settings.write_text(SETTINGS.format(tree=tree, data=folder / "coverage"), encoding="utf-8")
     environment = {
         **os.environ,
         "COVERAGE_PROCESS_START": str(settings),
-        "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks")]),
+        "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks"), str(Path(__file__).parent)]),
         "MUTANTS_TIMES": str(folder / "tests.partial"),
     }
+    environment.pop("PYTEST_CURRENT_TEST", None)  # of a test that runs this
     command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "mutants_tests"]
     done = subprocess.run([*command, f"--rootdir={tree}"], cwd=tree, env=environment)
     if done.returncode not in (0, 1):

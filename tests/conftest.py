@@ -1,6 +1,7 @@
 """Shared fixtures: tiny models and captions."""
 
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -83,6 +84,28 @@ def python():
         return
     with tempfile.TemporaryDirectory(prefix="aga-") as folder, forked_python.started(folder) as path:
         yield path
+
+
+@pytest.fixture
+def device(tmp_path_factory):
+    """
+    The path of a device. Where this process may replace the machine's own, as root may, it is a new one of the kind:
+    code that is wrong must not take /dev/null away.
+    """
+
+    def make(name: str) -> Path:
+        path = Path("/dev", name)
+        if not os.access("/dev", os.W_OK):
+            return path
+        own = tmp_path_factory.mktemp("devices") / name
+        try:
+            os.mknod(own, 0o666 | stat.S_IFCHR, path.stat().st_rdev)
+            own.open("wb").close()
+        except PermissionError:
+            pytest.skip("the devices of the machine could be replaced, and no others can be made")
+        return own
+
+    return make
 
 
 @pytest.fixture(scope="session")

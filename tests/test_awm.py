@@ -176,3 +176,25 @@ def test_attention_that_is_not_given_is_named(make, batch):
 def test_bad_settings_are_named(objective, named):
     with pytest.raises(ValueError, match=named):
         AgaConfig(objective_config=objective)
+
+
+def test_coarse_scores_keep_their_place_on_the_grid(make, batch, monkeypatch):
+    """Two coarse patches above each other, of 1 and 3, on a grid of 4 x 2: bilinear by hand."""
+    model = make()
+    monkeypatch.setattr("aga_model.modeling_aga.patch_attention", lambda rows: torch.tensor([[1.0, 3.0]] * 4))
+    _, attention = model.aga.get_image_features_with_attention(batch["pixel_values"], 0.5)
+    torch.testing.assert_close(attention, torch.tensor([[1.0, 1.0, 1.5, 1.5, 2.5, 2.5, 3.0, 3.0]] * 4))
+
+
+def test_positions_of_a_smaller_image_are_those_of_its_places(make_sections):
+    """Of a table that rises by 1 a row and 10 a column, a patch of twice the size is in the middle of four."""
+    sections = make_sections("clip")
+    sections["vision_config"] |= {"image_size": [64, 64], "patch_size": 8}
+    embeddings = AgaForPreTraining(AgaConfig(**sections)).aga.vision_model.embeddings
+    with torch.no_grad():
+        embeddings.patch_embedding.weight.zero_()
+        rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+        embeddings.position_embedding.weight[1:] = (rows + 10 * columns).flatten()[:, None]
+        found = embeddings(torch.zeros(1, 3, 32, 32), interpolate_pos_encoding=True)[0, 1:, 0].view(4, 4)
+    middle = torch.tensor([2.5, 4.5])  # behind the border, which bicubic bends
+    torch.testing.assert_close(found[1:3, 1:3], middle[:, None] + 10 * middle[None], atol=1e-3, rtol=0)

@@ -1,20 +1,14 @@
 """The bench of AWM's step at its smallest: every way is timed, and the ratios are of its rounds."""
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 
 def test_every_way_is_timed(python, tmp_path):
-    command = [python, REPOSITORY / "benchmarks" / "awm_step.py", "--smoke", "--out", tmp_path / "found.json"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = run_bench(python, "awm_step", "--smoke", "--out", tmp_path / "found.json", **environment)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["settings"]["smoke"] and found["device"]["processor"] in run.stdout
     plain = found["results"]["all_patches"]["rounds"]

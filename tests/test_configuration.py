@@ -1,6 +1,7 @@
 """Bad configurations are refused with the name of what is wrong; good ones survive a round trip."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -131,3 +132,93 @@ def test_overlapping_patches_behind_a_stem(size):
     states = vision(torch.zeros(1, 3, *size)).last_hidden_state
     rows, columns = vision.embeddings.patch_embedding(vision.embeddings.stem(torch.zeros(1, 3, *size))).shape[-2:]
     assert config.vision_config.grid_size == (rows, columns) and states.shape[1] == rows * columns + 1
+
+
+def test_defaults_are_the_documented_ones():
+    config = AgaConfig()
+    assert math.exp(-config.logit_scale_init_value) == pytest.approx(0.07, abs=1e-5)  # CLIP's temperature
+    fusion = config.cross_modal_config
+    assert (fusion.hidden_size, fusion.num_attention_heads, fusion.intermediate_size) == (512, 8, 2048)
+    assert (fusion.num_hidden_layers, fusion.cross_attention_residual) == (4, False)
+    assert AgaConfig(projection_dim=768).cross_modal_config.num_attention_heads == 12
+    text, vision = config.text_config, config.vision_config
+    assert text.pad_token_id == text.eos_token_id and text.caption_length == text.max_position_embeddings == 77
+    assert (vision.grid_size, vision.layer_norm_eps, vision.hidden_act) == ((24, 8), 1e-5, "quick_gelu")
+    objective = config.objective_config
+    assert (objective.mask_ratio, objective.mask_max_probability, objective.attention_decay) == (0.15, 0.8, 0.5)
+    assert (objective.enrichment, objective.enrichment_probability) == ("replace", 0.2)
+    assert (objective.momentum, objective.distillation_weight, objective.queue_size) == (None, 0.4, 0)
+    assert (objective.tal_margin, objective.waf_gamma, objective.image_keep_ratio) == (0.1, 2.0, 1.0)
+    assert objective.losses == {"itc": 1.0, "mlm": 1.0}
+
+
+def test_defaults_of_the_bert_family_are_albefs():
+    config = AgaConfig(family="bert")
+    assert (config.text_config.num_hidden_layers, config.cross_modal_config.num_hidden_layers) == (6, 6)
+    vision = config.vision_config
+    assert (vision.layer_norm_eps, vision.hidden_act, vision.patch_bias, vision.pre_layernorm) == (
+        1e-6, "gelu", True, False
+    )  # fmt: skip
+    assert vision.grid_size == (24, 24) and config.text_config.caption_length == 64
+    text = config.text_config
+    assert (text.bos_token_id, text.eos_token_id, text.mask_token_id, text.unk_token_id) == (101, 102, 103, 100)
+    assert config.tie_word_embeddings and not AgaConfig().tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("objective", "named"),
+    [
+        ({"mask_ratio": 0.5, "mask_max_probability": 0.4}, "mask_ratio 0.5 exceeds mask_max_probability 0.4"),
+        ({"attention_decay": 1.1}, "attention_decay must lie in"),
+        ({"enrichment_probability": 20}, "enrichment_probability must lie in"),
+        ({"enrichment_min_confidence": 1.5}, "enrichment_min_confidence must lie in"),
+        ({"enrichment_start": -0.1}, "enrichment_start must lie in"),
+        ({"momentum": 0.9, "distillation_weight": 1.4}, "distillation_weight must lie in"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
+        ({"momentum": -0.1}, r"momentum must lie in \[0, 1\)"),
+        ({"momentum": 0.9, "queue_size": -1}, "queue_size must be >= 0"),
+        ({"momentum": 0.9, "queue_size": 9, "loss_weights": {"sdm": 1.0}}, "for the loss 'itc'"),
+        ({"bsdm_kl_weights": [1.0]}, "two weights"),
+        ({"bsdm_kl_weights": [1.0, -1.0]}, "two weights"),
+        ({"tal_margin": -0.1}, "tal_margin must be >= 0"),
+        ({"waf_gamma": float("nan")}, "waf_gamma must be >= 0"),
+        ({"num_identities": -1}, "num_identities must be >= 0"),
+        ({"image_score_resolution": 1.5}, "image_score_resolution must lie in"),
+        ({"enrichment_sampling": "greedy"}, "choose one of sample, argmax"),
+        ({"pair_weighting": "hard"}, "choose one of uniform, trusted"),
+        ({"waf_target": "person"}, "choose one of match, identity"),
+        ({"qqq": 1}, "AgaObjectiveConfig has no key 'qqq'; known keys: .*mask_ratio"),
+    ],
+)
+def test_settings_outside_their_range_are_named(objective, named):
+    with pytest.raises(ValueError, match=named):
+        AgaConfig(objective_config=objective)
+
+
+def test_what_the_momentum_model_is_asked_for():
+    """Targets of `itc` and `mlm`, words of TEM or a queue; patch scores alone ask for none of these."""
+    for settings, guides in (
+        ({"momentum": None}, False),
+        ({}, True),
+        ({"distillation_weight": 0.0}, True),  # TEM's words
+        ({"distillation_weight": 0.0, "enrichment": "none"}, False),
+        ({"distillation_weight": 0.0, "enrichment": "none", "queue_size": 9}, True),
+        ({"loss_weights": {"sdm": 1.0}}, False),
+        ({"loss_weights": {"mlm": 1.0}, "enrichment": "none"}, True),
+        ({"loss_weights": {"itc": 1.0}, "enrichment": "none"}, True),
+    ):
+        objective = AgaConfig(objective_config={"momentum": 0.9, **settings}).objective_config
+        assert objective.teacher_guides is guides, settings
+
+
+def test_losses_that_compare_persons_or_classify_them():
+    for names, ask, head in (
+        (("itc", "itm", "mlm"), [], False),
+        (("sdm", "bsdm", "cmpm", "tal", "waf"), ["sdm", "bsdm", "cmpm", "tal", "waf"], False),
+        (("id",), ["id"], True),
+    ):
+        weights = dict.fromkeys(names, 0.5)
+        objective = AgaConfig(objective_config={"loss_weights": weights, "num_identities": 3}).objective_config
+        assert objective.needs_person_ids == ask and objective.needs_identity_head is head
+    settings = {"loss_weights": {"waf": 1.0}, "waf_target": "identity", "num_identities": 3}
+    assert AgaConfig(objective_config=settings).objective_config.needs_identity_head

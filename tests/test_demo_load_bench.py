@@ -1,14 +1,10 @@
 """The load bench at its smallest: a real demo, strangers, clients and a long sentence."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
@@ -17,11 +13,7 @@ pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench reads memory in /proc")
 def test_everybody_is_answered_or_refused(python, tmp_path):
-    bench = REPOSITORY / "benchmarks" / "demo_load.py"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [python, str(bench), "--smoke", "--out", str(tmp_path / "found.json")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = run_bench(python, "demo_load", "--smoke", "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["device"]["processor"][:20] in run.stdout and found["settings"]["strangers"] == 30
     results = found["results"]

@@ -1,25 +1,21 @@
 """Processes and chunks that share a batch have the gradient of one process with the whole batch at once."""
 
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import free_port
 from safetensors.torch import load_file
+
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _run(python: str, world: int, output: Path, split: str, family: str, chunk: int) -> dict[str, torch.Tensor]:
     """Launch `world` processes of the worker on one batch and return rank 0's gradients and loss."""
-    port = _free_port()
+    port = free_port()
     processes = [
         subprocess.Popen(
             [python, str(WORKER), str(rank), str(world), str(port), str(output), split, family, str(chunk)],

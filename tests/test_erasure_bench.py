@@ -2,12 +2,9 @@
 
 import json
 import os
-import subprocess
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
@@ -16,10 +13,7 @@ pytest.importorskip("cv2", reason="the extra `search` is not installed")
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 def test_a_kill_of_each_operation_leaves_no_trace_and_loses_nothing(python, tmp_path):
-    command = [python, REPOSITORY / "benchmarks" / "erasure.py", "--kills", 1, "--out", tmp_path / "found.json"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
+    run_bench(python, "erasure", "--kills", 1, "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found["results"]) == {"add", "delete", "compact", "build-index", "re-index"} and found["wrong"] == 0
     assert all(counts["killed"] == 1 <= counts["rounds"] for counts in found["results"].values())

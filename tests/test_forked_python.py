@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the fixture `python` is Python itself here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the fixture `python` is Python itself here"),
+    pytest.mark.timeout(180),  # processes that may wait for each other
+]
 
 LOOK = """
 import json, os, sys

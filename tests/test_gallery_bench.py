@@ -1,23 +1,16 @@
 """The gallery bench at its smallest: every search is measured, the exact ones find what brute force finds."""
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 
 @pytest.mark.slow
 def test_all_is_measured(python, tmp_path):
-    command = [python, REPOSITORY / "benchmarks" / "gallery.py", "--smoke", "--out", tmp_path / "found.json"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = run_bench(python, "gallery", "--smoke", "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["settings"] == {
         "rows": 2000, "dim": 32, "queries": 8, "seed": 0, "top_k": 10, "exact_rows": 1000

@@ -2,13 +2,10 @@
 
 import json
 import os
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
@@ -17,11 +14,8 @@ pytest.importorskip("cv2", reason="the extra `search` is not installed")
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 def test_three_kills_lose_nothing(python, tmp_path):
-    command = [python, REPOSITORY / "benchmarks" / "index_kills.py", "--kills", 3, "--images", 100]
-    command += ["--frames", 10, "--out", tmp_path / "found.json"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr[-3000:]
+    sizes = ["--kills", 3, "--images", 100, "--frames", 10]
+    run_bench(python, "index_kills", *sizes, "--out", tmp_path / "found.json")
     results = json.loads((tmp_path / "found.json").read_text())["results"]
     assert results["rows"] == 120 and results["wrong"] == 0 and len(results["kills"]) == 3
     assert all(kill["acknowledged"] <= kill["rows"] <= 120 for kill in results["kills"])

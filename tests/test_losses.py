@@ -9,13 +9,19 @@ import torch
 from safetensors.torch import load_file
 
 from aga_model.losses import (
+    IGNORED,
+    TeacherEmbeddings,
     bsdm_loss,
     cmpm_loss,
+    distilled_mlm_loss,
     id_loss,
     identity_log_probability,
     itc_loss,
+    itm_loss,
     match_log_probability,
     mlm_loss,
+    mlm_token_losses,
+    momentum_itc_loss,
     pair_trust,
     sdm_loss,
     tal_loss,
@@ -303,3 +309,172 @@ def test_nothing_masked_is_zero_with_a_gradient_path():
     loss = mlm_loss(logits, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0.0
+
+
+def test_tal_moves_no_shares_between_a_persons_pairs():
+    """Its gradient is that with the shares of the positives held still, by finite differences in numpy."""
+    image, text, ids = _pairs(1)
+    assert np.bincount(ids).max() > 2
+    shares = [_positive_shares(rows, ids, 0.1) for rows in _both_ways(image, text)]
+
+    def value(image):
+        losses = []
+        for rows, share in zip(_both_ways(image, text), shares):
+            negatives = 0.1 * np.log((np.exp(rows / 0.1) * (ids[:, None] != ids[None])).sum(axis=1))
+            losses.append(np.maximum(0, 0.5 + negatives - (share * rows).sum(axis=1)).mean())
+        return sum(losses)
+
+    inputs = torch.tensor(image, requires_grad=True)
+    tal_loss(inputs, torch.tensor(text), torch.tensor(ids), 0.1, margin=0.5).backward()
+    np.testing.assert_allclose(inputs.grad, _slopes(value, image), atol=1e-6)
+
+
+def _both_ways(image, text):
+    cosine = _numpy_logits(image, text, 1.0)
+    return cosine, cosine.T
+
+
+def _positive_shares(rows, ids, temperature):
+    masses = np.exp(rows / temperature) * (ids[:, None] == ids[None])
+    return masses / masses.sum(axis=1, keepdims=True)
+
+
+def _slopes(value, point, step=1e-5):
+    slopes = np.zeros_like(point)
+    for place in np.ndindex(point.shape):
+        change = np.zeros_like(point)
+        change[place] = step
+        slopes[place] = (value(point + change) - value(point - change)) / (2 * step)
+    return slopes
+
+
+@pytest.mark.parametrize(("weighting", "share"), [("hard", lambda p: 1 - p), ("trusted", lambda p: p)])
+def test_wafs_weights_are_no_path_for_gradients(weighting, share):
+    """Without focus the gradient is that of a weighted cross-entropy, -w_i / n."""
+    probability = np.array([0.9, 0.5, 0.2])
+    logs = torch.tensor(np.log(probability), requires_grad=True)
+    waf_loss(logs, 0.0, weighting).backward()
+    np.testing.assert_allclose(logs.grad, -share(probability) / share(probability).sum(), rtol=1e-6)
+
+
+def _words(alpha, teacher_scale=1.0):
+    """Six places of which two are not masked, logits of five words, a teacher of its own mind, and losses by numpy."""
+    rng = np.random.default_rng(4)
+    logits, teacher = rng.normal(size=(6, 5)), teacher_scale * rng.normal(size=(6, 5))
+    labels = np.array([3, IGNORED, 0, 4, IGNORED, 1])
+    soft = np.exp(_log_softmax(teacher))
+    each = np.zeros(6)
+    for place in (0, 2, 3, 5):
+        target = (1 - alpha) * np.eye(5)[labels[place]] + alpha * soft[place]
+        each[place] = -(target * _log_softmax(logits)[place]).sum()
+    return torch.tensor(logits), torch.tensor(labels), torch.tensor(teacher), each
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_distilled_words_equal_numpy(alpha):
+    """Places that are not masked are 0, the teacher's softmax is taken once, alpha is the teacher's part."""
+    logits, labels, teacher, each = _words(alpha, teacher_scale=3.0)
+    np.testing.assert_allclose(mlm_token_losses(logits, labels, teacher, alpha), each, rtol=1e-6)
+    assert distilled_mlm_loss(logits, labels, teacher, alpha).item() == pytest.approx(each.sum() / 4)
+    weights = np.array([2.0, 9.0, 0.5, 0.0, 9.0, 1.5])
+    loss = distilled_mlm_loss(logits, labels, teacher, alpha, torch.tensor(weights))
+    assert loss.item() == pytest.approx((weights * each).sum() / 4)
+
+
+def test_mlm_is_the_mean_over_masked_places():
+    logits, labels, _, each = _words(0.0)
+    assert mlm_loss(logits, labels).item() == pytest.approx(each.sum() / 4)
+
+
+def test_a_teacher_gets_no_gradient():
+    logits, labels, teacher, _ = _words(0.5)
+    teacher.requires_grad_()
+    distilled_mlm_loss(logits.requires_grad_(), labels, teacher, 0.5).backward()
+    assert teacher.grad is None and logits.grad[labels != IGNORED].abs().sum() > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_momentum_itc_equals_numpy(seed):
+    """Seven pairs of four persons, a queue of three that shares persons with the batch, weights, a soft teacher."""
+    rng = np.random.default_rng(seed)
+    image, text, ids = _pairs(seed)
+    teacher_image, teacher_text, weights = rng.normal(size=(7, 5)), rng.normal(size=(7, 5)), rng.uniform(0, 2, size=7)
+    queue_image, queue_text, queue_ids = (
+        rng.normal(size=(3, 5)),
+        rng.normal(size=(3, 5)),
+        np.array([ids[0], 9, ids[3]]),
+    )
+    same = ids[:, None] == np.concatenate([ids, queue_ids])[None]
+    wanted = 0.0
+    for rows, others, teacher_rows, teacher_others, queue in (
+        (text, image, teacher_text, teacher_image, queue_image),
+        (image, text, teacher_image, teacher_text, queue_text),
+    ):
+        # _numpy_logits gives a row per text: its second argument.
+        logits = _numpy_logits(np.concatenate([others, queue]), rows, 0.2)
+        soft = np.exp(_log_softmax(_numpy_logits(np.concatenate([teacher_others, queue]), teacher_rows, 0.2)))
+        target = 0.75 * same / same.sum(axis=1, keepdims=True) + 0.25 * soft
+        wanted += (weights * -(target * _log_softmax(logits)).sum(axis=1)).mean() / 2
+    teacher = TeacherEmbeddings(*map(torch.tensor, (teacher_image, teacher_text, queue_image, queue_text, queue_ids)))
+    pairs = (torch.tensor(image), torch.tensor(text), torch.tensor(ids))
+    loss = momentum_itc_loss(*pairs, 0.2, teacher, 0.25, torch.tensor(weights))
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    for value in (image, text, teacher_image, teacher_text):
+        value *= 3.0  # cosine similarity does not see it
+    longer = TeacherEmbeddings(*map(torch.tensor, (teacher_image, teacher_text, queue_image, queue_text, queue_ids)))
+    pairs = (torch.tensor(image), torch.tensor(text), torch.tensor(ids))
+    assert momentum_itc_loss(*pairs, 0.2, longer, 0.25, torch.tensor(weights)).item() == pytest.approx(
+        wanted, rel=1e-5
+    )
+
+
+def test_autocast_leaves_the_momentum_models_similarities_in_float32():
+    image, text, ids = (torch.tensor(values) for values in _pairs(batch=32, dim=64))
+    teacher = TeacherEmbeddings(text.float(), image.float())
+    plain = momentum_itc_loss(image.float(), text.float(), ids, 0.02, teacher, 0.4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(momentum_itc_loss(image.float(), text.float(), ids, 0.02, teacher, 0.4), plain)
+
+
+def test_itm_is_the_weighted_mean_over_pairs():
+    logits = torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 0.0], [0.0, 0.0]])
+    counted = torch.tensor([1.5, 0.5, 0.0, 1.0])
+    # -log softmax of the label's column, by hand: a mismatch is column 0.
+    each = [math.log(1 + math.exp(-1.0)), math.log(1 + math.exp(-1.5)), 0.0, math.log(2)]
+    wanted = (1.5 * each[0] + 0.5 * each[1] + each[3]) / 3.0
+    assert itm_loss(logits, torch.tensor([1, 0, 1, 0]), counted).item() == pytest.approx(wanted)
+
+
+def test_the_identity_loss_is_the_mean_of_both_modalities():
+    rng = np.random.default_rng(2)
+    image, text, ids = rng.normal(size=(5, 4)), rng.normal(size=(5, 4)), np.array([3, 0, 0, 1, 3])
+    weights = np.array([0.0, 2.0, 1.0, 1.5, 0.5])
+    each = -(_log_softmax(image)[range(5), ids] + _log_softmax(text)[range(5), ids]) / 2
+    inputs = torch.tensor(image), torch.tensor(text), torch.tensor(ids)
+    assert id_loss(*inputs).item() == pytest.approx(each.mean())
+    assert id_loss(*inputs, torch.tensor(weights)).item() == pytest.approx((weights * each).mean())
+    logs = identity_log_probability(*inputs)
+    np.testing.assert_allclose(
+        logs, np.concatenate([_log_softmax(image)[range(5), ids], _log_softmax(text)[range(5), ids]]), rtol=1e-6
+    )
+
+
+@with_every_loss
+def test_half_precision_inputs_are_computed_in_single_precision(loss):
+    image, text, ids = (torch.tensor(values) for values in _pairs(batch=16, dim=32))
+    image, text = image.bfloat16(), text.bfloat16()
+    value = loss(image, text, ids, 0.02)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(image.double(), text.double(), ids, 0.02).float(), atol=1e-4, rtol=1e-4)
+
+
+def test_tal_of_one_person_is_zero_and_pulls_at_nothing():
+    image, text, _ = (torch.tensor(values, requires_grad=values.dtype == float) for values in _pairs())
+    loss = tal_loss(image, text, torch.zeros(7, dtype=torch.long), 0.1)
+    loss.backward()
+    assert loss.item() == 0.0 and not image.grad.any() and not text.grad.any()
+    # One pair among those of another person: its rows and the others' have negatives, by the numpy version.
+    ids = np.array([0, 0, 0, 0, 0, 0, 1])
+    cosine = _numpy_logits(*_pairs()[:2], 1.0)
+    wanted = (_numpy_tal(cosine, ids, 0.1, 0.1) + _numpy_tal(cosine.T, ids, 0.1, 0.1)).mean()
+    assert tal_loss(image, text, torch.tensor(ids), 0.1).item() == pytest.approx(wanted, rel=1e-5)

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from aga_model.configuration_aga import AgaObjectiveConfig
+from aga_model.configuration_aga import AgaBertTextConfig, AgaObjectiveConfig
 from aga_model.masking import (
     AttentionGuidedMasking,
     RandomMasking,
+    RandomSelection,
     aggregate_class_attention,
+    best_patches,
     bounded_probabilities,
     corrupt_tokens,
+    masked_positions,
     ordinary_tokens,
+    patch_attention,
     sample_tokens,
 )
 
@@ -255,3 +259,81 @@ def test_other_attention_implementations_are_refused_with_advice(make_model, bat
     model.aga.text_model.config._attn_implementation = "sdpa"  # transformers' own, which returns no attention
     with pytest.raises(ValueError, match="eager"):
         model(**batch)
+
+
+def test_berts_random_words_are_all_words_alike_and_no_special_token():
+    """Special tokens in front, in between and at the end, as no CLIP vocabulary has them."""
+    config = AgaBertTextConfig(
+        vocab_size=20, pad_token_id=0, unk_token_id=5, bos_token_id=6, eos_token_id=7, mask_token_id=9,
+        other_special_token_ids=[12, 19],
+    )  # fmt: skip
+    words = [1, 2, 3, 4, 8, 10, 11, 13, 14, 15, 16, 17, 18]
+    torch.manual_seed(0)
+    ids = torch.full((1000, 100), 5)  # kept words are told apart from random ones
+    corrupted = corrupt_tokens(ids, torch.ones_like(ids, dtype=torch.bool), config)
+    counts = corrupted.flatten().bincount(minlength=20)
+    assert counts[[0, 6, 7, 12, 19]].tolist() == [0] * 5
+    shares = counts / ids.numel()
+    assert shares[9].item() == pytest.approx(0.8, abs=0.01) and shares[5].item() == pytest.approx(0.1, abs=0.005)
+    torch.testing.assert_close(shares[words], torch.full((13,), 0.1 / 13), atol=0.001, rtol=0)
+
+
+def test_words_of_a_caption_by_hand():
+    """Neither special tokens, nor what stands behind the end, nor what the attention mask hides."""
+    config = AgaBertTextConfig(
+        vocab_size=20, pad_token_id=0, unk_token_id=5, bos_token_id=6, eos_token_id=7, mask_token_id=9,
+        other_special_token_ids=[12],
+    )  # fmt: skip
+    ids = torch.tensor([[6, 3, 5, 12, 9, 4, 7, 3], [6, 3, 4, 4, 7, 0, 0, 0]])
+    assert ordinary_tokens(ids, None, config).int().tolist() == [[0, 1, 0, 0, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0, 0, 0]]
+    mask = torch.tensor([[1, 0, 1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 0, 0, 0]])
+    assert ordinary_tokens(ids, mask, config).int().tolist() == [[0, 0, 0, 0, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0, 0, 0]]
+
+
+def test_any_two_words_are_masked_together_as_often():
+    """Two of four words: each of the six pairs in a sixth of the draws."""
+    torch.manual_seed(0)
+    drawn = sample_tokens(torch.full((12_000, 4), 0.5)).double()
+    together = (drawn.t() @ drawn / len(drawn))[~torch.eye(4, dtype=torch.bool)]
+    torch.testing.assert_close(together, torch.full((12,), 1 / 6, dtype=torch.double), atol=0.015, rtol=0)
+
+
+def test_captions_of_a_batch_are_rounded_each_by_itself():
+    torch.manual_seed(0)
+    probabilities = torch.full((2, 3), 0.5)
+    both = [sample_tokens(probabilities).sum(dim=1).tolist() for _ in range(600)]
+    for counts in ([1, 1], [1, 2], [2, 1], [2, 2]):
+        assert both.count(counts) / 600 == pytest.approx(0.25, abs=0.08)
+
+
+def test_masked_positions_by_hand():
+    masked = torch.tensor([[0, 1, 0, 0, 1], [0, 0, 0, 1, 0], [1, 1, 0, 1, 0]], dtype=torch.bool)
+    positions, valid = masked_positions(masked, 2)
+    assert positions[0].tolist() == [1, 4] and positions[1, 0] == 3 and positions[2].tolist() == [0, 1]
+    assert valid.tolist() == [[True, True], [True, False], [True, True]]
+
+
+def test_patch_attention_by_hand():
+    """Two layers of two heads on a class token and three patches: the mean, without the class token's own."""
+    layers = torch.tensor([[[[0.4, 0.1, 0.2, 0.3], [0.0, 0.5, 0.5, 0.0]]], [[[0.2, 0.2, 0.2, 0.4], [1.0, 0, 0, 0]]]])
+    torch.testing.assert_close(patch_attention(layers), torch.tensor([[0.2, 0.225, 0.175]]))
+
+
+def test_random_patches_of_each_image_by_itself():
+    torch.manual_seed(0)
+    kept = best_patches(RandomSelection().scores(torch.zeros(500, 3, 8, 8), None, 4), 0.5)
+    pairs, counts = kept.unique(dim=0, return_counts=True)
+    assert len(pairs) == 6 and (counts / 500 - 1 / 6).abs().max() < 0.07
+
+
+def test_places_for_masked_words_by_hand():
+    """As many as the ratio of the words, rounded up, and one at least."""
+    for ratio, words, places in ((0.15, 76, 12), (0.15, 20, 3), (0.15, 21, 4), (0.15, 1, 1), (0.4, 3, 2), (1.0, 7, 7)):
+        for policy in (AttentionGuidedMasking(ratio, 1.0), RandomMasking(ratio, 1.0)):
+            assert policy.capacity(words) == places
+
+
+def test_best_patches_by_hand():
+    scores = torch.tensor([[0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.0]])
+    for ratio, kept in ((1.0, [0, 1, 2, 3, 4, 5, 6]), (0.7, [1, 2, 3, 4, 5]), (0.4, [1, 3, 5]), (0.01, [1])):
+        assert best_patches(scores, ratio).tolist() == [kept]

@@ -1,12 +1,26 @@
 """The dual encoder follows CLIP, pre-training returns every loss by name, TEM and saving do what they say."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor, CLIPConfig, CLIPModel
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel
-from aga_model.losses import itc_loss
+from aga_model.losses import (
+    bsdm_loss,
+    cmpm_loss,
+    id_loss,
+    identity_log_probability,
+    itc_loss,
+    match_log_probability,
+    pair_trust,
+    sdm_loss,
+    tal_loss,
+    waf_loss,
+)
+from aga_model.masking import AttentionGuidedMasking, ordinary_tokens
 
 ALL_LOSSES = {"itc": 1.0, "sdm": 0.5, "mlm": 2.0, "id": 0.25}
 
@@ -199,3 +213,172 @@ def test_end_of_text_token_two_is_pooled_at_its_position():
     ids = torch.tensor([[1, 40, 9, 2, 2]])
     outputs = model.get_text_features(ids)
     torch.testing.assert_close(outputs.pooler_output, model.text_projection(outputs.last_hidden_state[:, 3]))
+
+
+def test_settings_of_the_losses_reach_them(make_model, batch):
+    """Every one away from its default, and from its neighbour's."""
+    names = ("bsdm", "cmpm", "tal", "waf")
+    model = make_model(loss_weights=dict.fromkeys(names, 1.0), bsdm_kl_weights=[0.3, 2.0], tal_margin=0.4,
+                       waf_gamma=0.5, waf_weighting="hard")  # fmt: skip
+    output = model(**batch)
+    image = model.aga.get_image_features(batch["pixel_values"]).pooler_output
+    text = model.aga.get_text_features(batch["input_ids"]).pooler_output
+    pairs, temperature = (image, text, batch["person_ids"]), model.temperature
+    wanted = {
+        "bsdm": bsdm_loss(*pairs, temperature, (0.3, 2.0)),
+        "cmpm": cmpm_loss(*pairs),
+        "tal": tal_loss(*pairs, temperature, 0.4),
+        "waf": waf_loss(match_log_probability(*pairs, temperature), 0.5, "hard"),
+    }
+    for name in names:
+        torch.testing.assert_close(output[f"{name}_loss"], wanted[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_focal_settings_reach_the_identity_classifier(make_model, batch):
+    model = make_model(loss_weights={"waf": 1.0, "id": 1.0}, num_identities=3, waf_target="identity", waf_gamma=0.5,
+                       waf_weighting="trusted")  # fmt: skip
+    with torch.no_grad():
+        model.identity_head.weight.mul_(1000.0)
+    output = model(**batch)
+    image = model.identity_head(model.aga.get_image_features(batch["pixel_values"]).pooler_output)
+    text = model.identity_head(model.aga.get_text_features(batch["input_ids"]).pooler_output)
+    logs = identity_log_probability(image, text, batch["person_ids"])
+    torch.testing.assert_close(output.waf_loss, waf_loss(logs, 0.5, "trusted"), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output.id_loss, id_loss(image, text, batch["person_ids"]), atol=1e-5, rtol=1e-4)
+
+
+def test_distrusted_pairs_count_less_in_every_loss(make_model, batch):
+    """MLM by caption, the identity loss and SDM by pair; the trust is that of the original captions."""
+    losses = {"sdm": 1.0, "tal": 1.0, "mlm": 1.0, "id": 1.0}
+    model = make_model(loss_weights=losses, num_identities=3, pair_weighting="trusted", enrichment_probability=1.0,
+                       mask_ratio=0.4).train()  # fmt: skip
+    _swap_enrichment(model, 300)
+    with torch.no_grad():
+        model.mlm_head.decoder.weight.mul_(20.0)
+        model.identity_head.weight.mul_(1000.0)
+    output = model(**batch)
+    image = model.aga.get_image_features(batch["pixel_values"]).pooler_output
+    original = model.aga.get_text_features(batch["input_ids"]).pooler_output
+    text = model.aga.get_text_features(output.enriched_input_ids).pooler_output
+    ids, temperature = batch["person_ids"], model.temperature
+    trust = pair_trust(image, original, ids, temperature)
+    assert trust.std() > 0.01
+    assert (trust - pair_trust(image, text, ids, temperature)).abs().max() > 0.01
+    for name, wanted in (
+        ("sdm", sdm_loss(image, text, ids, temperature, trust)),
+        ("tal", tal_loss(image, text, ids, temperature, weights=trust)),
+        ("id", id_loss(model.identity_head(image), model.identity_head(text), ids, trust)),
+    ):
+        torch.testing.assert_close(output[f"{name}_loss"], wanted, atol=1e-5, rtol=1e-4, msg=name)
+    total = 0.0
+    for row in range(4):
+        places = output.masked[row].nonzero().flatten()
+        logits = output.mlm_logits[row, : len(places)].log_softmax(dim=1)
+        total = total - trust[row] * logits[torch.arange(len(places)), batch["input_ids"][row, places]].sum()
+    torch.testing.assert_close(output.mlm_loss, total / output.masked.sum(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_mlm_is_the_mean_over_masked_words(make_model, batch):
+    """Of captions with different numbers of them; the words are those of the caption before masking."""
+    model = make_model(loss_weights={"mlm": 1.0}, mask_ratio=0.4)
+    batch["input_ids"][0, 6:] = model.config.text_config.eos_token_id
+    batch["attention_mask"][0, 7:] = 0
+    output = model(**batch)
+    assert len(set(output.masked.sum(dim=1).tolist())) > 1
+    each = []
+    for row in range(4):
+        places = output.masked[row].nonzero().flatten()
+        logs = output.mlm_logits[row, : len(places)].log_softmax(dim=1)
+        each.append(-logs[torch.arange(len(places)), batch["input_ids"][row, places]])
+    torch.testing.assert_close(output.mlm_loss, torch.cat(each).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_scores_are_of_images_by_captions(make_model, batch):
+    output = make_model(learn_temperature=False)(**batch)
+    image, text = output.image_embeds[2], output.text_embeds[0]
+    torch.testing.assert_close(output.logits_per_image[2, 0], (image * text).sum() * math.exp(2.6592))
+
+
+def test_projections_start_by_their_towers_width(make_sections):
+    """Standard deviations as CLIP's; both towers' widths differ from each other and from the projection."""
+    sections = make_sections("bert")
+    torch.manual_seed(0)
+    model = AgaModel(AgaConfig(**sections | {"projection_dim": 400}))
+    assert model.visual_projection.weight.std().item() == pytest.approx(48**-0.5, rel=0.03)
+    assert model.text_projection.weight.std().item() == pytest.approx(32**-0.5, rel=0.03)
+
+
+def test_parts_that_no_loss_reaches_are_frozen_and_others_are_not(make_model):
+    """With ITM alone the fusion encoder learns, the MLM head does not; without both neither does."""
+    for losses, fusion, head in (
+        ({"itc": 1.0}, False, False),
+        ({"itm": 1.0}, True, False),
+        ({"mlm": 1.0}, True, True),
+    ):
+        model = make_model(loss_weights=losses)
+        assert {parameter.requires_grad for parameter in model.fusion.parameters()} == {fusion}, losses
+        assert {parameter.requires_grad for parameter in model.mlm_head.parameters()} == {head}, losses
+
+
+def test_every_part_starts_by_its_own_rule(make_sections):
+    """Standard deviations: CLIP's of its towers, IRRA's of the heads of the MLM and of identities."""
+    sections = make_sections("clip", num_identities=200, loss_weights={"id": 1.0, "mlm": 1.0}) | {"projection_dim": 96}
+    sections["text_config"] |= {"hidden_size": 64, "num_hidden_layers": 3}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections))
+    text, vision = (tower.encoder.layers[1] for tower in (model.aga.text_model, model.aga.vision_model))
+    head = model.mlm_head
+    for linear, std in (
+        (text.self_attn.q_proj, (64 * 2 * 3) ** -0.5),
+        (text.self_attn.out_proj, 64**-0.5),
+        (text.mlp.fc1, (2 * 64) ** -0.5),
+        (text.mlp.fc2, (64 * 2 * 3) ** -0.5),
+        (vision.self_attn.k_proj, (32 * 2 * 2) ** -0.5),
+        (vision.mlp.fc1, (2 * 32) ** -0.5),
+        (head.dense, (2 * 96) ** -0.5),
+        (head.decoder, (96 * 2 * 4) ** -0.5),
+        (model.identity_head, 0.001),
+    ):
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.06) and not linear.bias.any()
+
+
+def test_a_start_keeps_what_the_checkpoint_holds_and_draws_the_rest_by_its_rule(make_model, tmp_path):
+    """From a dual encoder: its own weights to the bit, heads and fusion encoder anew."""
+    saved = make_model().aga
+    saved.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    model = AgaForPreTraining.from_pretrained(tmp_path)
+    for name, value in saved.state_dict().items():
+        assert torch.equal(model.aga.state_dict()[name], value), name
+    assert model.fusion.cross_attn.q_proj.weight.std().item() == pytest.approx(32**-0.5, rel=0.06)
+    assert model.mlm_head.dense.weight.std().item() == pytest.approx(64**-0.5, rel=0.06)
+
+
+def test_attended_padding_is_the_given_token_alone(make_sections, batch, tokenizer):
+    """IRRA's: behind the end of each caption its own padding up to the text length, none of the processor's."""
+    sections = make_sections("clip")
+    sections["cross_modal_config"] |= {"attended_padding_id": 7}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections)).eval()
+    ids = batch["input_ids"]
+    ids[1, 6:] = tokenizer.eos_token_id  # the end and the processor's padding
+    ends = [row.index(tokenizer.eos_token_id) for row in ids.tolist()]
+    assert len(set(ends)) > 1
+    padded = torch.tensor([row[: end + 1] + [7] * (40 - end - 1) for row, end in zip(ids.tolist(), ends)])
+    states, mask = model.caption_states(ids, batch["attention_mask"])
+    wanted = model.aga.text_projection(model.aga.text_model(input_ids=padded).last_hidden_state)
+    assert mask is None
+    torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_words_are_masked_by_the_attention_of_their_own_caption(make_model, batch, share):
+    """However many captions TEM will replace, whose first pass is another than that of the rest."""
+    model = make_model(enrichment_probability=share, mask_ratio=0.3).train()
+    output = model(**batch)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    _, attention = model.aga.get_text_features_with_attention(ids, mask)
+    ordinary = ordinary_tokens(ids, mask, model.config.text_config)
+    wanted = AttentionGuidedMasking(0.3, 0.8).probabilities(ordinary, attention)
+    assert wanted.std() > 0.01
+    torch.testing.assert_close(output.mask_probabilities, wanted, atol=1e-5, rtol=1e-4)

@@ -59,6 +59,7 @@ def test_model_room_is_flat_and_self_contained(name):
 
 def test_rooms_import_in_one_direction():
     for room, allowed in MAY_IMPORT.items():
+        imported = set()
         for path in (PACKAGE / room).rglob("*.py"):
             here = path.relative_to(PACKAGE).parent.parts
             for level, module, names in _imports(path):
@@ -71,6 +72,8 @@ def test_rooms_import_in_one_direction():
                 first = next((part for part in target if part), names[0] if names else "")
                 if (PACKAGE / first).is_dir():
                     assert first == room or first in allowed, f"{path}: imports {first}"
+                    imported.add(first)
+        assert imported == {room, *allowed}, f"{room}: the table allows what is not imported"
 
 
 def test_model_room_does_not_pull_in_the_rooms_around_it():
@@ -87,19 +90,21 @@ sys.path = [p for p in sys.path if p not in ("", {package!r})]
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
 assert importlib.util.find_spec("aga_model") is None, "the package must not be importable here"
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
-folder = sys.argv[1]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-assert processor(text=["a man in red"], return_tensors="pt")["input_ids"].shape[0] == 1
-data = np.load(sys.argv[2])
-with torch.no_grad():
-    text = model.get_text_features(torch.tensor(data["input_ids"])).pooler_output
-    image = model.get_image_features(torch.tensor(data["pixel_values"])).pooler_output
-np.savez(sys.argv[3], text=text, image=image)
-full = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
-full.save_pretrained(sys.argv[4])
-processor.save_pretrained(sys.argv[4])
-print(json.dumps([type(model).__name__, type(full).__name__, type(processor).__name__]))
+data = np.load(sys.argv[1])
+for folder, output, saved in zip(*[iter(sys.argv[2:])] * 3):
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert processor(text=["a man in red"], return_tensors="pt")["input_ids"].shape[0] == 1
+    with torch.no_grad():
+        text = model.get_text_features(torch.tensor(data["input_ids"])).pooler_output
+        image = model.get_image_features(torch.tensor(data["pixel_values"])).pooler_output
+    np.savez(output, text=text, image=image)
+    full = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
+    full.save_pretrained(saved)
+    processor.save_pretrained(saved)
+    classes = [type(model), type(full), type(processor)]
+    assert all(folder.rpartition("/")[2] in each.__module__.split(".") for each in classes)  # code of that folder
+    print(json.dumps([each.__name__ for each in classes]))
 """
 
 
@@ -116,15 +121,16 @@ def test_saved_folder_works_without_the_package(make_model, processor, batch, tm
             "image": model.aga.get_image_features(batch["pixel_values"]).pooler_output.numpy(),
         }
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": ""}
-    for folder, output, saved in ((first, "a.npz", second), (second, "b.npz", tmp_path / "third")):
-        arguments = [folder, tmp_path / "in.npz", tmp_path / output, saved]
-        code = ISOLATED.format(package=str(PACKAGE.parent))
-        run = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
-        assert json.loads(run.stdout.splitlines()[-1]) == ["AgaModel", "AgaForPreTraining", "AgaProcessor"]
+    code = ISOLATED.format(package=str(PACKAGE.parent))
+    arguments = [first, tmp_path / "a.npz", second, second, tmp_path / "b.npz", tmp_path / "third"]
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "in.npz"), *map(str, arguments)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    classes = ["AgaModel", "AgaForPreTraining", "AgaProcessor"]
+    assert [json.loads(line) for line in run.stdout.splitlines()[-2:]] == [classes, classes]
+    for output in ("a.npz", "b.npz"):
         got = np.load(tmp_path / output)
         for name, value in wanted.items():
             np.testing.assert_allclose(got[name], value, atol=1e-6)

@@ -15,7 +15,7 @@ from transformers import BertTokenizer
 from aga_model import AgaConfig, AgaProcessor
 from aga_model.data.images import read_crop, to_pixel_values
 from aga_model.data.tokenizer import train_tokenizer
-from aga_model.processing_aga import clip_tokenizer
+from aga_model.processing_aga import clip_tokenizer, special_token_settings
 
 CLIP_BPE = Path(__file__).parents[2] / "shared" / "fixtures" / "clip_bpe"
 needs_clip_bpe = pytest.mark.skipif(not CLIP_BPE.is_dir(), reason="CLIP's vocabulary is not part of this project")
@@ -120,8 +120,7 @@ def test_training_pixels_equal_the_processors(processor, tmp_path, mode):
 
 
 def test_the_input_names_are_those_of_the_inputs(processor):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "coat"]
-    bert = BertTokenizer(vocab={entry: index for index, entry in enumerate(words)}, model_max_length=16)
+    bert = _bert_tokenizer(model_max_length=16)
     for each in (processor, AgaProcessor(processor.image_processor, bert)):
         inputs = each(images=Image.new("RGB", (16, 32)), text="a red coat", return_tensors="pt")
         assert set(each.model_input_names) == set(inputs) == {"pixel_values", "input_ids", "attention_mask"}
@@ -131,3 +130,50 @@ def test_unreadable_crop_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"broken\.jpg"):
         read_crop(tmp_path / "broken.jpg", 32, 16)
+
+
+def _bert_tokenizer(**options):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "coat"]
+    return BertTokenizer(vocab={entry: index for index, entry in enumerate(words)}, **options)
+
+
+def test_special_tokens_of_a_tokenizer_by_name_and_others():
+    tokenizer = _bert_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[PERSON]"]})
+    tokenizer.add_tokens(["[BAG]"])  # a word
+    tokenizer.add_tokens(["[COAT]"], special_tokens=True)
+    assert special_token_settings(tokenizer) == {
+        "bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4, "pad_token_id": 0, "unk_token_id": 1,
+        "other_special_token_ids": [8, 10],
+    }  # fmt: skip
+
+
+def test_a_start_of_text_goes_before_cls():
+    tokenizer = _bert_tokenizer(bos_token="a", eos_token="coat")
+    settings = special_token_settings(tokenizer)
+    assert (settings["bos_token_id"], settings["eos_token_id"]) == (5, 7)
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id"])
+def test_every_special_token_must_be_the_models(make_sections, tokenizer, key):
+    sections = make_sections("bert")
+    settings = sections["text_config"]
+    free = next(i for i in range(20, 99) if i not in special_token_settings(tokenizer).values())
+    with pytest.raises(ValueError, match=rf"text_config\.{key} is {free}, the tokenizer's is {settings[key]};"):
+        AgaProcessor.for_config(AgaConfig(**sections | {"text_config": settings | {key: free}}), tokenizer)
+
+
+def test_crops_are_resized_whole_and_captions_cut_at_the_models_length(processor, tokenizer):
+    """A crop of left half black and right half white stays so at the model's height and width; the end is kept."""
+    image = Image.new("RGB", (40, 50))
+    image.paste((255, 255, 255), (20, 0, 40, 50))
+    inputs = processor(images=[image], text=["a man in red " * 30], return_tensors="pt")
+    pixels = inputs["pixel_values"][0]
+    assert pixels.shape == (3, 32, 16)
+    black = torch.tensor([-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711])
+    white = torch.tensor([0.51854534 / 0.26862954, 0.5421725 / 0.26130258, 0.59178927 / 0.27577711])
+    torch.testing.assert_close(pixels[:, :, :6], black[:, None, None].expand(3, 32, 6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pixels[:, :, 10:], white[:, None, None].expand(3, 32, 6), atol=1e-4, rtol=0)
+    ids = inputs["input_ids"][0]
+    assert len(ids) == 40 and ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+    assert not (ids[1:-1] == tokenizer.eos_token_id).any()

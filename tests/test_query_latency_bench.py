@@ -1,24 +1,16 @@
 """The latency bench at its smallest: every step is timed, and the parts make the whole."""
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 
 @pytest.mark.slow
 def test_all_is_measured(python, tmp_path):
-    bench = REPOSITORY / "benchmarks" / "query_latency.py"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [python, str(bench), "--smoke", "--cores", "1", "--out", str(tmp_path / "found.json")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = run_bench(python, "query_latency", "--smoke", "--cores", 1, "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["settings"] == {
         "images": 200, "rounds": 2, "warm_up": 2, "seed": 0, "top_k": 10, "model": "aga-small-rendered"

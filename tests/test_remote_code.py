@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.cli.main import app
 from aga_model.conversion import ConversionError, load_albef, load_bert, load_clip, load_irra
+from aga_model.remote_code import files_naming_code, refusal, tell_of_code_left_out
 from aga_model.retrieval import ModelLoadError, PersonEncoder, load_detector
 from aga_model.training.run import _load_start
 
@@ -271,3 +273,56 @@ def test_no_call_leaves_the_decision_to_transformers():
                 if "trust_remote_code" not in {keyword.arg for keyword in node.keywords}:
                     found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
     assert calls > 20 and not found
+
+
+# --- which files are read, and what is said of them ---
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "found"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "a.B"}}, True),
+        ("processor_config.json", {"image_processor": {"auto_map": {"AutoImageProcessor": "a.B"}}}, True),
+        ("processor_config.json", {"a": {"b": {"auto_map": {"AutoTokenizer": "a.B"}}}}, True),
+        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "a.B"}}, True),
+        ("video_preprocessor_config.json", {"auto_map": {"AutoVideoProcessor": "a.B"}}, True),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, True),
+        ("config.json", {"auto_map": {}}, False),
+        ("config.json", {"model_type": "auto_map"}, False),
+        ("config.json", ["auto_map"], False),
+        ("other.json", {"auto_map": {"AutoModel": "a.B"}}, False),
+    ],
+)
+def test_settings_that_name_code(name, settings, found, tmp_path):
+    (tmp_path / name).write_text(json.dumps(settings))
+    assert files_naming_code(tmp_path) == [name] * found
+    (tmp_path / name).write_text("{")
+    assert files_naming_code(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("model_type", "error", "trusted", "told"),
+    [
+        ("brought", "unknown model type", False, "(config.json), which was not run.*unknown model type"),
+        ("brought", "set trust_remote_code=True", False, "(config.json), which was not run"),
+        ("brought", "unknown model type", True, None),
+        ("brought", "set trust_remote_code=True", True, None),
+        ("aga", "a file is damaged", False, None),
+        ("aga", "set trust_remote_code=True", False, "(config.json), which was not run"),
+    ],
+)
+def test_the_reason_that_is_told(model_type, error, trusted, told, tmp_path, caplog):
+    settings = {"model_type": model_type, "auto_map": {"AutoModel": "a.B"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    reason = refusal(ValueError(error), tmp_path, trusted)
+    assert reason is None if told is None else re.search(told.replace("(", r"\(").replace(")", r"\)"), reason)
+    assert reason is None or "--trust-remote-code" in reason
+    tell_of_code_left_out(tmp_path, "a model", trusted)
+    assert ("a model names Python code of its own (config.json)" in caplog.text) is (
+        model_type == "brought" and not trusted
+    )
+
+
+def test_a_repository_is_told_of_by_what_transformers_says():
+    assert refusal(ValueError("set trust_remote_code=True"), "owner/name", False).startswith("it names Python code")
+    assert refusal(ValueError("no such repository"), "owner/name", False) is None

@@ -1,22 +1,16 @@
 """The re-ranking bench at its smallest: every way is measured, and they agree."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from command_line import run_bench
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the bench reads Linux's peak memory")
 def test_all_ways_agree(python, tmp_path):
-    command = [python, REPOSITORY / "benchmarks" / "reranking.py", "--smoke", "--out", tmp_path / "found.json"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = run_bench(python, "reranking", "--smoke", "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["settings"] == {
         "queries": 6, "top_k": 8, "gallery": 12, "rounds": 1, "seed": 0, "model": "aga-small-rendered"

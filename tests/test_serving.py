@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model import handler as handler_module
 from aga_model.handler import EndpointHandler
 from aga_model.retrieval import PersonEncoder
@@ -153,6 +153,35 @@ def test_forms_of_a_request(handler):
         assert handler({"inputs": inputs}) == {"image_embeds": wanted}
 
 
+@pytest.mark.parametrize(("family", "dtype"), [("clip", torch.bfloat16), ("bert", torch.float32)])
+def test_vectors_are_the_models_whatever_else_is_asked_for(save, family, dtype):
+    """
+    A sentence that is longer than the model reads is cut; in a model with dropout nothing is left to chance; weights
+    in half precision are computed with in float32.
+    """
+    folder = save(family)
+    AgaForPreTraining.from_pretrained(folder).to(dtype).save_pretrained(folder)
+    texts, images = ["a man in a red coat and a blue hat, " * 30, *SENTENCES], _photographs()
+    found = EndpointHandler(str(folder))(
+        {"inputs": {"text": texts, "image": [_base64(_file(image)) for image in images]}}
+    )
+    model, processor = (
+        AgaModel.from_pretrained(folder, dtype=torch.float32).eval(),
+        AgaProcessor.from_pretrained(folder),
+    )
+    wanted = {"text_embeds": [], "image_embeds": []}
+    with torch.no_grad():
+        for text in texts:
+            inputs = processor(text=[text], truncation=True, return_tensors="pt")
+            wanted["text_embeds"].append(model.get_text_features(**inputs).pooler_output[0].numpy())
+        for image in images:
+            pixels = processor(images=[image], return_tensors="pt")["pixel_values"]
+            wanted["image_embeds"].append(model.get_image_features(pixels).pooler_output[0].numpy())
+    assert found.keys() == wanted.keys()
+    for name, vectors in wanted.items():
+        np.testing.assert_allclose(found[name], [one / np.linalg.norm(one) for one in vectors], atol=1e-5)
+
+
 def test_images_are_read_as_the_package_reads_them(handler, tmp_path):
     """Turned by EXIF, transparent over white, with a palette, grey."""
     picture = _photographs()[0]
@@ -218,8 +247,69 @@ def test_wrong_requests_are_told_what_is_wrong(data, message):
         handler(data)
 
 
+def test_what_is_just_allowed_is_read():
+    sentences, images = ["x" * 2000] * 32, [_base64(_file(_noise(8, 8)))] * 32
+    found = handler_module._read_request({"inputs": {"text": sentences, "image": images}})
+    assert found == (sentences, images)
+    for size in ((8, 8), (8, 1000)):
+        assert handler_module._to_rgb(_base64(_file(_noise(*size))), 0).size == size[::-1]
+
+
 def test_an_image_of_too_many_pixels_is_not_decoded(monkeypatch):
     content = _base64(_file(_noise(100, 100)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # PIL's own limit, of which twice is an error
     with pytest.raises(ValueError, match="image 0 has more than 25,000,000 pixels"):
         EndpointHandler.__new__(EndpointHandler)({"inputs": {"image": content}})
+
+
+def test_what_sentence_transformers_reads(make_model, tmp_path):
+    """The model's own features by modality, then unit length; the handler and what it needs to be installed."""
+    make_model().save_pretrained(tmp_path)
+    write_serving_files(tmp_path)
+    settings = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    kinds = [module["type"].rsplit(".", 1)[-1] for module in settings["modules.json"]]
+    assert kinds == ["Transformer", "Normalize"] and [m["idx"] for m in settings["modules.json"]] == [0, 1]
+    assert settings["modules.json"][0]["path"] == ""  # the folder itself
+    assert settings["sentence_bert_config.json"]["modality_config"] == {
+        kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in ("text", "image")
+    }
+    assert settings["config_sentence_transformers.json"]["similarity_fn_name"] == "cosine"
+    assert (tmp_path / "handler.py").read_bytes() == Path(handler_module.__file__).read_bytes()
+    assert (tmp_path / "requirements.txt").read_text().splitlines()[0] == "transformers>=5.17"
+
+
+def test_served_vectors_by_hand(save):
+    """Those of the model for one sentence at a time, at unit length; an image upright and over white."""
+    handler = EndpointHandler(str(save("bert")))
+    texts = handler({"inputs": SENTENCES})["text_embeds"]
+    for sentence, vector in zip(SENTENCES, texts):
+        inputs = handler.processor(text=[sentence], return_tensors="pt")
+        with torch.no_grad():
+            wanted = handler.model.get_text_features(**inputs).pooler_output[0].numpy()
+        np.testing.assert_allclose(vector, wanted / np.linalg.norm(wanted), atol=1e-5)
+    seen = _photographs()[0].copy()
+    lying = seen.transpose(Image.Transpose.ROTATE_90)  # which the value 6 turns back
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = seen.convert("RGBA")
+    clear.paste((0, 0, 0, 0), (0, 0, 15, 60))
+    seen_over_white = seen.copy()
+    seen_over_white.paste((255, 255, 255), (0, 0, 15, 60))
+    for content, picture in ((_file(lying, exif=exif), seen), (_file(clear), seen_over_white)):
+        pixels = handler.processor(images=[picture], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            wanted = handler.model.get_image_features(pixels).pooler_output[0].numpy()
+        found = handler({"inputs": {"image": _base64(content)}})["image_embeds"][0]
+        np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"), [((8, 8), True), ((5000, 5000), True), ((5000, 5001), False), ((8, 7), False)]
+)
+def test_limits_of_images_are_met_exactly(size, fits):
+    image = Image.new("L", size)
+    if fits:
+        assert handler_module._to_rgb(image, 0).size == size
+    else:
+        with pytest.raises(ValueError, match="image 0 is"):
+            handler_module._to_rgb(image, 0)

@@ -1,14 +1,13 @@
 """The speed bench: its reference computes the same losses as this package, its meters count right, every way runs."""
 
 import json
-import os
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import speed
 import torch
+from command_line import run_bench
 from speed_data import make_batch, make_loader, write_images
 from speed_meters import OTHER, PREFIX, count_flops, labelled, time_by_part
 from speed_reference import Attention, Recipe, ReferenceModel
@@ -17,7 +16,6 @@ from torch.profiler import record_function
 
 from aga_model import AgaForPreTraining, modeling_aga
 
-REPOSITORY = Path(__file__).parents[1]
 ARGUMENTS = ("pixel_values", "input_ids", "attention_mask", "person_ids")
 
 
@@ -95,12 +93,15 @@ def test_time_belongs_to_the_part_that_causes_it():
         states = slow(torch.randn(2000, 400, requires_grad=True))
         fast(states[:2]).sum().backward()
         with record_function(PREFIX + "rest"):
+            start = time.perf_counter()
             time.sleep(0.05)
+            slept.append(time.perf_counter() - start)
 
+    slept = []
     with labelled([(slow, "forward", "slow"), (fast, "forward", "fast")]):
         seconds = time_by_part(run, "cpu")
     assert {"slow", "fast", "rest", OTHER} >= seconds.keys() >= {"slow", "fast", "rest"}
-    assert seconds["rest"] == pytest.approx(0.05, rel=0.5) or seconds["rest"] > 0.05
+    assert 0.99 * slept[-1] < seconds["rest"] < 2 * slept[-1]  # a busy machine lets it sleep for longer
     assert seconds["slow"] > 3 * seconds["fast"] > 0
     assert "forward" not in vars(slow)
 
@@ -156,12 +157,8 @@ def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_command_measures_in_processes_of_their_own(python, tmp_path):
     path = tmp_path / "found.json"
-    command = [python, REPOSITORY / "benchmarks" / "speed.py", "--smoke", "--out", path, "--device", "cpu"]
-    command += ["--threads", "1", "--workers", "0", "--ways", "reference", "irra"]
-    run = subprocess.run(
-        list(map(str, command)), env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    options = ["--smoke", "--out", path, "--device", "cpu", "--threads", 1, "--workers", 0]
+    run = run_bench(python, "speed", *options, "--ways", "reference", "irra")
     found = json.loads(path.read_text())
     assert found["device"]["processor"] in run.stdout and found["device"]["threads"] == 1
     ratio = found["results"]["irra"]["faster_by"]

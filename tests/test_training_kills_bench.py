@@ -2,24 +2,19 @@
 
 import json
 import os
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import run_bench
 
-REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the bench forks its runs")
 
 
 @pytest.mark.slow
 def test_killed_runs_come_to_the_same_end(python, tmp_path):
     out = tmp_path / "found.json"
-    command = [python, REPOSITORY / "benchmarks" / "training_kills.py", "--kills", "3", "--out", out]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)}
-    run = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = run_bench(python, "training_kills", "--kills", 3, "--out", out, TMPDIR=str(tmp_path))
     found = json.loads(out.read_text())
     assert found["settings"]["kills"] == found["results"]["kills"] == 3
     assert found["results"]["runs"] >= 1 and found["results"]["ends_that_differ"] == 0

@@ -361,12 +361,14 @@ def _write(
         failures[FAILURES_FILE] = measured[Direction.TEXT_TO_IMAGE]
     if reranked is not None:
         records[RERANKED_QUERY_FILE] = failures[RERANKED_FAILURES_FILE] = reranked
+    # What an earlier evaluation left would be compared with, or looked at, as if it were of this model.
+    for name in {*QUERY_FILES.values(), RERANKED_QUERY_FILE, FAILURES_FILE, RERANKED_FAILURES_FILE} - set(records):
+        (out / name).unlink(missing_ok=True)
     for name, found in records.items():
         write_records(out / name, found.records)
     written = [*records]
     for name, found in failures.items():
         picture = _failures(found, embedded)
-        (out / name).unlink(missing_ok=True)
         if picture is None:
             which = "query" if name == FAILURES_FILE else "re-ranked query"
             note(f"every {which} found its person at rank 1: there are no failures to draw")

@@ -85,6 +85,7 @@ def _find(
         typer.echo("  and more")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        (out / PICTURE_FILE).unlink(missing_ok=True)  # of other pairs
         write_json(out / WRONG_PAIRS_FILE, report)
         if worst:
             picture = _draw([pair["row"] for pair in worst[:_DRAWN]], embedded, encoder.device)

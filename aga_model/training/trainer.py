@@ -292,7 +292,7 @@ class AgaTrainer(Trainer):
         self._component_steps += 1
         parts = {name: value.detach() for name in COMPONENTS if (value := outputs.get(name)) is not None}
         for name, value in parts.items():
-            self._component_sums[name] = self._component_sums.get(name, 0.0) + value
+            self._component_sums[name] = self._component_sums.get(name, 0) + value
         epoch = getattr(self.train_dataset, "epoch", 0)
         self._guard.remember_batch(self.state.global_step + 1, epoch, rows, outputs.loss, parts)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -334,9 +334,11 @@ class AgaTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each loss since the last log, and the temperature, to a training log."""
+        """Add the mean of each loss since the last log, of all processes, and the temperature, to a training log."""
         if "loss" in logs and self._component_steps:
-            logs |= {name: float(total) / self._component_steps for name, total in self._component_sums.items()}
+            sums = torch.stack([total.float() for total in self._component_sums.values()])
+            means = self.accelerator.reduce(sums, "mean").tolist()
+            logs |= {name: mean / self._component_steps for name, mean in zip(self._component_sums, means)}
             logs["temperature"] = float(cast(AgaForPreTraining, self.model).temperature.detach())
             self._component_sums, self._component_steps = {}, 0
         super().log(logs, start_time)

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from aga_model.cli.check_data import _figure, _table
 from aga_model.cli.main import app
+from aga_model.data.formats import SplitSize
 from aga_model.data.rendered import render_dataset
 
 
@@ -55,6 +57,14 @@ def test_problems_are_listed_and_end_with_one(data, tmp_path):
     assert place["file"] == str(data / "reid_raw.json")
 
 
+def test_five_places_are_listed_and_more_are_told_of(data):
+    records = edit(data, lambda records: [record.update(captions=[""]) for record in records[:7]])
+    shown = run(data, "--dataset", "cuhk-pedes").stdout
+    for number in range(7):
+        assert (f"record {number} ({records[number]['file_path']})" in shown) is (number < 5)
+    assert shown.count("and more") == 1 and ": 7\n" in shown
+
+
 def test_a_set_that_cannot_be_read_ends_with_two(data, tmp_path):
     (data / "reid_raw.json").write_text("[{")
     for arguments, named in (
@@ -76,3 +86,30 @@ def test_file_names_cannot_write_to_the_terminal(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     result = run(tmp_path)
     assert result.exit_code == 1 and "\x1b[31m" not in result.output and "line 2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("found", "published", "shown"),
+    [
+        (3074, 3074, "3,074 as published"),
+        (3075, 3074, "3,075, published 3,074"),
+        (3073, 3074, "3,073, published 3,074"),
+        (0, 3074, "0, published 3,074"),
+        (3074, None, "3,074"),
+    ],
+)
+def test_a_figure_beside_the_published_one(found, published, shown):
+    assert _figure(found, published) == shown
+
+
+def test_a_split_that_is_missing_or_not_published_has_a_row():
+    table = _table(
+        {"train": SplitSize(3, 9, 18), "extra": SplitSize(1, 2, 4)},
+        {"train": SplitSize(3, 9, 18), "val": SplitSize(1, 3, None)},
+    )
+    rows = list(zip(*(column.cells for column in table.columns)))
+    assert rows == [
+        ("train", "3 as published", "9 as published", "18 as published"),
+        ("val", "0, published 1", "0, published 3", "0"),
+        ("extra", "1", "2", "4"),
+    ]

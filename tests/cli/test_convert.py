@@ -119,3 +119,30 @@ def test_an_output_folder_in_use_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("keep")
     result = _run(CHECKPOINT, "--format", "irra", "--out", tmp_path)
     assert result.exit_code == 2 and "not empty" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["irra"], {"trust_remote_code": False}),
+        (["irra", "--image-size", "384x128", "--stride", 12], {"image_size": (384, 128), "stride": 12}),
+        (["rde", "--trust-remote-code"], {"trust_remote_code": True}),
+        (["tbps-clip", "--image-size", "224X192"], {"image_size": (224, 192)}),
+        (["rasa", "--num-heads", 3, "--tokenizer", "words"], {"num_heads": 3, "tokenizer": "words"}),
+        (["bert", "--text-layers", 5, "--image-size", "96x48"], {"text_layers": 5}),
+    ],
+)
+def test_options_reach_the_loader(tmp_path, monkeypatch, arguments, options):
+    asked = []
+
+    def load(source, **given):
+        asked.append((source, given))
+        raise ValueError("that is enough")
+
+    for name in ("load_irra", "load_rde", "load_tbps_clip", "load_albef", "load_bert"):
+        monkeypatch.setattr(f"aga_model.conversion.{name}", load)
+    result = _run("weights", "--out", tmp_path / "model", "--format", *arguments)
+    assert result.exit_code == 2 and "that is enough" in result.output
+    if arguments[0] == "bert":
+        options = options | {"vision_config": {"image_size": [96, 48]}}
+    assert asked == [("weights", {"tokenizer": None, "trust_remote_code": False} | options)]

@@ -4,13 +4,14 @@ import hashlib
 import json
 import time
 from dataclasses import replace
+from datetime import datetime
 
+import command_line
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from aga_model.cli.gallery import _oldest, _shown_age
 from aga_model.cli.index import _find
-from aga_model.cli.main import app
 from aga_model.retrieval import Filter, Gallery, GalleryRow
 from aga_model.retrieval.audit import AuditError, AuditLog
 
@@ -21,9 +22,7 @@ DAY = 86_400.0
 
 
 def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, ["gallery", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.aga("gallery", *arguments, code=code)
 
 
 @pytest.fixture
@@ -173,3 +172,41 @@ def test_a_deletion_that_is_not_finished_is_told_of(gallery, monkeypatch):
         assert "5 images" in shown.stdout and "is not finished, though no search finds them" in shown.stderr
     assert "not finished" not in aga("info", gallery).stderr
     assert Gallery.open(gallery).count(Filter(sources=[source])) == 0
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"),
+    [(1, "1 hour"), (36, "36 hours"), (24, "1 day"), (8 * 24, "8 days"), (168, "1 week"), (8 * 168, "8 weeks"),
+     (1 / 40, "90 seconds")],
+)  # fmt: skip
+def test_an_age_is_shown_as_it_is(hours, shown):
+    assert _shown_age(3600 * hours) == shown
+
+
+@pytest.mark.parametrize(
+    ("age", "before"),
+    [("12h", datetime(2026, 3, 1, 6)), ("30d", datetime(2026, 1, 30, 18)), ("8w", datetime(2026, 1, 4, 18)),
+     ("2026-01-31", datetime(2026, 1, 31)), ("2026-01-31T18:30", datetime(2026, 1, 31, 18, 30))],
+)  # fmt: skip
+def test_older_than_is_before(age, before):
+    assert _oldest(age, datetime(2026, 3, 1, 18)) == before
+
+
+def test_compacting_tells_the_size_of_now_and_of_before(gallery, monkeypatch):
+    size = [3 * 2**20]
+    monkeypatch.setattr("aga_model.cli.gallery._bytes_in", lambda folder: size[0])
+    monkeypatch.setattr(Gallery, "compact", lambda self: size.__setitem__(0, 2**20))
+    assert "size: 1.0 MiB, was 3.0" in aga("compact", gallery).stdout
+
+
+def test_photographs_from_before_1970_have_a_time(tmp_path):
+    made = Gallery.create(tmp_path / "g", MODEL, 8, "some/model")
+    rows = [
+        GalleryRow(f"/{number}.jpg", f"{number:064x}", f"/{number}.jpg", 20, 40, MODEL, time=taken)
+        for number, taken in enumerate((-1e6, -1.0, 0.0, 1e9, None))
+    ]
+    made.add(np.eye(8, dtype=np.float32)[:5], rows)
+    assert "5 images, 4 of them with a time" in aga("info", tmp_path / "g").stdout
+    result = aga("delete", tmp_path / "g", "--older-than", "1970-01-05", "--dry-run")
+    assert "3 images would be removed, the gallery holds 5" in result.stdout
+    assert "1 images have no time" in result.stderr and Gallery.open(tmp_path / "g").count() == 5

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from aga_model import AgaConfig, AgaModel, AgaProcessor
+from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model.cli.main import app
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.release import (
@@ -26,6 +26,8 @@ from aga_model.training.release import (
     read_release,
     rename_in_examples,
 )
+
+pytestmark = pytest.mark.timeout(180)  # a server, which may serve for ever
 
 REPO = f"{OWNER}/tiny"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "release.md"
@@ -47,14 +49,22 @@ matcher = get_class_from_dynamic_module("modeling_aga.AgaForImageTextRetrieval",
 """
 
 
-@pytest.fixture
-def folder(make_model, processor, tmp_path):
-    """A model with everything that a release needs."""
-    target = tmp_path / "tiny"
-    make_model().save_pretrained(target)
-    processor.save_pretrained(target)
+@pytest.fixture(scope="module")
+def saved(make_sections, tokenizer, tmp_path_factory):
+    """A model with everything that a release needs, which no test changes."""
+    target = tmp_path_factory.mktemp("saved") / "tiny"
+    torch.manual_seed(0)
+    config = AgaConfig(**make_sections("clip"))
+    AgaForPreTraining(config).save_pretrained(target)
+    AgaProcessor.for_config(config, tokenizer).save_pretrained(target)
     (target / "README.md").write_text(CARD)
     return target
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of it for each test."""
+    return shutil.copytree(saved, tmp_path / "tiny")
 
 
 @pytest.fixture
@@ -580,7 +590,7 @@ def test_a_dual_encoder_alone_is_a_model_too(hub, folder, tokenizer, tmp_path):
 def test_the_commands_of_the_document_run(hub, folder):
     blocks = re.findall("```bash\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    pushes = 0
+    pushes, trainings = 0, 0
     for name, *arguments in lines:
         if [name, *arguments[:3]] == ["hf", "repos", "branch", "create"]:
             HfApi().create_branch(arguments[3], branch=arguments[4])
@@ -592,5 +602,6 @@ def test_the_commands_of_the_document_run(hub, folder):
         elif name == "python":
             arguments = parse_run_arguments([str(DOCUMENT.parents[1] / arguments[1]), *arguments[2:]])[2]
             assert arguments.push_to_hub and arguments.hub_repository == "user/name"
+            trainings += 1
     repository = hub.repositories["user/name"]
-    assert pushes == 4 and repository.private and set(repository.branches) == {"main", "v2"}
+    assert (pushes, trainings) == (4, 1) and repository.private and set(repository.branches) == {"main", "v2"}

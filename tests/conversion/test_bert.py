@@ -86,6 +86,14 @@ def test_text_states_equal_berts(tmp_path, captions, text_layers):
     assert processor.tokenizer.model_max_length == 24
 
 
+@pytest.mark.parametrize(("layers", "text_layers"), [(3, 2), (4, 2), (5, 3)])
+def test_the_text_tower_has_half_of_the_layers_rounded_up(tmp_path, layers, text_layers):
+    _bert(tmp_path, num_hidden_layers=layers)
+    model = _load(tmp_path).model
+    assert len(model.aga.text_model.encoder.layer) == text_layers
+    assert len(model.fusion.layers) == layers - text_layers
+
+
 @pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM, BertForPreTraining])
 def test_upper_layers_are_the_fusion_encoders(tmp_path, kind):
     bert = _bert(tmp_path, kind)
@@ -127,6 +135,23 @@ def test_an_mlm_head_that_is_not_tied_stays_so(tmp_path):
     assert not model.config.tie_word_embeddings
 
 
+def test_captions_are_of_64_tokens_at_most(tmp_path):
+    """As the methods of person search have them, although BERT has room for 512."""
+    _bert(tmp_path, max_position_embeddings=80)
+    model, processor = _load(tmp_path)
+    assert model.config.text_config.max_position_embeddings == 80
+    assert (model.config.text_config.caption_length, processor.tokenizer.model_max_length) == (64, 64)
+
+
+def test_two_output_biases_that_differ_are_refused(tmp_path):
+    _bert(tmp_path, BertForMaskedLM, tie_word_embeddings=False)
+    state = load_file(tmp_path / "model.safetensors")
+    state["cls.predictions.bias"] = state["cls.predictions.decoder.bias"] + 1
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConversionError, match=r"predictions\.bias and .*decoder\.bias should be the same and differ"):
+        _load(tmp_path)
+
+
 def test_without_an_mlm_head_it_begins_anew(tmp_path):
     bert = _bert(tmp_path)
     model = _load(tmp_path).model
@@ -146,6 +171,19 @@ def test_what_berts_configuration_says_is_kept(tmp_path):
     assert (text.pad_token_id, text.bos_token_id, text.eos_token_id, text.mask_token_id) == (0, 2, 3, 4)
     assert (text.max_position_embeddings, text.caption_length) == (24, 24)
     assert config.objective_config.loss_weights == {"itc": 1.0, "itm": 1.0, "mlm": 1.0}
+
+
+@torch.no_grad()
+def test_padding_of_another_id_is_kept_without_a_vocabulary(tmp_path, captions):
+    bert = _bert(tmp_path, vocab_size=110, pad_token_id=7)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+    model = _load(tmp_path, text_layers=4).model
+    assert model.config.text_config.pad_token_id == 7
+    ids, mask = captions
+    ids[(ids == 7) | (ids == 0)] = 8
+    ids[mask == 0], ids[:, 0], ids[torch.arange(3), mask.sum(1) - 1] = 7, 101, 102
+    _check_states(model, bert, (ids, mask), 4)  # also where the mask is left to be told from the padding
 
 
 # --- forms of files ---------------------------------------------------------------------------------------------

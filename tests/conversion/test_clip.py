@@ -21,10 +21,10 @@ VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, 
           "image_size": 224, "patch_size": 32}  # fmt: skip
 
 
-def _clip(eos=98, bos=97, **text):
+def _clip(eos=98, bos=97, vision=(), **text):
     torch.manual_seed(0)
-    text = {**TEXT, "eos_token_id": eos, "bos_token_id": bos, **text}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=32)).eval()
+    text, vision = {**TEXT, "eos_token_id": eos, "bos_token_id": bos, **text}, {**VISION, **dict(vision)}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)).eval()
     nn.init.normal_(model.vision_model.embeddings.position_embedding.weight)
     return model
 
@@ -69,6 +69,40 @@ def test_an_old_configurations_end_of_text_is_set_right(tmp_path):
     model, _ = load_clip(tmp_path, image_size=(224, 224))
     assert (model.config.text_config.eos_token_id, model.config.text_config.bos_token_id) == (98, 97)
     ids = _captions()
+    _close(model.get_text_features(ids), clip.get_text_features(ids))
+
+
+@pytest.mark.parametrize(
+    ("text", "vision"),
+    [
+        ({"hidden_act": "gelu"}, {"hidden_act": "relu"}),
+        ({"layer_norm_eps": 0.3}, {"layer_norm_eps": 0.7}),
+    ],
+)
+@torch.no_grad()
+def test_activation_and_epsilon_of_each_tower_are_kept(tmp_path, text, vision):
+    """LAION's CLIPs have gelu; weights with large steps, so that either shows."""
+    clip = _clip(vision=vision, **text)
+    for name, parameter in clip.named_parameters():
+        if name.endswith("fc1.bias"):
+            nn.init.normal_(parameter, std=2.0)
+    clip.save_pretrained(tmp_path)
+    model, _ = load_clip(tmp_path, image_size=(224, 224))
+    for key, value in (*text.items(), *vision.items()):
+        assert value in (getattr(model.config.text_config, key), getattr(model.config.vision_config, key))
+    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
+    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
+    _close(model.get_text_features(ids), clip.get_text_features(ids))
+
+
+@torch.no_grad()
+def test_an_end_of_text_that_is_not_the_last_id_is_kept(tmp_path):
+    clip = _clip(eos=50, bos=40)
+    clip.save_pretrained(tmp_path)
+    model, _ = load_clip(tmp_path, image_size=(224, 224))
+    assert (model.config.text_config.eos_token_id, model.config.text_config.bos_token_id) == (50, 40)
+    ids = torch.randint(60, 99, (3, 12))
+    ids[:, 0], ids[0, 5:], ids[1:, 9:] = 40, 50, 50
     _close(model.get_text_features(ids), clip.get_text_features(ids))
 
 
@@ -144,6 +178,40 @@ def test_openais_file(tmp_path, form):
     _close(model.get_text_features(ids), clip.get_text_features(ids))
 
 
+@torch.no_grad()
+def test_activation_and_epsilon_are_openais(tmp_path):
+    """quick_gelu and 1e-5, whatever transformers' defaults are; states so small that the epsilon shows."""
+    settings = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+    clip = _clip(vision=settings, **settings)
+    for name, parameter in clip.named_parameters():
+        if name.endswith("fc1.bias"):
+            nn.init.normal_(parameter, std=2.0)
+        elif "embedding" in name:
+            parameter.mul_(1e-3)
+    torch.save(_openai_state(clip), tmp_path / "ViT.pt")
+    model, _ = load_clip(tmp_path / "ViT.pt", image_size=(224, 224))
+    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
+    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
+    _close(model.get_text_features(ids), clip.get_text_features(ids))
+
+
+@torch.no_grad()
+def test_a_square_projection_is_turned(tmp_path):
+    """As in ViT-B's text tower: nothing but the embeddings tells which way round it is."""
+    clip = _clip(hidden_size=32, intermediate_size=128)
+    torch.save(_openai_state(clip), tmp_path / "ViT.pt")
+    model, _ = load_clip(tmp_path / "ViT.pt", image_size=(224, 224))
+    assert torch.equal(model.text_projection.weight, clip.text_projection.weight)
+
+
+def test_positions_of_another_grid_than_a_square_are_refused(tmp_path):
+    state = _openai_state(_clip())
+    state["visual.positional_embedding"] = torch.randn(43, 128)
+    torch.save(state, tmp_path / "ViT.pt")
+    with pytest.raises(ConversionError, match=r"ViT\.pt: 42 patch positions are no square grid"):
+        load_clip(tmp_path / "ViT.pt", image_size=(224, 224))
+
+
 def test_not_clip(tmp_path):
     with pytest.raises(ConversionError, match="cannot be loaded as transformers' CLIP"):
         load_clip(tmp_path)
@@ -204,6 +272,25 @@ def test_a_folder_with_a_vocabulary_gives_a_processor(tmp_path, saved):
         assert processor.tokenizer(case["caption"], add_special_tokens=False)["input_ids"] == case["ids"]
     assert processor.tokenizer.mask_token_id == 49405
     assert processor.tokenizer.model_max_length == 20
+
+
+def _vocabulary(folder, entries):
+    """A tokenizer without merges, with the mask, start and end as its last entries."""
+    words = [chr(ord("a") + n % 26) + str(n) for n in range(entries - 3)]
+    vocab = {word: n for n, word in enumerate([*words, "<|mask|>", "<|startoftext|>", "<|endoftext|>"])}
+    CLIPTokenizer(vocab=vocab, merges=[], mask_token="<|mask|>").save_pretrained(folder)
+    return folder
+
+
+def test_a_vocabulary_from_elsewhere_must_fit(tmp_path):
+    _clip().save_pretrained(tmp_path / "clip")
+    _, processor = load_clip(tmp_path / "clip", tokenizer=_vocabulary(tmp_path / "fits", 99))
+    assert processor.tokenizer("")["input_ids"] == [97, 98]
+    with pytest.raises(ConversionError, match="other: "):
+        load_clip(tmp_path / "clip", tokenizer=_vocabulary(tmp_path / "other", 100))
+    # Beside the weights one that does not fit is not taken, nor is it an error.
+    _vocabulary(tmp_path / "clip", 100)
+    assert load_clip(tmp_path / "clip").processor is None
 
 
 def test_a_vocabulary_that_was_asked_for_must_be_there(tmp_path):

@@ -55,6 +55,16 @@ def test_tbps_clip(tmp_path, golden):
         load_tbps_clip(tmp_path / "checkpoint_best.pth")
 
 
+@pytest.mark.parametrize("stride", [13, 14])
+def test_the_stride_that_is_given_counts(tmp_path, stride):
+    """Four patches of 16 pixels fit an image of 40x40 at either."""
+    table = _towers()["base_model.visual.positional_embedding"]
+    torch.save({"model": _towers() | {"base_model.visual.positional_embedding": table[:5]}}, tmp_path / "best.pth")
+    model, _ = load_rde(tmp_path / "best.pth", image_size=(40, 40), stride=stride)
+    assert model.config.vision_config.stride == stride
+    assert torch.equal(model.vision_model.embeddings.position_embedding.weight, table[:5])
+
+
 def test_a_key_of_another_method_is_an_error(tmp_path):
     torch.save({"model": _towers() | {"momentum_encoder.weight": torch.zeros(1)}}, tmp_path / "x.pth")
     with pytest.raises(ConversionError, match="momentum_encoder"):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from aga_model import AgaForPreTraining
 from aga_model.conversion import ConversionError, load_irra, load_rde
+from aga_model.conversion.irra import infer_image_size
 from aga_model.losses import id_loss, itc_loss, mlm_loss, sdm_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -69,6 +70,8 @@ def test_a_converted_model_trains_by_irras_recipe():
     model, inputs, _ = _load("irra_tiny")
     output = model.train()(inputs["input_ids"], inputs["pixel_values"], person_ids=inputs["person_ids"])
     assert {"sdm_loss", "mlm_loss", "id_loss"} <= output.keys() and "itc_loss" not in output
+    objective = model.config.objective_config
+    assert (objective.mask_strategy, objective.enrichment) == ("random", "none")
     output.loss.backward()
 
 
@@ -219,6 +222,20 @@ def test_strides_that_cannot_be_told(tmp_path, grid, given, named):
     path, _ = _with_grid(tmp_path, *grid)
     with pytest.raises(ConversionError, match=named):
         load_irra(path, **given)
+
+
+@pytest.mark.parametrize(
+    ("patches", "patch", "aspect", "wanted"),
+    [
+        (192, 16, 3, ((384, 128), 16)),
+        (47 * 15, 16, 3, ((384, 128), 8)),
+        (196, 16, 1, ((224, 224), 16)),  # 120x120 at stride 8 has as many, and is no one's recipe
+        (49, 32, 1, ((224, 224), 32)),
+        (310, 16, 3, ((384, 128), 12)),
+    ],
+)
+def test_the_likeliest_size_is_taken(patches, patch, aspect, wanted):
+    assert infer_image_size(patches, patch, None, None, aspect, "x.pth") == wanted
 
 
 class _Malicious:

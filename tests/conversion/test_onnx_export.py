@@ -153,6 +153,34 @@ def test_embeddings_that_are_no_numbers_are_refused(desk, tmp_path, monkeypatch)
         onnx_export.export_onnx(model, processor, tmp_path / "onnx", "0" * 64)
 
 
+@pytest.mark.parametrize("difference", [4e-6, 4e-4])
+@pytest.mark.parametrize("cosine", [0.97, 0.6])
+def test_the_worst_row_of_the_worst_batch_decides(tmp_path, monkeypatch, difference, cosine):
+    """Of batches of 1, 3 and 2 rows one of three is further from PyTorch's, and another one in int8."""
+    monkeypatch.setattr(onnx_export, "_export", lambda encoder, output, example, path: path.write_bytes(b"12345"))
+    monkeypatch.setattr(onnx_export, "_quantise", lambda source, target: target.write_bytes(b"12"))
+    batches = [{"input": torch.eye(3)[:rows]} for rows in (1, 3, 2)]
+
+    def embed(path, given):
+        found = [batch["input"].numpy().copy() for batch in given]
+        if path.name == "x.onnx":
+            found[1][1, 2] -= difference
+        else:
+            found[1][2] *= cosine
+        return found
+
+    monkeypatch.setattr(onnx_export, "_embed", embed)
+    paths = [tmp_path / "x.onnx", tmp_path / "x.int8.onnx"]
+    if difference > 1e-5 or cosine < 0.95:
+        named = r"x\.onnx: embeddings differ by 4.0e-04" if difference > 1e-5 else r"x\.int8\.onnx: .* cosine 0.600"
+        with pytest.raises(onnx_export.ExportError, match=named):
+            onnx_export._export_encoder(torch.nn.Identity(), "embeds", batches, paths)
+    else:
+        report = onnx_export._export_encoder(torch.nn.Identity(), "embeds", batches, paths)
+        assert report.files == {"x.onnx": 5, "x.int8.onnx": 2}
+        assert (report.largest_difference, report.int8_cosine) == pytest.approx((difference, cosine))
+
+
 def test_int8_that_is_too_coarse_is_refused(desk, tmp_path, monkeypatch):
     model = AgaModel.from_pretrained(REPOSITORY / "checkpoints" / "aga-small-rendered").eval()
     _, processor = _other_weights()

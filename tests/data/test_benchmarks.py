@@ -8,7 +8,15 @@ import pytest
 from miniatures import CUHK, LAYOUTS, OWN_LINES, OWN_TABLE, RSTP, write_image, write_miniature
 from PIL import Image
 
-from aga_model.data.benchmarks import FEATURES, hold_out_identities, is_rendered, load_benchmark, split_records
+from aga_model.data.annotations import read_records
+from aga_model.data.benchmarks import (
+    FEATURES,
+    has_validation_split,
+    hold_out_identities,
+    is_rendered,
+    load_benchmark,
+    split_records,
+)
 from aga_model.data.check import find_unreadable
 from aga_model.data.formats import FORMATS, SplitSize
 
@@ -196,6 +204,23 @@ def test_a_folder_too_deep_or_another_name(tmp_path):
         load_cuhk_pedes(tmp_path / "nowhere")
 
 
+def test_an_image_that_is_named_again_keeps_both_records(tmp_path):
+    write_miniature("cuhk-pedes", tmp_path, [*CUHK, {**CUHK[2], "captions": ["Once more."]}])
+    train = load_cuhk_pedes(tmp_path)["train"]
+    assert train["image_id"][:] == [0, 0, 1, 1, 2, 2, 5] and train["caption"][6] == "Once more."
+    (tmp_path / "imgs" / "cam_b" / "003_45.bmp").unlink()
+    with pytest.raises(FileNotFoundError, match="1 images named in"):
+        load_cuhk_pedes(tmp_path)
+
+
+def test_the_image_folder_is_the_one_with_most_images(tmp_path):
+    write_miniature("cuhk-pedes", tmp_path)
+    (tmp_path / "CUHK01").mkdir()
+    (tmp_path / "imgs" / "CUHK01" / "0363004.png").rename(tmp_path / "CUHK01" / "0363004.png")
+    with pytest.raises(FileNotFoundError, match=r"are not under .*imgs, first: CUHK01/0363004\.png"):
+        load_cuhk_pedes(tmp_path)
+
+
 def test_images_beside_the_annotation(tmp_path):
     write_miniature("cuhk-pedes", tmp_path)
     for folder in (tmp_path / "imgs").iterdir():
@@ -275,6 +300,42 @@ def test_a_table_has_one_row_per_caption(tmp_path):
     assert splits["val"]["camera_id"][:] == [None]
 
 
+@pytest.mark.parametrize("name", ["cuhk-pedes", "own"])
+def test_a_byte_order_mark_is_no_part_of_the_annotation(tmp_path, name):
+    annotation = write_miniature(name, tmp_path)
+    annotation.write_text(annotation.read_text(), encoding="utf-8-sig")
+    assert set(load_benchmark(name, tmp_path)) == {"train", "val", "test"}
+
+
+def test_an_empty_split_column_names_no_split(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "metadata.csv").write_text("file_name,person_id,caption,split\na.jpg,1,A coat.,\n")
+    assert {split: rows["caption"][:] for split, rows in load_benchmark("own", tmp_path).items()} == {
+        "test": ["A coat."]
+    }
+
+
+def test_lines_after_a_caption_of_two_lines_keep_their_numbers(tmp_path):
+    table = 'file_name,person_id,caption\na.jpg,1,"A coat\nand a bag."\nb.jpg,2\nc.jpg,3,Boots.\n'
+    (tmp_path / "metadata.csv").write_text(table)
+    assert [line for line, _ in read_records(tmp_path / "metadata.csv")] == [2, 4, 5]
+
+
+@pytest.mark.parametrize(("camera", "expected"), [(0, "0"), (3, "3"), ("", None), (None, None)])
+def test_a_camera_may_have_the_number_zero(tmp_path, camera, expected):
+    write_miniature("own", tmp_path, [{**OWN_LINES[3], "camera_id": camera}])
+    assert load_benchmark("own", tmp_path)["test"]["camera_id"][:] == [expected]
+
+
+def test_persons_are_numbered_in_the_order_of_their_names(tmp_path):
+    names = [f"person {letter}" for letter in "hgfedcba"]
+    records = [{"file_name": f"{n}.jpg", "person_id": name, "caption": "A coat."} for n, name in enumerate(names)]
+    for record in records:
+        write_image(tmp_path / record["file_name"])
+    write_miniature("own", tmp_path, records)
+    assert load_benchmark("own", tmp_path)["test"]["person_id"][:] == [7, 6, 5, 4, 3, 2, 1, 0]
+
+
 def test_without_any_split_all_is_test(tmp_path):
     records = [{key: value for key, value in record.items() if key != "split"} for record in OWN_LINES]
     write_miniature("own", tmp_path, records)
@@ -307,6 +368,8 @@ def test_a_broken_own_record_is_named(tmp_path, record, named):
     ("name", "content", "named"),
     [
         ("metadata.csv", "file_name,person_id,caption\na.jpg,1,A coat, red\n", "line 2: 4 values, but .* 3"),
+        ("metadata.csv", "file_name,person_id,caption\na.jpg\n", "line 2: 1 values, but .* 3"),
+        ("metadata.csv", 'file_name,person_id,caption\na.jpg,1,"A coat" red\n', "line 2: not valid CSV"),
         ("metadata.csv", "file_name,file_name\n1,2\n", "a column name appears twice"),
         ("metadata.csv", "file_name,person_id,caption\n", "no rows"),
         ("metadata.csv", "file_name,person_id\na/1.jpg,1\n", "line 2 .*key 'caption' is missing"),
@@ -372,6 +435,10 @@ def train(tmp_path):
         write_image(tmp_path / "imgs" / record["img_path"])
     (tmp_path / "data_captions.json").write_text(json.dumps(records))
     return load_benchmark("rstp-reid", tmp_path)["train"]
+
+
+def test_which_sets_have_a_validation_split():
+    assert {name for name in FORMATS if has_validation_split(name)} == {"cuhk-pedes", "rstp-reid"}
 
 
 @pytest.mark.parametrize(("share_or_count", "held_out"), [(0.05, 2), (0.25, 5), (0.001, 2), (3, 3), (19, 19)])

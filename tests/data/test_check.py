@@ -12,6 +12,7 @@ from aga_model.data.annotations import detect_dataset
 from aga_model.data.benchmarks import load_benchmark
 from aga_model.data.check import check_dataset, find_unreadable
 from aga_model.data.formats import FORMATS, SplitSize
+from aga_model.data.problems import KINDS, Place, Problems
 from aga_model.data.rendered import render_dataset
 
 
@@ -70,6 +71,10 @@ DEFECTS = {
         lambda r: [own.update(id=own["id"] + 4) for own in r], ["first-id"], (0, "CUHK01/0363004.png"),
     ),
     "gap": (lambda r: [own.update(id=own["id"] * 4 - 3) for own in r], ["id-gap"], (1, "cam_a/003_45.bmp")),
+    "id a truth value": (lambda r: r[0].update(id=True), ["bad-id"], (0, "CUHK01/0363004.png")),
+    "caption with half a character": (
+        lambda r: r[0].update(captions=["ok", "\ud83d"]), ["bad-caption"], (0, "CUHK01/0363004.png"),
+    ),
     "image not there": (lambda r: r[3].update(file_path="Market/x.jpg"), ["missing-image"], (3, "Market/x.jpg")),
 }  # fmt: skip
 
@@ -89,7 +94,49 @@ def test_each_defect_is_reported_with_file_and_record(tmp_path, defect):
     assert str(report.examination.problems[kinds[0]].places[0]).startswith(f"{annotation}: record {place[0]}")
 
 
+# Nothing loads the set; the set loads but is not what it should be.
+ERRORS = {
+    "bad-record", "missing-key", "bad-split", "bad-id", "bad-path", "no-caption", "bad-caption", "empty-caption",
+    "conflicting-image", "shared-identity", "missing-image", "unreadable-image",
+}  # fmt: skip
+WARNINGS = {"duplicate-image", "first-id", "id-gap", "count", "missing-split"}
+
+
+def test_how_grave_each_kind_is():
+    assert {kind for kind, (severity, _) in KINDS.items() if severity == "error"} == ERRORS
+    assert {kind for kind, (severity, _) in KINDS.items() if severity == "warning"} == WARNINGS
+
+
+def test_missing_ids_are_counted_one_by_one(tmp_path):
+    """Training has the persons 1, 5 and 7: 2, 3, 4 and 6 are missing."""
+    ids = (1, 5, 7, 8, 9)
+    write_miniature("cuhk-pedes", tmp_path, [{**record, "id": own} for record, own in zip(CUHK, ids)])
+    assert found(check_dataset(tmp_path), "id-gap")["id-gap"] == (
+        4,
+        [(1, "cam_a/003_45.bmp"), (2, "cam_b/003_45.bmp")],
+    )
+
+
+def test_the_first_advice_of_a_kind_stays(tmp_path):
+    problems = Problems()
+    place = Place(tmp_path / "a.json", 0, None, "gone")
+    for advice in ("", "unpack it", "", "or not"):
+        problems.add("missing-image", place, advice=advice)
+    assert (problems["missing-image"].count, problems["missing-image"].advice) == (4, "unpack it")
+
+
+# What the check warns of and the loader reads.
+READABLE = {
+    "image twice",
+    "image twice, written otherwise",
+    "image twice, other person",
+    "ids from 5",
+    "gap",
+}
+
+
 def test_the_loader_refuses_what_the_check_calls_an_error(tmp_path):
+    read = set()
     for number, defect in enumerate(DEFECTS):
         records = copy.deepcopy(CUHK)
         DEFECTS[defect][0](records)
@@ -101,6 +148,8 @@ def test_the_loader_refuses_what_the_check_calls_an_error(tmp_path):
                 load_benchmark("cuhk-pedes", folder)
         else:
             load_benchmark("cuhk-pedes", folder)
+            read.add(defect)
+    assert read == READABLE
 
 
 def test_all_defects_at_once(tmp_path):
@@ -221,6 +270,49 @@ def test_ids_that_start_anew_in_each_published_split_are_no_shared_identity(tmp_
     assert set(load_benchmark("icfg-pedes", tmp_path)) == {"train", "test"}
     write_miniature("icfg-pedes", tmp_path, [*ICFG[:2], {**ICFG[2], "id": 1}])
     found(check_dataset(tmp_path), "shared-identity")
+
+
+def test_ids_that_start_anew_are_shared_identities_in_a_set_of_another_size(tmp_path, published):
+    """One caption more than published: that the numbering only restarts cannot be known."""
+    write_miniature("icfg-pedes", tmp_path, [*ICFG[:2], {**ICFG[2], "id": 0, "captions": ["a", "b"]}])
+    found(check_dataset(tmp_path), "shared-identity", "count")
+
+
+@pytest.mark.parametrize(("images", "other"), [(1, True), (2, False), (6, False), (7, True)])
+def test_a_set_of_under_half_or_over_twice_the_images_is_another_one(tmp_path, published, images, other):
+    """The published set has three images."""
+    records = [{**ICFG[0], "id": n, "file_path": f"{n}.jpg"} for n in range(images)]
+    write_miniature("icfg-pedes", tmp_path, records)
+    report = check_dataset(tmp_path)
+    problems = report.examination.problems
+    assert set(report.published) == (set() if other else {"train", "test"})
+    assert ("unpublished" in problems) == other == ("missing-split" not in problems)
+
+
+@pytest.mark.parametrize(("identities", "kinds"), [(3, set()), (2, {"shared-identity", "count"})])
+def test_persons_of_a_set_whose_splits_were_published_without_them(tmp_path, monkeypatch, identities, kinds):
+    """Train has persons 0 and 1, test has 0: three persons in all, or two of whom one is in both."""
+    sizes = {"train": SplitSize(None, 2, 2), "test": SplitSize(None, 1, 1)}
+    changed = replace(FORMATS["icfg-pedes"], published=sizes, identities=identities)
+    monkeypatch.setitem(FORMATS, "icfg-pedes", changed)
+    write_miniature("icfg-pedes", tmp_path, [*ICFG[:2], {**ICFG[2], "id": 0}])
+    problems = check_dataset(tmp_path).examination.problems
+    assert {problem.kind for problem in problems} - {"restarted-ids"} == kinds
+    if kinds:
+        assert problems["count"].places[0].detail == "3 identities in all splits, published are 2"
+
+
+def test_a_missing_image_is_reported_where_it_is_named_first(tmp_path):
+    write_miniature("cuhk-pedes", tmp_path, [*CUHK, CUHK[1]])
+    (tmp_path / "imgs" / "cam_a" / "003_45.bmp").unlink()
+    problems = found(check_dataset(tmp_path), "duplicate-image", "missing-image")
+    assert problems["missing-image"] == (1, [(1, "cam_a/003_45.bmp")])
+
+
+def test_figures_agree_where_none_of_those_that_are_known_differs():
+    published = SplitSize(None, 2, 3)
+    assert SplitSize(7, 2, 3).agrees_with(published)
+    assert not SplitSize(7, 2, 4).agrees_with(published) and not SplitSize(7, 1, 3).agrees_with(published)
 
 
 def test_the_figures_of_the_papers():

@@ -51,14 +51,14 @@ def test_a_full_disk_that_shows_only_at_the_end(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has it")
-def test_a_device_is_written_to_and_stays_one(tmp_path):
+def test_a_device_is_written_to_and_stays_one(tmp_path, device):
     link = tmp_path / "result.txt"
-    link.symlink_to("/dev/full")
+    link.symlink_to(device("full"))
     with pytest.raises(UnwritableFileError, match=r"result\.txt cannot be written: the disk is full"):
         write(link)
     assert link.is_char_device() and list(tmp_path.iterdir()) == [link]
     link.unlink()
-    link.symlink_to("/dev/null")
+    link.symlink_to(device("null"))
     write(link)
     assert link.is_char_device()
 

@@ -3,12 +3,21 @@ import io
 import os
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from aga_model.data.image_files import UnreadableImageError, find_images, read_image, read_image_file
+from aga_model.data.image_files import (
+    UnreadableImageError,
+    _complete_images_only,
+    decode_image,
+    find_images,
+    read_bytes,
+    read_image,
+    read_image_file,
+)
 from aga_model.data.images import read_crop
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -74,6 +83,25 @@ def test_truncated_file_is_an_error_where_others_allow_it(tmp_path, monkeypatch)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # the process's setting is back
 
 
+def test_truncated_files_stay_refused_until_the_last_thread_has_read(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with _complete_images_only():
+        with _complete_images_only():
+            assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_files_above_512_mib_are_never_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.touch()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"read")
+    os.truncate(path, 2**29)  # a hole, which takes no room on the disk
+    assert read_bytes(path) == b"read"
+    os.truncate(path, 2**29 + 1)
+    assert reason_of(path) == "larger than 512 MiB"
+
+
 def test_text_named_jpg(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_text("hello")
@@ -115,6 +143,14 @@ def test_decompression_bomb(tmp_path, monkeypatch, limit):
         assert "decompression bomb" in reason_of(path)
 
 
+def test_the_callers_limit_counts_pixels(tmp_path):
+    path = tmp_path / "a.png"
+    noise(64, 48).save(path)
+    assert decode_image(path.read_bytes(), path, max_pixels=3072).size == (48, 64)
+    with pytest.raises(UnreadableImageError, match="48x64: more than the 3,071 pixels"):
+        decode_image(path.read_bytes(), path, max_pixels=3071)
+
+
 def test_cmyk(tmp_path):
     half().convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     assert Image.open(tmp_path / "a.jpg").mode == "CMYK"
@@ -131,6 +167,20 @@ def test_sixteen_bit_grey_spans_the_range(tmp_path, suffix):
     pixels = np.asarray(read_image(tmp_path / f"a.{suffix}"))
     assert np.array_equal(pixels[3, :, 0], np.arange(256))
     assert np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+@pytest.mark.parametrize(("mode", "order", "signature"), [("I;16", "<u2", b"II*\0"), ("I;16B", ">u2", b"MM\0*")])
+def test_sixteen_bit_tiff_of_either_byte_order_has_its_values(tmp_path, mode, order, signature):
+    values = np.arange(0, 65536, 257).reshape(8, 32)  # 257 is 65535 / 255
+    path = tmp_path / "a.tif"
+    Image.frombytes(mode, (32, 8), values.astype(order).tobytes()).save(path)
+    assert path.read_bytes()[:4] == signature
+    assert np.array_equal(np.asarray(read_image(path))[..., 1], np.arange(256).reshape(8, 32))
+
+
+def test_sixteen_bit_image_of_small_values_is_nearly_black(tmp_path):
+    Image.fromarray(np.full((8, 8), 200, np.uint16)).save(tmp_path / "a.png")
+    assert set(np.asarray(read_image(tmp_path / "a.png")).ravel()) == {1}  # 200 * 255 / 65535 is 0.8
 
 
 def test_dark_sixteen_bit_image_stays_dark(tmp_path):
@@ -157,6 +207,14 @@ def test_constant_float_image_and_nan(tmp_path):
     assert np.asarray(read_image(tmp_path / "a.tif")).max() == 0
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "b.tif")
     assert "not finite" in reason_of(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_single_pixel_that_is_not_finite_is_an_error(tmp_path, value):
+    values = np.zeros((8, 8), np.float32)
+    values[3, 5] = value
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert "not finite" in reason_of(tmp_path / "a.tif")
 
 
 def test_palette_with_transparency_is_over_white(tmp_path):
@@ -217,6 +275,54 @@ def test_damaged_exif_does_not_hide_the_image(tmp_path):
     half().save(buffer, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f broken")
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     assert read_image(tmp_path / "a.jpg").size == (32, 16)
+
+
+def test_exif_that_cannot_be_parsed_does_not_hide_the_image(tmp_path):
+    half().save(tmp_path / "a.png", exif=b"Exif\0\0XX*\0 no such byte order")
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(SyntaxError):
+        image.getexif()
+    assert read_image(tmp_path / "a.png").getpixel((2, 8)) == RED
+
+
+def test_hidden_folders_and_sounds_are_no_images(image_folder):
+    (image_folder / ".trash").mkdir()
+    (image_folder / ".trash" / "a.jpg").write_bytes((image_folder / "a.jpg").read_bytes())
+    (image_folder / "step.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    images, skipped = find_images(image_folder)
+    assert len(images) == 7 and ".trash" not in {path.parent.name for path in images}
+    assert {item.path.name: item.reason for item in skipped}["step.wav"] == "not an image"
+
+
+@pytest.mark.parametrize(
+    "suffix", ["jpg", "png", "webp", "gif", "bmp", "tif", "pbm", "pgm", "ppm", "jp2", "j2k", "avif"]
+)
+def test_every_format_that_is_read_is_found_without_its_suffix(tmp_path, suffix):
+    image = noise().convert("1" if suffix == "pbm" else "L" if suffix == "pgm" else "RGB")
+    image.save(tmp_path / f"a.{suffix}")
+    (tmp_path / f"a.{suffix}").rename(tmp_path / "a")
+    assert find_images(tmp_path) == ([tmp_path / "a"], [])
+    assert read_image(tmp_path / "a").size == (48, 64)
+
+
+def test_tiffs_of_either_byte_order_are_found(tmp_path):
+    for name, mode, big in (("a", "I;16", False), ("b", "I;16B", False), ("c", "I;16", True)):
+        Image.new(mode, (16, 16)).save(tmp_path / name, "TIFF", big_tiff=big)
+    assert len(find_images(tmp_path)[0]) == 3
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(image_folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "camera 2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    images, skipped = find_images(image_folder)
+    assert len(images) == 5
+    reasons = {item.path: item.reason for item in skipped}
+    assert reasons[image_folder / "camera 2"] == "folder cannot be listed: permission denied"
 
 
 def test_finds_images_by_content(image_folder):
@@ -301,6 +407,16 @@ def test_a_draft_of_an_image_on_its_side_is_large_enough(tmp_path):
     assert read_image(tmp_path / "a.jpg").size == (320, 1280)
     assert read_image(tmp_path / "a.jpg", (160, 640)).size == (160, 640)
     assert read_image(tmp_path / "a.jpg", (161, 640)).size == (320, 1280)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_draft_is_never_below_the_wanted_size_in_any_orientation(tmp_path, orientation):
+    """Wanted are 160 x 640: half of the tall picture's sides, and all of the wide one's height."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for size, decoded in (((320, 1280), (160, 640)), ((1280, 640), (1280, 640))):
+        Image.new("RGB", size if orientation < 5 else size[::-1]).save(tmp_path / "a.jpg", exif=exif)
+        assert read_image(tmp_path / "a.jpg", (160, 640)).size == decoded
 
 
 def test_a_truncated_file_is_no_draft_either(tmp_path):

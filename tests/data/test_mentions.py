@@ -62,6 +62,7 @@ def test_every_kind_in_one_caption():
         ("a long ponytail", [("ponytail", "hair_style")]),
         ("a short cropped jacket", [("jacket", "upper_type")]),
         ("short cropped hair", [("short cropped", "hair_style")]),
+        ("all in black bald man", [("black", "colour"), ("bald", "hair_style"), ("man", "gender")]),
         ("a bald guy", [("bald", "hair_style"), ("guy", "gender")]),
         ("a skinny girl in skinny blue jeans", [
             ("skinny", "build"), ("girl", "gender"), ("blue", "colour"), ("jeans", "lower_type"),

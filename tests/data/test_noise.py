@@ -49,7 +49,7 @@ def _without_captions(rows):
 # --- permuted captions ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate", "count"), [(0.2, 20), (0.5, 50), (0.034, 3), (0.99, 99)])
+@pytest.mark.parametrize(("rate", "count"), [(0.2, 20), (0.5, 50), (0.034, 3), (0.037, 4), (0.99, 99)])
 def test_exactly_the_share_is_permuted_between_persons(people, rate, count):
     noisy, record = permute_captions(people, rate, seed=0)
     before, after, persons = people["caption"][:], noisy["caption"][:], people["person_id"][:]
@@ -195,6 +195,8 @@ def test_errors_are_recorded_where_their_caption_stands(people):
     assert any(error.row in moved for error in record.errors)
     for error in record.errors:
         assert after[error.row][error.start : error.end] == error.wrong
+    places = [(error.row, error.start) for error in record.errors]
+    assert places == sorted(places)
     counts = record.summary()
     assert counts == {
         "seed": 2, "noisy_correspondence": 0.4, "caption_errors": 0.3, "rows": 100, "permuted_rows": 40,

@@ -68,6 +68,76 @@ def test_collator_says_how_captions_share_rows(rows, processor):
         assert taken[slots].tolist() == sample["input_ids"]
 
 
+def test_every_epoch_has_crops_of_its_own(rows, processor):
+    dataset = PairDataset(rows, processor, Augmentation(flip=0, crop_padding=0, brightness=0.5))
+    crops = []
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        crops.append(dataset[2]["crop"].tobytes())
+    assert len(set(crops)) == 4
+
+
+def test_a_pair_is_described_by_its_place_in_the_split(rows, processor):
+    told = PairDataset(rows, processor, None).describe(3)
+    assert (told["row"], told["image"]) == (3, rows[3]["image"]["path"])
+    assert all(told[key] == rows[3][key] for key in ("image_id", "person_id", "caption"))
+
+
+def test_what_is_done_to_crops_unless_told_otherwise():
+    assert vars(Augmentation()) == {"flip": 0.5, "crop_padding": 0.03, "brightness": 0.0, "erasing": 0.0}
+
+
+def test_two_captions_of_an_image_see_it_augmented_apart(rows, processor):
+    dataset = PairDataset(rows, processor, Augmentation(flip=0, crop_padding=0, brightness=0.5), seed=4)
+    assert dataset.paths[0] == dataset.paths[1]
+    assert not np.array_equal(dataset[0]["crop"], dataset[1]["crop"])
+
+
+@pytest.mark.parametrize(("text_length", "rows"), [(12, 2), (13, 1)])
+def test_packed_rows_are_no_longer_than_the_texts_of_the_model(processor, text_length, rows):
+    """Captions of 6 and 7 tokens need 13 places in one row."""
+    collator = PairCollator(processor, packed=True)
+    collator.text_length = text_length
+    crop = np.zeros((32, 16, 3), np.uint8)
+    samples = [{"crop": crop, "input_ids": [5] * n, "person_id": n, "row": n} for n in (6, 7)]
+    tokens = collator(samples)["packing"]["tokens"]
+    assert tokens.shape[0] == rows and tokens.shape[1] <= text_length
+
+
+def test_captions_are_padded_with_the_padding_token(processor):
+    """Of a vocabulary whose padding is neither its first nor its last entry."""
+    collator = PairCollator(processor)
+    collator.pad_token_id = 7
+    crop = np.zeros((32, 16, 3), np.uint8)
+    batch = collator([{"crop": crop, "input_ids": [3] * n, "person_id": n, "row": n} for n in (1, 3)])
+    assert batch["input_ids"].tolist() == [[3, 7, 7], [3, 3, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert batch["rows"] == [1, 3] and batch["person_ids"].tolist() == [1, 3]
+
+
+def test_brightness_goes_up_and_down_and_stops_at_white():
+    """Factors are even in 0.5 to 1.5; 200 becomes 100 to 255, and white for a factor of 1.275 or more."""
+    crop = np.full((2, 2, 3), 200, np.uint8)
+    found = [Augmentation(0, 0, 0.5, 0)(crop, np.random.default_rng(seed))[0, 0, 0] for seed in range(200)]
+    assert 100 <= min(found) < 110
+    assert 0.12 < np.mean(np.equal(found, 255)) < 0.33
+    assert 0.4 < np.mean(np.less(found, 200)) < 0.6
+
+
+def test_erased_areas_are_two_to_forty_hundredths():
+    crop = np.zeros((60, 40, 3), np.uint8)
+    crop[:, 20:] = 255  # the mean is neither of the two
+    erased = np.array(
+        [(Augmentation(0, 0, 0, 1)(crop, np.random.default_rng(seed)) == 127).all(axis=2) for seed in range(200)]
+    )
+    areas = erased.mean(axis=(1, 2))
+    assert 0.015 < min(areas) < 0.05 and 0.35 < max(areas) < 0.41
+    assert 0.18 < np.mean(areas) < 0.24
+    by_place = erased.mean(axis=0)  # nowhere in particular: as often at the top as at the bottom
+    assert abs(by_place[:30].mean() - by_place[30:].mean()) < 0.05
+    assert abs(by_place[:, :20].mean() - by_place[:, 20:].mean()) < 0.05
+
+
 def test_augmentation_keeps_shape_and_input():
     crop = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
     before = crop.copy()

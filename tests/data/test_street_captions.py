@@ -9,7 +9,7 @@ import pytest
 
 from aga_model.data.rendered import attributes, street_words
 from aga_model.data.rendered.attributes import PersonAttributes
-from aga_model.data.rendered.street_captions import compose_street_caption
+from aga_model.data.rendered.street_captions import _Describer, compose_street_caption
 
 VIEWS = ("front", "back", "left", "right")
 
@@ -526,6 +526,15 @@ def test_all_in_one_colour_or_shade():
     assert dark
     assert all("dark" in c.text and not c.mentioned & {"upper_colour", "lower_colour"} for c in dark)
     assert not any(re.search("cloth(es|ing)", c.text) for c in captions_of("left", 700))  # black over blue
+
+
+def test_a_material_of_some_colours_is_told_with_the_colour_only():
+    """Denim shirts are blue: the word would tell the colour. Cotton has any, so it goes without."""
+    person = dataclasses.replace(PLAIN_MAN, upper_type="shirt", upper_colour="blue")
+    for mentioned in (set(), {"upper_colour"}):
+        describer = _Describer(person, "front", 1, random.Random(5), mentioned=mentioned)
+        garments = {describer._garment(street_words.UPPER_TYPES, "shirt", "upper_colour") for _ in range(300)}
+        assert "cotton shirt" in garments and ("denim shirt" in garments) == bool(mentioned)
 
 
 # --- language -----------------------------------------------------------------------------------------------------

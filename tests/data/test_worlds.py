@@ -116,9 +116,35 @@ def test_street_people_wear_what_people_wear():
     assert all((p.bag_type is None) == (p.bag_colour is None) for p in people)
 
 
+def test_street_people_wear_what_shows():
+    people = [sample_street_person(random.Random(f"{i}")) for i in range(3000)]
+    near = [
+        {"black", "navy"}, {"white", "beige"}, {"orange", "yellow"}, {"red", "maroon"}, {"gray", "light gray"},
+        {"blue", "navy"}, {"green", "dark green"},
+    ]  # fmt: skip
+    for first, second in ((p.upper_colour, p.upper_second_colour or p.inner_colour) for p in people):
+        assert first != second and {first, second} not in near
+    assert all(p.upper_pattern == "plain" and p.inner_colour for p in people if p.upper_open)
+    jeans = {p.lower_colour for p in people if p.lower_type == "jeans"}
+    assert jeans == {"blue", "light blue", "navy", "black", "gray", "white"}
+    assert {"yellow", "beige", "dark gray"} <= {p.lower_colour for p in people if p.lower_type == "pants"}
+    assert {p.lower_type for p in people if p.upper_type == "coat"} == {"pants", "jeans", "leggings"}
+
+
+def test_each_world_has_people_of_its_own():
+    colours, bags = (
+        {getattr(p, name) for p in sample_people(300, 5, "base")} for name in ("upper_colour", "bag_type")
+    )
+    assert {"maroon", "turquoise", "dark gray"} <= colours and "shopping bag" in bags
+    colours, bags = ({getattr(p, name) for p in sample_people(300, 5)} for name in ("upper_colour", "bag_type"))
+    assert not {"maroon", "turquoise", "dark gray"} & colours and "shopping bag" not in bags
+
+
 def test_attribute_words_are_those_of_both_worlds():
     assert {"maroon", "trousers", "backpack", "blond", "striped", "dark"} <= attribute_words()
     assert not {"the", "wearing", "with", "his", "walking"} & attribute_words()
+    assert {"brunette", "redheaded", "chinos", "denim", "sleeves"} <= attribute_words()
+    assert {"t-shirt", "t", "wide-brimmed", "wide", "brimmed", "knee", "coloured"} <= attribute_words()
 
 
 # --- people who look alike --------------------------------------------------------------------------------------
@@ -142,6 +168,8 @@ def test_lookalikes_differ_from_the_first_in_two_things(name):
             assert len(things) == 2 and changed <= set.union(*things)
             seen |= changed
             assert not (other["hat_type"] and other["hair_style"] in ("bald", "bun"))
+            if "upper_colour" in changed:
+                assert other["upper_pattern"] == "plain" and not other["upper_open"]
             assert (other["bag_type"] is None) == (other["bag_colour"] is None)
             assert (other["hair_style"] == "bald") == (other["hair_colour"] is None)
             assert (other["lower_type"] is None) == (other["lower_colour"] is None)

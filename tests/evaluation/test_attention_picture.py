@@ -6,10 +6,23 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from aga_model.evaluation import attention_picture
-from aga_model.evaluation.attention_picture import WIDTH, _caption_boxes, _place, _Word, _words, draw_word_attention
+from aga_model.evaluation.attention_picture import (
+    WIDTH,
+    _caption_boxes,
+    _draw_predictions,
+    _draw_words,
+    _fit,
+    _place,
+    _prediction_boxes,
+    _reading,
+    _Word,
+    _words,
+    draw_word_attention,
+)
 
 FULL_SHADE = (245, 138, 44)
 
@@ -93,6 +106,71 @@ def test_a_word_sums_its_tokens(make_model, processor, blue_image, monkeypatch):
     assert word.predicted == " ".join([processor.tokenizer.decode([pieces[-1]]).strip()] * len(pieces))
 
 
+def test_a_word_of_which_one_token_is_masked_is_read_there(make_model, processor, blue_image, monkeypatch):
+    first, *rest = processor.tokenizer("umbrella", add_special_tokens=False)["input_ids"]
+    assert rest and first not in rest
+    monkeypatch.setattr(
+        attention_picture,
+        "masking_probabilities",
+        lambda model, processor, captions, strategy: [
+            np.array([0.75 * (index == first) for index in processor.tokenizer(captions[0])["input_ids"]], np.float32)
+        ],
+    )
+    monkeypatch.setattr(attention_picture, "sample_tokens", lambda probabilities: probabilities > 0.5)
+    model = make_model()
+    predict_always(model, first, 3.0)
+    word = _words(model, processor, ["umbrella"], [blue_image], 0)[0][0]
+    others = model.config.text_config.vocab_size - 4
+    assert word.predicted == "umbrella" and word.probability == pytest.approx(0.75)
+    assert word.confidence == pytest.approx(math.exp(3) / (math.exp(3) + others), rel=1e-4)
+
+
+def test_predictions_are_joined_where_the_word_was(processor):
+    tokenizer = processor.tokenizer
+
+    def ids(*words):
+        return torch.tensor(
+            [index for word in words for index in tokenizer(word, add_special_tokens=False)["input_ids"]]
+        )
+
+    pieces = ids("umbrella")
+    assert len(pieces) > 2
+    hyphenated, red = ids("wide", "-", "navy")[-2:], ids("red")
+    assert _reading(tokenizer, hyphenated, hyphenated) == "-navy"  # the word had its hyphen without spaces too
+    assert _reading(tokenizer, pieces[:2], torch.cat([red, red])) == "red red"
+    assert _reading(tokenizer, pieces, pieces) == "umbrella"
+    assert _reading(tokenizer, red, pieces[:1]) == tokenizer.decode(pieces[:1]).strip() + "…"
+
+
+def test_words_are_shaded_up_to_the_largest_probability_outlined_and_grey():
+    axes = Figure().add_subplot()
+    words = [_Word("a", True, 0.0), _Word("b", True, 0.3), _Word("c", True, 0.6, "d", 0.5), _Word("e", True, None)]
+    _draw_words(axes, _place(_caption_boxes([*words, _Word("f", True, 0.9)])), 0.0, 0.6)
+    # White, the middle of the scale, and its end from 0.6 on; no background where there is no probability.
+    shades = [tuple(round(255 * part) for part in patch.get_facecolor()[:3]) for patch in axes.patches]
+    assert shades[0] == (255, 255, 255) and shades[2:] == [FULL_SHADE, FULL_SHADE]
+    np.testing.assert_allclose(shades[1], (255, 208, 138), atol=2)
+    assert [patch.get_linewidth() > 0 for patch in axes.patches] == [False, False, True, False]
+    assert [text.get_color() for text in axes.texts] == ["#1a1a1a"] * 3 + ["#8a8a8a", "#1a1a1a"]
+
+
+def test_the_same_word_is_read_whatever_its_capitals():
+    axes = Figure().add_subplot()
+    words = [_Word("Red", False, 0.5, "red", 0.25), _Word("coat", True, 0.5, "dress", 0.5), _Word("a", True, 0.1)]
+    _draw_predictions(axes, _place(_prediction_boxes(words)), 0.0)
+    assert [(text.get_text(), text.get_color()) for text in axes.texts] == [
+        ("Red → red 0.25", "#1b7f3b"),
+        ("coat → dress 0.50", "#b3261e"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((40, 20), (110, 55)), ((20, 80), (58, 230)), ((300, 3), (110, 1)), ((110, 230), (110, 230))]
+)
+def test_an_image_is_scaled_into_its_room(size, fitted):
+    assert _fit(Image.new("RGB", size)).size == fitted
+
+
 def test_words_behind_the_text_length_have_no_probability(make_model, processor, blue_image):
     words = _words(make_model(), processor, ["red " * 50], [blue_image], 0)[0]
     assert [word.probability is None for word in words] == [False] * 38 + [True] * 12
@@ -133,5 +211,6 @@ def test_long_captions_and_markup_make_a_taller_picture(make_model, processor, b
 
 
 def test_captions_without_images_are_refused(make_model, processor, tmp_path):
-    with pytest.raises(ValueError, match="1 captions, 0 images"):
-        draw_word_attention(make_model(), processor, ["red"], [], tmp_path / "b.png")
+    for captions, images in ((["red"], []), (["red", "blue"], ["a.png"]), ([], [])):
+        with pytest.raises(ValueError, match=f"{len(captions)} captions, {len(images)} images"):
+            draw_word_attention(make_model(), processor, captions, images, tmp_path / "b.png")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aga_model.evaluation import bootstrap_intervals, compare_queries
+from aga_model.evaluation import Interval, bootstrap_intervals, compare_queries, significance
 
 
 def clustered(rng, persons=60, spread=1.0, noise=1.0):
@@ -35,6 +35,28 @@ def test_the_interval_covers_and_one_over_queries_would_not():
         covered_by_queries += over_queries.low <= 0 <= over_queries.high
     assert 0.88 * 200 <= covered <= 0.99 * 200
     assert covered_by_queries < 0.8 * 200
+
+
+def test_the_interval_is_that_of_the_mean_over_queries():
+    """
+    One person with a query of 0, one with nine of 100. Half of the drawings hold both persons and their mean is 90,
+    not the 50 that both persons have on average; a quarter each hold one person twice and give 0 or 100.
+    """
+    values, person_ids = np.repeat([0.0, 100.0], [1, 9]), np.repeat([3, 8], [1, 9])
+
+    def interval(confidence):
+        return bootstrap_intervals({"x": values}, person_ids, samples=4000, confidence=confidence)["x"]
+
+    assert interval(0.4) == Interval(pytest.approx(90.0), pytest.approx(90.0))
+    assert interval(0.6) == interval(0.95) == Interval(0.0, 100.0)
+
+
+def test_every_part_of_the_resamplings_draws_anew(monkeypatch):
+    """A large split is resampled in parts; 300 drawings of 40 persons hardly repeat a mean."""
+    monkeypatch.setattr(significance, "_CHUNK", 40 * 7)
+    sums, counts = np.random.default_rng(0).normal(size=(40, 1)), np.ones(40, dtype=int)
+    means = significance._resampled_means(sums, counts, 300, 0)
+    assert means.shape == (300, 1) and len(np.unique(means)) > 290
 
 
 def test_seed_order_and_constants():
@@ -95,7 +117,49 @@ def test_few_persons_cannot_be_significant():
     assert result.p_value == pytest.approx(0.25, abs=0.03)
 
 
+def test_p_is_never_zero():
+    """Sixty persons improve: no drawing of signs comes as far, but the observed signs count as one."""
+    zeros = np.zeros(60)
+    result = compare_queries({"x": zeros}, {"x": zeros + 1}, np.arange(60), samples=50, permutations=400)["x"]
+    assert result.p_value == pytest.approx(1 / 401)
+
+
+@pytest.mark.parametrize("chunk", [2**22, 80, 12])
+def test_p_counts_signs_of_both_sides_and_ties_despite_rounding(monkeypatch, chunk):
+    """
+    Of the 16 signs of 1, 2, 3 and 3, twelve sum up to at least 3 on either side. As binary fractions of tenths some of
+    the sums of 3 fall short of it.
+    """
+    monkeypatch.setattr(significance, "_CHUNK", chunk)
+    change = np.array([0.1, 0.2, 0.3, -0.3])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1)
+    wanted = np.mean(abs([1, 2, 3, 3] @ signs) >= 3)
+    assert wanted == 0.75
+    for sign in (1, -1):
+        second = {"x": sign * change}
+        result = compare_queries({"x": np.zeros(4)}, second, np.arange(4), samples=50, permutations=3000)["x"]
+        assert result.p_value == pytest.approx(wanted, abs=0.03)
+
+
+def test_the_comparisons_interval_is_of_the_asked_confidence():
+    """As for one model above: half of the drawings give 90, a quarter each 0 and 100."""
+    zeros, person_ids = np.zeros(10), np.repeat([3, 8], [1, 9])
+    second = np.repeat([0.0, 100.0], [1, 9])
+    for confidence, wanted in ((0.4, (90.0, 90.0)), (0.6, (0.0, 100.0))):
+        found = compare_queries({"x": zeros}, {"x": second}, person_ids, 4000, 50, confidence)["x"].interval
+        assert (found.low, found.high) == pytest.approx(wanted)
+
+
+def test_queries_that_stay_as_they_are_neither_better_nor_worse():
+    first = np.array([0.0, 0.0, 0.0, 50.0, 50.0, 50.0, 100.0])
+    second = np.array([0.0, 10.0, 20.0, 40.0, 50.0, 60.0, 100.0])
+    result = compare_queries({"x": first}, {"x": second}, np.array([1, 1, 1, 2, 2, 3, 3]), 50, 50)["x"]
+    assert (result.better, result.worse, result.value) == (3, 1, pytest.approx(30 / 7))
+
+
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="mAP: expected 3 finite values"):
+        bootstrap_intervals({"mAP": np.array([1.0, np.nan, 0.0])}, np.array([0, 1, 2]))
     with pytest.raises(ValueError, match="mAP: expected 3 finite values"):
         bootstrap_intervals({"mAP": np.zeros(2)}, np.array([0, 1, 2]))
     with pytest.raises(ValueError, match="1 persons"):

@@ -62,6 +62,9 @@ def test_examples_tell_masked_and_written_words(make_model, processor, tmp_path)
     for token in tokens:
         assert (token.written != token.text) == token.masked or token.written == token.text
         assert 0 <= token.probability <= 0.8 + 1e-6
+        assert token.written == (processor.tokenizer.decode([index]) if token.masked else token.text)
+    probabilities = masking_probabilities(model, processor, [caption], "attention")[0]
+    assert [token.probability for token in tokens] == pytest.approx(probabilities[1:-1].tolist(), abs=1e-6)
 
 
 def test_curves_are_drawn_for_the_losses_there_are():

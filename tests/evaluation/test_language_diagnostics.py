@@ -13,6 +13,8 @@ from aga_model.data.noise import CaptionError, corrupt_attributes
 from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation import language_diagnostics
 from aga_model.evaluation.language_diagnostics import (
+    _Judged,
+    _outcomes,
     _written,
     choose_words,
     enrichment_truth,
@@ -149,6 +151,8 @@ def test_every_batch_shows_its_right_images_and_then_its_wrong_ones(make_model, 
 def test_the_choice_of_words_follows_the_seed():
     assert choose_words(CAPTIONS, 0) == choose_words(CAPTIONS, 0) != choose_words(CAPTIONS, 1)
     assert choose_words(["", "12, 3!", "coat"], 0) == [[], [], [(0, 4)]]
+    rows = choose_words(["one two three four five six seven"] * 30, 0)
+    assert len({tuple(row) for row in rows}) == 7, "each row draws its own word"
 
 
 def test_words_behind_the_text_length_are_left_out(make_model, processor, grey_images):
@@ -168,6 +172,7 @@ def test_the_wrong_image_is_of_another_person():
         shown = {person: {persons[row] for row, p in zip(rows, persons) if p == person} for person in set(persons)}
         assert sorted(other for (other,) in shown.values()) == [3, 7, 9]  # a permutation of the persons
     assert wrong_rows(persons, 1) == wrong_rows(persons, 1)
+    assert set(wrong_rows([4] * 40 + [5] * 3, 0)[:40]) == {40, 41, 42}, "any row of the other person may be drawn"
     with pytest.raises(ValueError, match="two persons"):
         wrong_rows([4, 4], 0)
 
@@ -257,6 +262,25 @@ def test_repaired_spoilt_and_synonyms_worked_out_by_hand(make_model, processor, 
         "spoilt": None,
         "synonym": None,
     }
+
+
+def test_only_a_wholly_masked_error_of_a_fitting_length_can_be_repaired(processor):
+    """A wrong phrase of two tokens, of which both, one or none may be masked; and one for which TEM lacks a token."""
+    before = torch.tensor([token(processor, word) for word in ("a", "navy", "blue", "jacket")])
+    after = before.clone()
+
+    def outcomes(masked, fits=True, written=()):
+        after[[1, 2]] = torch.tensor([token(processor, word) for word in (written or ("navy", "blue"))])
+        phrase = _Judged(0, [1, 2], frozenset({"black red"}), fits, frozenset({"navy blue", "blue navy"}))
+        return _outcomes(phrase, before, after, torch.tensor(masked), processor.tokenizer)
+
+    whole, part = [False, True, True, False], [False, True, False, True]
+    assert outcomes(whole) == ["wrong_masked", "still_wrong", "repairable"]
+    assert outcomes(whole, fits=False) == ["wrong_masked", "still_wrong"]
+    assert outcomes(part) == ["wrong_masked", "still_wrong"]
+    assert outcomes(whole, written=("black", "red")) == ["wrong_masked", "repaired", "repairable"]
+    assert outcomes(part, written=("blue", "navy")) == ["wrong_masked", "still_wrong"]
+    assert outcomes(part, written=("black", "blue")) == ["wrong_masked", "changed_to_other_wrong"]
 
 
 @pytest.mark.parametrize("strategy", ["attention", "random"])

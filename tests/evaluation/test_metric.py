@@ -44,3 +44,10 @@ def test_a_query_without_a_relevant_image_is_named(metric):
     metric.add_batch(predictions=[[1.0, 0.0]], references=[3])
     with pytest.raises(ValueError, match=r"no relevant image.*person 3"):
         metric.compute(gallery_embeds=[[1.0, 0.0]], gallery_person_ids=[4])
+
+
+def test_embeddings_keep_their_precision(tmp_path):
+    """A caption that is nearly across the image: half precision would take it for exactly across, a tie."""
+    metric = module.TextToImageRetrieval(cache_dir=str(tmp_path))
+    metric.add_batch(predictions=[[1.0003, -1.0]], references=[3])
+    assert metric.compute(gallery_embeds=[[1.0, 1.0], [-1.0, -1.0]], gallery_person_ids=[3, 4])["rank1"] == 100.0

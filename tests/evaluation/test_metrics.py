@@ -91,3 +91,5 @@ def test_bad_similarity_is_refused(similarity):
 def test_chance_level():
     # Two of five images show person 0, one shows person 1: 2/5 and 1/5.
     assert chance_rank1([0, 1], [0, 0, 1, 2, 3]) == pytest.approx(100 * (0.4 + 0.2) / 2)
+    # Asked for twice person 0, once person 1 and once someone who is not there.
+    assert chance_rank1([0, 0, 1, 9], [0, 0, 1, 2, 3]) == pytest.approx(100 * (0.4 + 0.4 + 0.2 + 0.0) / 4)

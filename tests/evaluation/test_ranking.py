@@ -181,6 +181,14 @@ def test_bad_input_is_named():
         rank_gallery(query[:0], gallery, [], [0] * 4)
 
 
+def test_a_row_with_one_bad_entry_is_named_by_its_place_among_all(monkeypatch):
+    monkeypatch.setattr(ranking_module, "_NORMALISE_ROWS", 4)  # rows are looked at in parts
+    embeds = torch.ones(11, 3)
+    embeds[9, 1], embeds[10] = float("nan"), float("inf")
+    with pytest.raises(ranking_module.NotFiniteError, match="embeddings: 2 rows are not finite, first: 9"):
+        unit_rows(embeds)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_result():
     torch.manual_seed(0)

@@ -107,8 +107,17 @@ def test_bad_scores_and_ids_are_refused():
         rerank(before.best(0), new[:, :0], query_ids, gallery_ids)
     with pytest.raises(ValueError, match="16 query and 29 gallery person ids"):
         rerank(before, new, query_ids[:-1], gallery_ids)
+    with pytest.raises(ValueError, match="17 query and 9 gallery person ids"):
+        rerank(before, new, query_ids, gallery_ids[:9])
     with pytest.raises(ValueError, match="not those that the ranking was made with"):
         rerank(before, new, query_ids[::-1], gallery_ids)
+
+
+def test_ids_that_give_other_queries_as_many_relevant_images_are_refused():
+    """Person 0 has two of the three best images of both queries, person 1 one: three pairs either way round."""
+    before = rank_matrix(np.array([[3.0, 2, 1], [3, 2, 1]]), [0, 1], [0, 0, 1], top_k=3)
+    with pytest.raises(ValueError, match="not those that the ranking was made with"):
+        rerank(before, before.top_scores, [1, 0], [0, 0, 1])
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,20 @@
 import json
 import os
 import pickle
-import socket
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import free_port
 from datasets import Dataset
 from safetensors.torch import load_file
 
 from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import retrieval
+
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
 
 REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("sharing_worker.py")
@@ -75,12 +77,6 @@ def test_captions_of_one_length_share_a_batch(make_model, processor, monkeypatch
     assert seen == [1.0] * 5
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(python, make_model, processor, tmp_path):
     """Really launched: embeddings in the order of the split, and the same metrics."""
@@ -92,7 +88,7 @@ def test_two_processes_measure_what_one_does(python, make_model, processor, tmp_
     for world in (1, 2):
         out = tmp_path / str(world)
         out.mkdir()
-        port, processes = str(_free_port()), []
+        port, processes = str(free_port()), []
         for rank in range(world):
             own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
             own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "PYTHONPATH": REPOSITORY}

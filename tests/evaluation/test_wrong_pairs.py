@@ -75,6 +75,66 @@ def test_the_line_is_where_right_and_wrong_are_as_likely():
     assert found.wrong_kept == pytest.approx(0.1 * 10_001, rel=0.05)
 
 
+def test_p_values_share_and_line_by_hand():
+    """Nine pairs wrong for certain with statistics 0.1 to 0.9; two right pairs, and three that could be any."""
+    found = wrong_pairs._judge(np.array([0.01, 0.01, 0.3, 0.55, 0.95]), np.arange(1, 10) / 10)
+    np.testing.assert_allclose(found.p_values, [0.1, 0.1, 0.4, 0.6, 1.0])  # 0.3 counts itself
+    assert found.wrong_share == pytest.approx((2 / 5) / 0.5)
+    # The gain is 0.4 - 1.6 * 0.1 at 0.1, less than nothing behind it; the pairs at the line are kept.
+    assert found.threshold == pytest.approx(0.1) and found.kept.tolist() == [True, True, False, False, False]
+    assert found.wrong_kept == pytest.approx(0.8 * 0.1 * 5)
+
+
+def test_a_collapsed_model_finds_all_pairs_wrong_and_no_more():
+    split, _ = make_split(persons=5)
+    split.text_embeds, split.image_embeds = torch.ones(20, 3), torch.ones(10, 3)
+    found = find_wrong_pairs(split)
+    assert found.wrong_share == 1.0 and set(found.p_values.tolist()) == {1.0}
+
+
+def test_a_stranger_that_matches_as_well_counts():
+    """One of two strange images and one of two strange captions are as near as the own ones: 2/3 of each."""
+    embeds, persons = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([1, 2, 3])
+    statistic = wrong_pairs._Statistic(embeds, embeds, persons, persons, None)
+    assert statistic(np.array([0, 2]), np.array([0, 2])) == pytest.approx([2 / 3 * 2 / 3, 1 / 3 * 1 / 3])
+
+
+def test_clean_pairs_are_all_kept():
+    found = wrong_pairs._judge(np.zeros(7), np.full(99, 0.5))
+    assert found.wrong_share == 0.0 and found.kept.all() and found.p_values[0] == pytest.approx(0.01)
+
+
+def test_pairs_of_one_person_are_not_among_those_that_are_wrong_for_certain():
+    """
+    Two persons that nothing confuses: every pair of strangers matches worse than every own pair, so a right pair has
+    the least p-value there is. Half of the pairs drawn are of one person.
+    """
+    embeds, persons = torch.eye(2).repeat_interleave(6, dim=0), np.repeat([1, 2], 6)
+    split = SplitEmbeddings(embeds, embeds, persons, persons, np.arange(12), np.arange(12), [], [])
+    found = find_wrong_pairs(split)
+    assert found.p_values.max() < 2 / 9000 and found.wrong_share == 0.0
+
+
+def test_what_is_left_out_is_listed_from_the_worst_on():
+    found = wrong_pairs.WrongPairs(np.array([0.2, 0.7, 0.1, 0.9, 0.7]), 0.4, 0.2)
+    persons, described = np.array([4, 5, 6]), np.array([12, 10, 11, 10, 12])
+    split = SplitEmbeddings(
+        torch.empty(3, 0), torch.empty(5, 0), persons, persons[[2, 0, 1, 0, 2]], np.array([10, 11, 12]), described,
+        ["a.png", "b.png", "c.png"], ["red", "green", "blue", "grey", "teal"],
+    )  # fmt: skip
+    assert found.to_json(split) == {
+        "rows": 5,
+        "wrong_share": 0.4,
+        "threshold": 0.2,
+        "expected_wrong_kept": pytest.approx(0.4),
+        "left_out": [
+            {"row": 3, "p_value": 0.9, "image": "a.png", "caption": "grey"},
+            {"row": 1, "p_value": 0.7, "image": "a.png", "caption": "green"},
+            {"row": 4, "p_value": 0.7, "image": "c.png", "caption": "teal"},
+        ],
+    }
+
+
 def test_the_same_seed_gives_the_same():
     split, _ = make_split(wrong=0.3)
     first, again, other = (find_wrong_pairs(split, seed) for seed in (1, 1, 2))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import aga
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
@@ -22,12 +23,6 @@ from aga_model.retrieval import Gallery, PersonEncoder, indexing, read_image
 from aga_model.retrieval.lance_store import LanceStore
 
 STREET_CROPS = Path(__file__).parents[3] / "shared/fixtures/street_crops"
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def fails(*arguments):
@@ -241,7 +236,9 @@ def test_search_errors(gallery, tmp_path, other_model_folder):
         *(("--explain", f"why.{suffix}") for suffix in ("png", "jpg")),
     ],
 )
-def test_results_that_cannot_be_written_are_named_and_leave_nothing(gallery, tmp_path, monkeypatch, option, name):
+def test_results_that_cannot_be_written_are_named_and_leave_nothing(
+    gallery, tmp_path, monkeypatch, device, option, name
+):
     results = tmp_path / "results"
     (results / "folder" / name).mkdir(parents=True)
     search = ("search", gallery, "a man", option)
@@ -251,7 +248,7 @@ def test_results_that_cannot_be_written_are_named_and_leave_nothing(gallery, tmp
         *search, results / "folder" / name
     )
     if os.path.exists("/dev/full"):
-        (results / name).symlink_to("/dev/full")
+        (results / name).symlink_to(device("full"))
         assert f"{results / name} cannot be written: the disk is full" in fails(*search, results / name)
         (results / name).unlink()
 

@@ -1,5 +1,6 @@
 """Connections of strangers and guests, counted alone and at a real server."""
 
+import asyncio
 import http.client
 import os
 import re
@@ -19,9 +20,11 @@ pytest.importorskip("uvicorn", reason="the extra `demo` is not installed")
 
 import uvicorn
 
-from aga_model.retrieval.demo.connections import ConnectionLimits, Connections, limited_protocol
+from aga_model.retrieval.demo.connections import ConnectionLimits, Connections, limited_protocol, limited_server
 from aga_model.retrieval.demo.guard import Guard
 from aga_model.retrieval.demo.logs import log_config
+
+pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
 
 TOKEN = "a-token-of-the-tests_0123"
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
@@ -92,20 +95,36 @@ def test_limits_leave_descriptors_to_the_rest(monkeypatch):
     assert limits == ConnectionLimits()
 
 
+@pytest.mark.parametrize(
+    ("descriptors", "limits"),
+    [
+        (1024, ConnectionLimits(128, 64, 384, 128)),
+        (512, ConnectionLimits(64, 32, 192, 64)),
+        (256, ConnectionLimits(32, 16, 96, 32)),
+        (8, ConnectionLimits(8, 4, 16, 16)),
+        (resource.RLIM_INFINITY, ConnectionLimits(128, 64, 384, 128)),
+    ],
+)
+def test_half_of_the_descriptors_are_for_connections(monkeypatch, descriptors, limits):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert ConnectionLimits.of_this_process() == limits
+
+
 # --- at a server ---
 
 
 class Answering:
-    """An application that says how much of a body it was given."""
+    """An application that says how much of a body it was given, and takes its time."""
 
     def __init__(self):
-        self.taken = 0
+        self.taken, self.seconds = 0, 0.0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return
         if scope["method"] == "POST":
             self.taken += len((await receive())["body"])
+        await asyncio.sleep(self.seconds)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
         await send({"type": "http.response.body", "body": b"fine"})
 
@@ -119,12 +138,18 @@ def serving(limits=ConnectionLimits(), body_seconds=PATIENCE):
         http=limited_protocol(limits), ws="none", lifespan="off", log_config=log_config(), access_log=False,
         timeout_keep_alive=1, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    server = uvicorn.Server(config)
+    with run(uvicorn.Server(config)) as port:
+        yield port, app
+
+
+@contextmanager
+def run(server):
+    """The port of a server that runs meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            yield listening.getsockname()[1], app
+            yield listening.getsockname()[1]
         finally:
             server.should_exit = True
             thread.join(PATIENCE)
@@ -189,6 +214,65 @@ def test_slow_headers_end_a_connection():
         assert answer is not None and answer.startswith(b"HTTP/1.1 408 ")
 
 
+def test_half_a_second_request_ends_a_connection():
+    with serving(ConnectionLimits(header_seconds=0.2)) as (port, _):
+        whole = f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        connection = stranger(port, whole)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        connection.settimeout(5)  # seconds
+        connection.sendall(whole[:30])
+        assert b"HTTP/1.1 408 " in rest(connection)
+
+
+def test_an_answer_may_take_longer_than_headers():
+    with serving(ConnectionLimits(header_seconds=0.1)) as (port, app):
+        app.seconds = 0.4
+        assert get(port) == 200
+
+
+def test_a_page_that_does_nothing_makes_room_for_another():
+    """One guest at a time: who was answered goes, who waits for an answer stays."""
+    with serving(ConnectionLimits(guests=1)) as (port, app):
+        first = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        first.request("GET", "/", headers=RIGHT)
+        assert first.getresponse().read() == b"fine"
+        app.seconds = 0.5
+        second = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        second.request("GET", "/", headers=RIGHT)
+        assert rest(first.sock) == b""
+        assert get(port) == 503
+        assert second.getresponse().read() == b"fine"
+        first.close()
+        second.close()
+
+
+def test_who_leaves_in_the_middle_of_an_answer_makes_room():
+    with serving(ConnectionLimits(guests=1)) as (port, app):
+        app.seconds = 0.3
+        visitor = stranger(port, f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+        assert poll(lambda: get(port) == 503)  # the one place is taken
+        visitor.close()
+        assert poll(lambda: get(port) == 200)
+
+
+def poll(holds, seconds=5):
+    """Whether something is so before the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+    return False
+
+
+def test_long_headers_are_not_kept():
+    """The demo's own server, whose headers may have sixteen kilobytes; half of them have to come in ten seconds."""
+    with run(limited_server(Guard(Answering(), TOKEN, 1000))) as port:
+        connection = stranger(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"y" * 20_000)
+        connection.settimeout(5)
+        assert rest(connection).startswith(b"HTTP/1.1 4")
+        assert get(port) == 200
+
+
 def test_slow_bodies_end_a_connection():
     with serving(body_seconds=0.3) as (port, app):
         head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n"
@@ -212,6 +296,18 @@ def test_a_refused_request_is_not_read_and_gets_its_answer(size):
         assert app.taken == 0 and (sent == size or size > 2**20)
         assert sent < 13_000_000
         assert get(port) == 200
+
+
+def test_who_stays_after_a_refusal_is_dropped():
+    """Without sending what was announced, and without closing."""
+    with serving(ConnectionLimits(linger_seconds=0.2)) as (port, _):
+        connection = stranger(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        assert rest(connection).startswith(b"HTTP/1.1 401 ")
+        end = time.monotonic() + 5
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < end:
+                connection.send(b"x")
+                time.sleep(0.05)
 
 
 def test_what_is_let_in_is_read():

@@ -20,6 +20,8 @@ from aga_model.retrieval.demo import service
 from aga_model.retrieval.demo.logs import FormatterWithoutInputs, without_inputs
 from aga_model.retrieval.demo.service import DemoError, DemoSearch, Wanted
 
+pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
+
 MARKER = "Zwiebelkuchen"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 JOIN = "/gradio_api/queue/join"

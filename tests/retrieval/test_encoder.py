@@ -5,11 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, BertTokenizer
 
+from aga_model import AgaConfig, AgaModel, AgaProcessor
 from aga_model.retrieval import ModelLoadError, PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
+from aga_model.retrieval.encoder import local_folder
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,54 @@ def test_texts_are_the_models_own_features_normalised(encoder, model_folder):
         assert np.allclose(embedding, (feature / feature.norm()).numpy(), atol=1e-6)
 
 
+def test_a_sentences_embedding_does_not_depend_on_longer_ones_beside_it(make_sections, tokenizer):
+    """BERT reads in both directions, so that padding changes every state unless it is masked."""
+    config = AgaConfig(**make_sections("bert"))
+    torch.manual_seed(0)
+    encoder = PersonEncoder(AgaModel(config), AgaProcessor.for_config(config, tokenizer), "bert", device="cpu")
+    short, long = "a man", "a young woman with a red handbag over her shoulder"
+    together, alone = encoder.encode_texts([short, long]), encoder.encode_texts([short])
+    assert np.allclose(together[0], alone[0], atol=1e-6)
+
+
+def test_a_model_in_training_is_used_without_its_dropout(make_sections, tokenizer):
+    sections = make_sections("bert")
+    sections["text_config"] |= {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    config = AgaConfig(**sections)
+    torch.manual_seed(0)
+    model = AgaModel(config).eval()
+    processor = AgaProcessor.for_config(config, tokenizer)
+    with torch.no_grad():
+        feature = model.get_text_features(**processor(text=["a man"], return_tensors="pt")).pooler_output[0]
+    embedding = PersonEncoder(model.train(), processor, "trained", device="cpu").encode_texts(["a man"])[0]
+    assert np.allclose(embedding, (feature / feature.norm()).numpy(), atol=1e-6)
+
+
+def test_a_model_saved_in_half_precision_computes_in_float32(copied_model):
+    halves = AutoModel.from_pretrained(copied_model).to(torch.bfloat16)
+    halves.save_pretrained(copied_model)
+    encoder = PersonEncoder.from_pretrained(copied_model, device="cpu")
+    wide, processor = AutoModel.from_pretrained(copied_model).float().eval(), encoder.processor
+    with torch.no_grad():
+        feature = wide.get_text_features(**processor(text=["a man"], return_tensors="pt")).pooler_output[0]
+    embedding = encoder.encode_texts(["a man"])[0]
+    assert np.allclose(embedding, (feature / feature.norm()).numpy(), atol=1e-6)
+
+
+def test_a_sentence_of_one_token_too_many_warns(encoder):
+    with pytest.warns(TextTruncatedWarning, match="33 tokens long and the model reads 32: the last 1 were dropped"):
+        encoder.encode_texts(["a" * 31])
+
+
+def test_the_bert_family_reads_as_far_as_its_captions_went(make_sections, tokenizer):
+    sections = make_sections("bert")
+    sections["text_config"] |= {"caption_length": 7, "max_position_embeddings": 40}
+    config = AgaConfig(**sections)
+    encoder = PersonEncoder(AgaModel(config), AgaProcessor.for_config(config, tokenizer), "bert", device="cpu")
+    with pytest.warns(TextTruncatedWarning, match="the model reads 7"):
+        encoder.encode_texts(["a young woman with a red handbag over her shoulder"])
+
+
 def test_long_sentence_warns_with_the_number_of_dropped_tokens(encoder):
     with pytest.warns(TextTruncatedWarning, match="42 tokens long and the model reads 32: the last 10 were dropped"):
         long = encoder.encode_texts(["a" * 40])
@@ -78,6 +129,13 @@ def test_a_writing_that_the_vocabulary_lacks_is_told(encoder, recwarn):
             encoder.encode_texts([text])
 
 
+@pytest.mark.parametrize(("text", "told"), [("红衣女red", False), ("红衣女人red", True)])
+def test_a_writing_is_told_of_where_it_is_more_than_half_of_the_letters(encoder, text, told):
+    _, notes = encoder.encode_texts_with_notes([text])
+    assert [type(note) for note in notes] == [UnknownWritingWarning] * told
+    assert not told or "lacks 4 of the 7 letters" in str(notes[0])
+
+
 def test_unknown_letters_of_a_tokenizer_without_bytes(model_folder, tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "##s", "女"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
@@ -97,6 +155,27 @@ def test_query_without_content(encoder, text, message):
 
 def test_model_hash_is_the_files_hash(encoder, model_folder):
     assert encoder.model_hash == hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_model_hash_of_several_files_is_that_of_all_in_the_order_of_their_names(encoder, tmp_path):
+    for name, content in (("b.safetensors", b"second"), ("a.safetensors", b"first"), ("notes.txt", b"no weights")):
+        (tmp_path / name).write_bytes(content)
+    held = PersonEncoder(encoder.model, encoder.processor, "shards", tmp_path, "cpu")
+    assert held.model_hash == hashlib.sha256(b"firstsecond").hexdigest()
+
+
+def test_model_hash_without_files_depends_on_every_weight(encoder):
+    model = AutoModel.from_config(encoder.model.config)
+
+    def found():
+        return PersonEncoder(model, encoder.processor, "in memory", device="cpu").model_hash
+
+    hashes = [found()]
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1.0
+        hashes.append(found())
+    assert len(set(hashes)) == len(hashes) > 20
 
 
 def test_model_hash_without_files_depends_on_the_weights(encoder):
@@ -122,6 +201,21 @@ def test_hub_name_that_cannot_be_reached(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelLoadError, match="neither a folder here nor a model on the Hub"):
         PersonEncoder.from_pretrained("nobody/no-such-model")
+
+
+@pytest.mark.parametrize("with_code", [False, True])
+def test_a_download_is_what_is_read_and_code_where_it_is_asked_for(tmp_path, monkeypatch, with_code):
+    there = ["config.json", "model-1.safetensors", "merges.txt", "README.md", "modeling.py", "run/x.json", "a.jpg"]
+    taken = []
+
+    def download(repo, allow_patterns, ignore_patterns):
+        taken.extend(filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        (tmp_path / "config.json").touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("aga_model.retrieval.encoder.snapshot_download", download)
+    assert local_folder("owner/model", with_code) == tmp_path
+    assert taken == there[:4] + ["modeling.py"] * with_code
 
 
 def test_incomplete_weights_are_refused(copied_model):
@@ -163,6 +257,14 @@ def test_weights_that_give_nan_are_an_error(copied_model):
     save_file(poisoned, copied_model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="not finite"):
         PersonEncoder.from_pretrained(copied_model).encode_images(noise(1))
+
+
+def test_weights_that_give_zero_are_an_error(model_folder):
+    encoder = PersonEncoder.from_pretrained(model_folder, device="cpu")
+    with torch.no_grad():
+        encoder.model.visual_projection.weight.zero_()
+    with pytest.raises(ValueError, match="zero or not finite"):
+        encoder.encode_images(noise(1))
 
 
 def test_unknown_device(model_folder):

@@ -107,7 +107,8 @@ def test_words_are_those_of_the_text(text, words):
 
 def tokenizing(tokenizer, length=77):
     """As much of an encoder as reading words takes."""
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "mask")}
+    names = ("bos", "eos", "mask", "pad", "unk")
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     if special["bos_token_id"] is None:  # BERT's
         special |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     config = SimpleNamespace(text_config=SimpleNamespace(**special))

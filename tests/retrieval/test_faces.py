@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import aga
 from faces_hidden import cut_close, measure, read_people
 from PIL import Image, ImageDraw, ImageFilter
-from typer.testing import CliRunner
 
-from aga_model.cli.main import app
 from aga_model.retrieval import (
     Answer,
     Explainer,
@@ -247,12 +246,6 @@ def asks_for_hiding(monkeypatch):
     """The setting of every gallery."""
     settings = GallerySettings(hide_faces=True)
     monkeypatch.setattr(Gallery, "settings", settings)
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def hits_of(gallery, model_folder):

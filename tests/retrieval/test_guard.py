@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from aga_model.retrieval.demo.guard import Guard, Refusal, WrongTokens
+from aga_model.retrieval.demo.guard import Guard, Refusal, WrongTokens, is_loopback, require_token
 from aga_model.retrieval.demo.page_rules import JOIN, Field, PageRules
 from aga_model.retrieval.demo.turns import MOST_WAIT, Pace, Turns
 
@@ -158,6 +158,9 @@ def test_only_an_image_is_large():
     ):
         status, answer, passed = join(content)
         assert status in (400, 413) and passed == [] and len(answer) < 300
+    for piece in ("A\\n", "A\\u0041", "\u00e9"):  # base64 as a page writes it needs no escapes
+        written = json.dumps(body([], 5, {"image": image})).encode().replace(b"AAAA", piece.encode(), 1)
+        assert join(written)[0] == 400
     # Many small values beside an image would cost more than the image: they are not parsed.
     padded = b'{"event_data": {"image": "data:image/png;base64,AAAA"}, "data": [' + b"1," * 200_000 + b"1]}"
     assert join(padded)[0] == 413
@@ -222,6 +225,31 @@ def test_a_refused_body_is_not_read():
     assert app.scopes == []
 
 
+@pytest.mark.parametrize(("pieces", "status"), [(2, 200), (3, 413), (9, 413)])
+def test_a_body_of_unstated_length_is_bounded(pieces, status):
+    """Also one that may be large; it is read no further than just beyond the limit."""
+    app = App()
+    found, _, _, taken = ask(Guard(app, None, 400_000), request("POST", JOIN), [b"x" * 200_000] * pieces)
+    assert found == status and taken == 200_000 * min(pieces, 3) and len(app.bodies) == (status == 200)
+
+
+def test_a_body_is_passed_on_with_its_length_and_what_follows():
+    """The rules take keys out of it; an application that listens for the end of the connection hears of it."""
+    heard = []
+
+    async def app(scope, receive, send):
+        heard.append([value for name, value in scope["headers"] if name == b"content-length"])
+        heard.extend([await receive(), await receive()])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = Guard(app, None, 1000, PageRules(FUNCTIONS, lambda session: True))
+    sent = json.dumps({**body([], 5), "trigger_id": 7}).encode()
+    passed = json.dumps({"data": [], "event_data": None, "fn_index": 5, "session_hash": "one"}).encode()
+    ask(guard, request("POST", JOIN, [("content-length", str(len(sent)))]), [sent[:9], sent[9:]])
+    first = {"type": "http.request", "body": passed, "more_body": False}
+    assert heard == [[str(len(passed)).encode()], first, {**first, "body": b""}]
+
+
 def test_a_body_that_does_not_come():
     guard, app = guarded(body_seconds=0.05)
     status, headers, answer, _ = ask(guard, request("POST", JOIN), [b'{"data"'], more_for_ever=True)
@@ -262,6 +290,104 @@ def test_routes(path, query, status):
     assert ask(guarded()[0], request(path=path, query=query.encode()))[0] == status
 
 
+@pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.parametrize(
+    "headers", [[], [("authorization", "Bearer " + TOKEN)], [("cookie", f"aga_demo_token={TOKEN}")]]
+)
+def test_web_sockets_are_closed_and_reach_nothing(token, headers):
+    """Nothing behind the guard has one, so not even the token opens one."""
+    sent = []
+
+    async def never(*_):
+        raise AssertionError("a web socket was let through")
+
+    async def send(message):
+        sent.append(message)
+
+    scope = request(path=JOIN, headers=headers) | {"type": "websocket"}
+    del scope["method"]
+    asyncio.run(Guard(never, token, 1000)(scope, never, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("https", True), ("http", False), (None, False)])
+def test_the_cookie_is_secure_over_https(scheme, secure):
+    """Without `Secure` a browser also sends it over http; with it, it would not keep one that came over http."""
+    scope = request(query=b"token=" + TOKEN.encode()) | ({} if scheme is None else {"scheme": scheme})
+    status, headers, _, _ = ask(guarded(TOKEN)[0], scope)
+    parts = headers["set-cookie"].split("; ")
+    assert status == 200 and parts[0] == f"aga_demo_token={TOKEN}" and headers["cache-control"] == "no-store"
+    assert sorted(parts[1:]) == sorted(["HttpOnly", "SameSite=Strict", "Path=/", *["Secure"] * secure])
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://demo.example", 200),
+        ("http://DEMO.example", 200),
+        ("https://demo.example.evil.net", 403),
+        ("https://demo.example:8443", 403),
+        ("https://demo.exampl", 403),
+        ("https://evil.net", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_only_the_pages_own_site_may_ask(origin, status):
+    headers = [("authorization", "Bearer " + TOKEN), ("host", "demo.example"), ("origin", origin)]
+    assert ask(guarded(TOKEN)[0], request("POST", JOIN, headers), [json.dumps(body([], 5)).encode()])[0] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("LocalHost", True), ("10.0.0.5", False),
+     ("192.168.1.5", False), ("fe80::1", False), ("0.0.0.0", False), ("::", False), ("localhost.evil.net", False)],
+)  # fmt: skip
+def test_this_machine_is_no_network(host, ours):
+    assert is_loopback(host) is ours and (require_token(host, None) is None) is ours
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:7860", 200), ("127.0.0.1", 200), ("[::1]:7860", 200), ("evil.example", 403), ("0.0.0.0:7860", 403),
+     ("192.168.1.5", 403), ("[fe80::1]", 403), ("localhost.evil.example", 403)],
+)  # fmt: skip
+def test_without_a_token_only_names_of_this_machine_are_answered(host, status):
+    guard, app = guarded()
+    found, headers, _, _ = ask(guard, request(headers=[("host", host)]))
+    assert found == status and len(app.scopes) == (status == 200)
+    # A framework that answers gets them, too.
+    assert headers["referrer-policy"] == "no-referrer" and headers["x-frame-options"] == "DENY"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self';" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("given", ["", TOKEN[:1], TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\u00e9"])
+def test_only_the_whole_token_is_right(given):
+    for headers, query in (
+        ([("authorization", f"Bearer {given}")], b""),
+        ([("authorization", f"Basic {TOKEN}")], b""),
+        ([("cookie", f"aga_demo_token={given}")], b""),
+        ([], b"token=" + given.encode()),
+    ):
+        status, answer, _, _ = ask(guarded(TOKEN)[0], request(headers=headers, query=query))
+        assert status == 401 and "set-cookie" not in answer and answer["www-authenticate"] == "Bearer"
+
+
+def test_strangers_are_sent_away():
+    """Their connections end with the refusal, those of people who may ask do not."""
+    locked, right = guarded(TOKEN)[0], ("authorization", "Bearer " + TOKEN)
+    full = request(headers=[right]) | {"extensions": {"aga.let_in": lambda: False}}
+    opening = request(query=b"token=" + TOKEN.encode()) | {"extensions": full["extensions"]}
+    for scope, wanted in ((request(), 401), (full, 503), (opening, 503)):
+        status, headers, _, _ = ask(locked, scope)
+        assert (status, headers.get("connection")) == (wanted, "close")
+    assert headers["retry-after"] == "5"
+    for scope, wanted in ((request(headers=[right]), 200), (request(path="/no", headers=[right]), 404)):
+        status, headers, _, _ = ask(locked, scope)
+        assert (status, headers.get("connection")) == (wanted, None)
+
+
 def test_a_host_that_is_none():
     for host in ("", "a b", "a/b", "[::1", "a:b:c", "<script>", "a" + "\u00e9"):
         assert ask(guarded(TOKEN)[0], request(headers=[("host", host)]))[0] == 400
@@ -282,6 +408,48 @@ def test_wrong_tokens_wait_longer_and_longer():
     for number in range(20):  # one network, as one customer has it
         last = tokens.wait(f"2001:db8::{number:x}")
     assert last == tokens.MOST and tokens.wait("2001:db8:0:1::1") == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"query": b"token=x"}, {"headers": [("authorization", "Bearer x")]},
+              {"headers": [("cookie", "aga_demo_token=x")]}, {"path": "/config", "query": b"a=1&token=x"}]
+)  # fmt: skip
+def test_every_way_to_guess_waits(monkeypatch, wrong):
+    """After mistakes that cost nothing 0.1 s, then twice as long each time, up to 1 s; a missing token never."""
+    waits = []
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr("aga_model.retrieval.demo.guard.asyncio.sleep", sleep)
+    guard = Guard(App(), TOKEN, 1000)
+    guard._wrong_tokens = WrongTokens(lambda: 0.0)
+    for _ in range(10):
+        assert ask(guard, request(**wrong))[0] == 401
+        assert ask(guard, request())[0] == 401
+    assert waits == pytest.approx([0] * 5 + [0.1, 0.2, 0.4, 0.8, 1.0])
+
+
+def test_mistakes_are_forgotten_one_by_one():
+    """One in two seconds: somebody who mistypes now and then never waits."""
+    now = [0.0]
+    tokens = WrongTokens(lambda: now[0])
+    for _ in range(20):
+        assert tokens.wait("192.0.2.1") == 0.0
+        now[0] += 2.0
+    assert [tokens.wait("192.0.2.1") for _ in range(5)] == [0.0] * 5
+    now[0] += 1.0  # forgets half a mistake
+    assert tokens.wait("192.0.2.1") == pytest.approx(0.05 * 2**0.5)
+
+
+def test_who_guesses_now_is_remembered_and_who_was_silent_longest_is_not():
+    tokens = WrongTokens(lambda: 0.0)
+    tokens.wait("192.0.2.1")
+    for number in range(tokens.ADDRESSES):
+        tokens.wait(f"10.0.{number >> 8}.{number & 255}")
+    waits = [tokens.wait("192.0.2.2") for _ in range(8)]
+    assert waits[:5] == [0.0] * 5 and waits[5:] == pytest.approx([0.1, 0.2, 0.4])
+    assert "192.0.2.1" not in tokens._counts and len(tokens) == tokens.ADDRESSES
 
 
 def test_addresses_are_forgotten():
@@ -388,3 +556,43 @@ def test_the_pace_follows_what_is_measured(monkeypatch):
         now[0] += 4.0
         raise Refusal(400, "x")
     assert pace["explain"] == pytest.approx(4.0) and pace.usual == pytest.approx(3.0)
+
+
+def test_the_newest_measurement_counts_three_tenths(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("aga_model.retrieval.demo.turns.perf_counter", lambda: now[0])
+    pace, means = Pace(), []
+    assert pace["search"] == pace.usual == 0.2  # before anything was measured
+    for seconds in (1.0, 2.0, 0.5):
+        with pace.measured("search"):
+            now[0] += seconds
+        means.append(pace["search"])
+    assert means == pytest.approx([1.0, 0.7 * 1.0 + 0.3 * 2.0, 0.7 * 1.3 + 0.3 * 0.5])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "retry"),
+    [([], None), (["explain"], None), (["search", "explain"], 1), (["search"] * 4 + ["explain"], 3),
+     (["new"] * 2, None), (["new"] * 17, 4)],
+)  # fmt: skip
+def test_the_wait_is_the_sum_of_those_before(waiting, retry):
+    """0.6 s a search and 0.2 s an explanation, so 0.4 s for the new one, of 1 s that it may take."""
+    turns = Turns(Queueing(), JOIN, lambda: waiting, pace_of(search=0.6, explain=0.2), 16)
+    ((status, headers),) = at_once(turns, 1)
+    assert (status, headers.get(b"retry-after")) == ((200, None) if retry is None else (503, str(retry).encode()))
+
+
+def test_a_queue_that_is_full_is_full_for_fast_computations_too():
+    for number, status in ((16, 200), (17, 503)):
+        turns = Turns(Queueing(), JOIN, lambda number=number: ["search"] * number, pace_of(search=1e-4), 16)
+        assert at_once(turns, 1)[0][0] == status
+
+
+def test_a_request_that_fails_gives_its_turn_back():
+    async def failing(*_):
+        raise ConnectionError
+
+    turns = Turns(failing, JOIN, list, pace_of(search=30.0), 16)
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            at_once(turns, 1)

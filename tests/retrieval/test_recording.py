@@ -9,10 +9,9 @@ import os
 import pwd
 
 import pytest
+from command_line import aga
 from PIL import Image
-from typer.testing import CliRunner
 
-from aga_model.cli.main import app
 from aga_model.retrieval import Filter, Gallery, PersonEncoder
 from aga_model.retrieval.audit import verify
 from aga_model.retrieval.demo.service import DemoError, DemoSearch, Wanted
@@ -20,12 +19,6 @@ from aga_model.retrieval.recording import Recorder
 from aga_model.retrieval.store import GallerySettings, Manifest
 
 SENTENCE = "a man in a red coat"
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 def refused(*arguments):

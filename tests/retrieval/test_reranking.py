@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaModel, AgaProcessor
@@ -298,6 +299,17 @@ def test_models_that_cannot_rerank(clip, model_folder):
         Reranker.from_encoder(encoder)
     encoder.folder = None
     with pytest.raises(ModelLoadError, match="no saved AGA model"):
+        Reranker.from_encoder(encoder)
+
+
+def test_a_folder_without_the_weights_of_its_itm_head_is_refused(folder):
+    """Its configuration names ITM; transformers would fill the head with random numbers."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("itm_head.")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = PersonEncoder.from_pretrained(folder, device="cpu")
+    with pytest.raises(ModelLoadError, match=r"lacks 2 weights, such as itm_head\.bias, itm_head\.weight"):
         Reranker.from_encoder(encoder)
 
 

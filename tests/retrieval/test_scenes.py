@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import aga
 from PIL import Image
-from typer.testing import CliRunner
 from videos import numbered_video, write_video
 
 from aga_model.cli import index as index_module
-from aga_model.cli.main import app
 from aga_model.data.image_files import Skipped
 from aga_model.retrieval import (
     Answer,
@@ -475,12 +474,6 @@ def test_table_and_page(tmp_path):
 
 
 # --- the commands -----------------------------------------------------------------------------------------------
-
-
-def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

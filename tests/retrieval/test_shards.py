@@ -4,13 +4,13 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import free_port
 from PIL import Image
 from videos import numbered_video
 
@@ -20,15 +20,11 @@ from aga_model.retrieval.shards import ShardError, Shards, _content, _Launched, 
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
+pytestmark = pytest.mark.timeout(180)  # processes that may wait for each other
+
 REPOSITORY = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("shards_worker.py")
 TOLERANCE = 1e-6  # of embeddings: the batches are other ones, and a matrix product rounds by position
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

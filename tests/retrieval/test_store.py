@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ WORKER = Path(__file__).with_name("store_worker.py")
 MILVUS_WORKER = Path(__file__).with_name("milvus_worker.py")
 NAME = "some/model"
 BACKENDS = ("lance", "milvus")
+START_SECONDS = 240  # for the Milvus server; it takes five
+
+pytestmark = pytest.mark.timeout(300)  # other processes and a server, which may wait for ever
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +43,22 @@ def milvus_process(request, tmp_path_factory):
     with FileLock(binaries / ".lock"):
         (folder / "bin").symlink_to(binaries, target_is_directory=True)
         server = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        last = time.monotonic() + START_SECONDS
         while not (folder / "port").exists() and server.poll() is None:
+            if time.monotonic() > last:
+                server.kill()
+                pytest.fail(f"the Milvus server was not ready after {START_SECONDS} seconds")
             time.sleep(0.1)
     if server.poll() is not None:
         pytest.skip(f"the Milvus server does not start here, or not for this machine alone: {server.stderr.read()}")
     port, process = (folder / "port").read_text().split()
     yield f"milvus://127.0.0.1:{port}", int(process)
-    server.communicate()
+    try:
+        server.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        os.kill(int(process), signal.SIGKILL)
+        raise
 
 
 @pytest.fixture(scope="module")
@@ -409,17 +422,19 @@ def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apar
     from functools import partial
 
     from aga_model.retrieval import lance_store
+    from aga_model.retrieval import store as gallery_store
 
     monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 100)
     if way == "indexed":
         monkeypatch.setattr(lance_store.LanceStore, "held_bytes", 0, raising=False)
+    monkeypatch.setattr(gallery_store, "_RECALL_QUERIES", 16)  # of each kind
     # As many partitions as a million rows have.
     monkeypatch.setattr(lance_store, "IvfRq", partial(lance_store.IvfRq, num_partitions=125))
     store, data = lance_store.LanceStore.create(tmp_path / "gallery", Manifest(NAME, MODEL, DIM)), TwoGroups(apart)
     store.add(data.embeddings, data.rows)
     report = store.build_index()
     data.check(store)
-    assert report.kind == "IVF_RQ" and report.recall >= 0.95 and len(report.filtered) == 5
+    assert report.kind == "IVF_RQ" and report.recall >= 0.95 and len(report.filtered) == 5 and report.queries == 16
     assert all(each.recall >= 0.95 for each in report.filtered)
 
 

@@ -27,11 +27,17 @@ TINY_RUN = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Rendered data of 15 persons, more of validation than of test; a test that changes them takes a copy."""
+    folder = tmp_path_factory.mktemp("data")
+    render_dataset(folder, 15, 0, val_identities=4, test_identities=3, height=64, width=32, processes=1)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def tiny_run_file(tmp_path_factory):
+def tiny_run_file(tmp_path_factory, data):
     """A run file of six steps with two checkpoints kept, and its data."""
-    folder = tmp_path_factory.mktemp("tiny")
-    render_dataset(folder / "data", 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump({**TINY_RUN, "data_root": str(folder / "data")}))
+    path = tmp_path_factory.mktemp("tiny") / "run.yaml"
+    path.write_text(yaml.safe_dump({**TINY_RUN, "data_root": str(data)}))
     return path

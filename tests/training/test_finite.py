@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from aga_model.data.pairs import PairCollator
 from aga_model.training import run as training_run
+from aga_model.training.errors import another_try
 from aga_model.training.finite import EMBEDDINGS, GRADIENT, LOSS, NONFINITE_FILE, WEIGHTS, Finding, FiniteGuard
 from aga_model.training.momentum import MomentumTeacher
 from aga_model.training.run import main
@@ -32,6 +35,8 @@ def _remember(guard, losses, norms=()):
         ([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], None),
         ([1.0, NAN, 3.0], [1.0, 1.0, NAN], (2, LOSS)),
         ([1.0, 2.0, -INF], [1.0, INF, INF], (2, GRADIENT)),
+        ([1.0, 2.0, 3.0], [INF, 1.0, 1.0], (1, GRADIENT)),
+        ([INF, 2.0, 3.0], [1.0, 1.0, 1.0], (1, LOSS)),
         ([1.0, INF, NAN], [1.0, NAN, NAN], (2, LOSS)),  # the gradient of a broken loss is no news
     ],
 )
@@ -91,6 +96,26 @@ def test_on_a_gpu_nothing_is_read_in_between():
     assert guard.is_due
     assert guard.check(None) is None and not guard.is_due
     assert FiniteGuard(torch.device("cpu")).is_due
+
+
+def test_a_process_stops_for_what_another_one_has_found(monkeypatch):
+    """The other process of two has NaN in its second loss; `all_reduce` is told what it says."""
+    other = torch.tensor([0, 1, 0])
+
+    def all_reduce(flags, op):
+        flags.copy_({dist.ReduceOp.MAX: torch.maximum, dist.ReduceOp.MIN: torch.minimum}[op](flags, other))
+
+    monkeypatch.setattr("aga_model.training.finite.world_size", lambda: 2)
+    monkeypatch.setattr("aga_model.training.finite.dist.all_reduce", all_reduce)
+    guard = FiniteGuard(torch.device("cpu"))
+    _remember(guard, [1.0, 2.0, 3.0])
+    assert guard.check(None).step == 2
+
+
+@pytest.mark.parametrize(("bf16", "fp16", "wider"), [(1, 0, True), (0, 1, True), (0, 0, False)])
+def test_float32_is_advised_in_half_precision_alone(bf16, fp16, wider):
+    advice = another_try(SimpleNamespace(bf16=bool(bf16), fp16=bool(fp16)))
+    assert ("or float32" in advice) is wider and "lower learning_rate" in advice
 
 
 class Poisoned:

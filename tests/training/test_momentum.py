@@ -4,14 +4,14 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
-from aga_model.data.rendered import render_dataset
+from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from aga_model.losses import TeacherEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import TEACHER_FILE, MomentumTeacher
@@ -87,6 +87,29 @@ def test_weights_stay_float32_when_the_model_is_half(make_model):
     torch.testing.assert_close(weight, wanted)
 
 
+def test_targets_are_without_dropout(make_sections, batch):
+    sections = make_sections("bert", momentum=0.9)
+    sections["text_config"] |= {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**sections)).train()
+    teacher = MomentumTeacher(model)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        said = teacher.model.aga.get_text_features(**inputs).pooler_output
+        wanted = model.eval().aga.get_text_features(**inputs).pooler_output
+    torch.testing.assert_close(said, wanted)
+
+
+def test_a_checkpoint_names_the_two_halves_of_the_queue(make_model, tmp_path):
+    """Runs that another version has begun are continued by these names."""
+    teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
+    teacher.remember(torch.full((2, 32), 1.0), torch.full((2, 32), 2.0), torch.tensor([8, 9]))
+    teacher.save(tmp_path)
+    saved = load_file(tmp_path / TEACHER_FILE)
+    assert (saved["queue_image_embeds"] == 1).all() and (saved["queue_text_embeds"] == 2).all()
+    assert saved["queue_person_ids"].tolist() == [8, 9]
+
+
 def test_queue_keeps_the_newest(make_model):
     teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
     assert teacher.past() is None
@@ -96,6 +119,8 @@ def test_queue_keeps_the_newest(make_model):
     images, texts, persons = teacher.past()
     assert persons.tolist() == [6, 7, 8, 3, 4]
     assert images[:, 0].tolist() == persons.tolist() and texts[:, 0].tolist() == (-persons).tolist()
+    teacher.remember(torch.ones(2, 1, requires_grad=True), torch.ones(2, 1, requires_grad=True), torch.tensor([1, 2]))
+    assert not any(part.requires_grad for part in teacher.past())  # the steps of the past hold no memory
 
 
 def test_itc_targets_by_hand():
@@ -186,11 +211,10 @@ def test_the_update_counts_as_training_time(make_model, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("momentum")
-    render_dataset(folder / "data", 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump({**RUN, "data_root": str(folder / "data")}))
+    path.write_text(yaml.safe_dump({**RUN, "data_root": str(data)}))
     assert main([str(path), "--output_dir", str(folder / "run")]) == 0
     return folder
 
@@ -219,6 +243,11 @@ def test_a_checkpoint_without_its_teacher_is_refused(make_model, tmp_path):
     teacher.load(tmp_path)
     with pytest.raises(ValueError, match="not the momentum model of this architecture"):
         MomentumTeacher(make_model(momentum=0.9, loss_weights={"itc": 1.0, "itm": 1.0})).load(tmp_path)
+    weights = load_file(tmp_path / TEACHER_FILE)
+    weights["model.aga.logit_scale"] = torch.zeros(1)  # of another shape, though it could be broadcast
+    save_file(weights, tmp_path / TEACHER_FILE)
+    with pytest.raises(ValueError, match="not the momentum model of this architecture"):
+        teacher.load(tmp_path)
 
 
 def test_the_released_folder_holds_no_teacher(unbroken):
@@ -233,3 +262,135 @@ def test_the_released_folder_holds_no_teacher(unbroken):
     ranker = AgaForImageTextRetrieval.from_pretrained(folder)
     torch.testing.assert_close(ranker.itm_head.weight, model.itm_head.weight)
     AgaModel.from_pretrained(folder)
+
+
+def _log_softmax(rows):
+    return rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+
+
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _itc_by_numpy(image, text, persons, teacher_image, teacher_text, temperature, alpha):
+    """ITC of pairs with soft targets, without a queue."""
+    image, text, teacher_image, teacher_text = (_unit(rows.detach().double().numpy()) for rows in (
+        image, text, teacher_image, teacher_text
+    ))  # fmt: skip
+    same = (persons[:, None] == persons[None]).double().numpy()
+    loss = 0.0
+    for logits, soft in (
+        (text @ image.T, teacher_text @ teacher_image.T),
+        (image @ text.T, teacher_image @ teacher_text.T),
+    ):
+        target = (1 - alpha) * same / same.sum(axis=1, keepdims=True)
+        target = target + alpha * np.exp(_log_softmax(soft / temperature))
+        loss -= (target * _log_softmax(logits / temperature)).sum(axis=1).mean() / 2
+    return loss
+
+
+def _write_300(model):
+    """TEM writes one known word at every masked position."""
+    model.enrichment.enrich = lambda ids, masked, logits: torch.where(masked, 300, ids)
+
+
+def test_the_models_losses_have_the_teachers_targets_by_alpha(make_model, batch, monkeypatch):
+    """
+    Another model teaches, with an alpha that is not the whole weight. It sees all patches and the masked caption, the
+    model half of the patches. ITC and MLM from both models' embeddings and logits, in numpy.
+    """
+    monkeypatch.setattr(
+        "aga_model.modeling_aga.corrupt_tokens",
+        lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids),
+    )
+    objective = {"momentum": 0.9, "distillation_weight": 0.8, "enrichment": "none", "mask_ratio": 0.3,
+                 "image_keep_ratio": 0.5, "image_mask_strategy": "random"}  # fmt: skip
+    model = make_model(**objective).train()
+    teacher = MomentumTeacher(make_model(seed=1, **objective))
+    with torch.no_grad():
+        teacher.model.mlm_head.decoder.weight.mul_(20.0)  # of a mind of its own
+    teacher.weight = 0.25
+    output = model(**batch, teacher=teacher)
+    ids, mask, pixels = batch["input_ids"], batch["attention_mask"], batch["pixel_values"]
+    corrupted = torch.where(output.masked, model.config.text_config.mask_token_id, ids)
+    embeds, words = [], []
+    for each, kept in ((model, output.kept_patches), (teacher.model, None)):
+        vision = each.aga.get_image_features(pixels, kept_patches=kept)
+        fused = each.fuse(corrupted, each.aga.fusion_image_states(vision), mask)
+        words.append(_log_softmax(each.mlm_head(fused[output.masked]).detach().double().numpy()))
+        embeds += [vision.pooler_output, each.aga.get_text_features(ids, mask).pooler_output]
+    right = words[0][np.arange(len(words[0])), ids[output.masked].numpy()]
+    wanted = -(0.75 * right + 0.25 * (np.exp(words[1]) * words[0]).sum(axis=1)).mean()
+    assert output.mlm_loss.item() == pytest.approx(wanted, rel=1e-5)
+    wanted = _itc_by_numpy(*embeds[:2], batch["person_ids"], *embeds[2:], model.temperature.item(), 0.25)
+    assert output.itc_loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_teacher_reads_the_enriched_captions(make_model, batch):
+    model = make_model(momentum=0.9, queue_size=4, enrichment_probability=1.0).train()
+    _write_300(model)
+    teacher = MomentumTeacher(make_model(seed=1, momentum=0.9, queue_size=4))
+    teacher.weight = 0.4
+    output = model(**batch, teacher=teacher)
+    assert (output.enriched_input_ids == 300).any()
+    teacher_text = teacher.model.aga.get_text_features(output.enriched_input_ids).pooler_output
+    teacher_image = teacher.model.aga.get_image_features(batch["pixel_values"]).pooler_output
+    wanted = _itc_by_numpy(
+        output.image_embeds, output.text_embeds, batch["person_ids"], teacher_image, teacher_text,
+        model.temperature.item(), 0.4,
+    )  # fmt: skip
+    assert output.itc_loss.item() == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(teacher.past()[0], teacher_image, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(teacher.past()[1], teacher_text, atol=1e-5, rtol=1e-5)
+
+
+def test_each_view_is_taught_by_the_teachers_reading_of_it(make_model, batch):
+    """With enrichment "add": the mean of both views' losses, each with targets of its own words."""
+    objective = {"momentum": 0.9, "enrichment": "add", "enrichment_probability": 1.0, "mask_ratio": 0.5}
+    model = make_model(**objective).train()
+    _write_300(model)
+    teacher = MomentumTeacher(make_model(seed=1, **objective))
+    teacher.weight = 1.0
+    output = model(**batch, teacher=teacher)
+    images = [each.aga.get_image_features(batch["pixel_values"]).pooler_output for each in (model, teacher.model)]
+    views = []
+    for ids in (batch["input_ids"], output.enriched_input_ids):
+        texts = [each.aga.get_text_features(ids).pooler_output for each in (model, teacher.model)]
+        views.append(
+            _itc_by_numpy(
+                images[0], texts[0], batch["person_ids"], images[1], texts[1], model.temperature.item(), 1.0
+            )
+        )  # fmt: skip
+    assert abs(views[0] - views[1]) > 1e-3
+    assert output.itc_loss.item() == pytest.approx(sum(views) / 2, rel=1e-5)
+
+
+def test_the_momentum_model_drops_nothing_out(make_sections, batch):
+    """Of the BERT family, whose layers drop out a tenth in training: it says what the model says in evaluation."""
+    torch.manual_seed(0)
+    model = AgaForPreTraining(AgaConfig(**make_sections("bert", momentum=0.9))).train()
+    teacher = MomentumTeacher(model)
+    inputs = batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad():
+        said = teacher.model.aga.get_text_features(*inputs).pooler_output
+        noisy = model.aga.get_text_features(*inputs).pooler_output
+        wanted = model.eval().aga.get_text_features(*inputs).pooler_output
+    torch.testing.assert_close(said, wanted)
+    assert not torch.allclose(noisy, wanted, atol=1e-3)
+
+
+def test_a_queue_fills_without_soft_targets(make_model, batch):
+    objective = {"momentum": 0.9, "queue_size": 6, "distillation_weight": 0.0, "enrichment": "none"}
+    model = make_model(**objective).train()
+    teacher = MomentumTeacher(model)
+    model(**batch, teacher=teacher)
+    wanted = model.aga.get_image_features(batch["pixel_values"]).pooler_output
+    torch.testing.assert_close(teacher.past()[0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_evaluation_leaves_the_queue_alone(make_model, batch):
+    model = make_model(momentum=0.9, queue_size=9).train()
+    teacher = MomentumTeacher(model)
+    model(**batch, teacher=teacher)
+    model.eval()(**batch | {"person_ids": torch.tensor([5, 6, 7, 8])}, teacher=teacher)
+    assert teacher.past()[2].tolist() == [0, 1, 1, 2] and len(teacher.past()[0]) == 4

@@ -25,6 +25,8 @@ from aga_model.training.card import write_model_card
 from aga_model.training.release import read_release
 from aga_model.training.run import main
 
+pytestmark = pytest.mark.timeout(180)  # a server, which may serve for ever
+
 REPO = f"{OWNER}/tiny"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "release.md"
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -14,10 +14,9 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel
-from aga_model.data.rendered import render_dataset
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import MomentumTeacher
-from aga_model.training.sharding import check_sharding
+from aga_model.training.sharding import check_sharding, is_sharded_run
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = REPOSITORY / "configs" / "accelerate"
@@ -82,11 +81,10 @@ def _launch(python: str, config: Path, script: Path, run_file: Path, folder: Pat
 
 
 @pytest.mark.slow
-def test_fsdp_trains_the_same_model(python, tmp_path):
+def test_fsdp_trains_the_same_model(python, data, tmp_path):
     """Two processes with half of the parameters each end with the weights of two with all of them, and save them."""
-    render_dataset(tmp_path / "data", 14, 0, val_identities=3, test_identities=3, height=64, width=32, processes=1)
     run_file = tmp_path / "run.yaml"
-    run_file.write_text(yaml.safe_dump({**RUN, "data_root": str(tmp_path / "data")}))
+    run_file.write_text(yaml.safe_dump({**RUN, "data_root": str(data)}))
     _launch(python, FILES / "two_gpus.yaml", REPOSITORY / "train_hf.py", run_file, tmp_path / "whole")
     _launch(python, FILES / "fsdp.yaml", Path(__file__).with_name("fsdp_worker.py"), run_file, tmp_path / "shards")
     whole, shards = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "shards"))
@@ -113,6 +111,21 @@ def test_what_cannot_be_shared_out_is_named(make_model, tmp_path, monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match="fsdp_version: 1"):
         check_sharding(make_model(learn_temperature=False), plain)
+    monkeypatch.delenv("FSDP_VERSION")  # Accelerate's default is 1
+    with pytest.raises(ValueError, match="fsdp_version: 1"):
+        check_sharding(make_model(learn_temperature=False), plain)
+
+
+def test_a_launcher_or_the_arguments_ask_for_shards(tmp_path, monkeypatch):
+    args = AgaTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert not is_sharded_run(args)
+    for value, sharded in (("true", True), ("True", True), ("false", False)):
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", value)
+        assert is_sharded_run(args) is sharded
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    args.fsdp = ["full_shard"]
+    assert is_sharded_run(args)
 
 
 @pytest.mark.parametrize("family", ["clip", "bert"])

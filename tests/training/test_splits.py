@@ -15,7 +15,7 @@ from aga_model.training.run import _load_splits, main
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rendered")
-    render_dataset(folder, 30, 0, val_identities=3, test_identities=3, height=48, width=32, processes=1)
+    render_dataset(folder, 31, 0, val_identities=4, test_identities=3, height=48, width=32, processes=1)
     return folder
 
 
@@ -38,7 +38,7 @@ def own(rendered, tmp_path):
 
 def test_a_set_with_a_validation_split_keeps_it(rendered):
     splits, decisions = _load_splits(DataArguments(data_root=str(rendered)))
-    assert len(set(splits["val"]["person_id"])) == 3
+    assert [len(set(splits[split]["person_id"])) for split in ("train", "val", "test")] == [24, 4, 3]
     assert decisions == {"skipped_images": [], "validation": {"source": "the dataset's own split"}}
     with pytest.raises(ValueError, match="validation_identities is 2, but cuhk-pedes has a validation split"):
         _load_splits(DataArguments(data_root=str(rendered), validation_identities=2))
