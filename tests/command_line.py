@@ -11,11 +11,11 @@ REPOSITORY = Path(__file__).parents[1]
 BENCH_SECONDS = 550  # within which a test must end (pyproject.toml)
 
 
-def aga(*arguments, code=0):
+def aga(*arguments, code=0, **environment):
     """The result of an `aga` command, which ends with this exit code."""
     from aga_model.cli.main import app
 
-    result = CliRunner().invoke(app, list(map(str, arguments)))
+    result = CliRunner(env=environment).invoke(app, list(map(str, arguments)))
     assert result.exit_code == code, result.output
     return result
 

@@ -91,10 +91,11 @@ def main(rank: int, world: int, port: str, output: str, split: str, family: str,
     text_config = model.config.text_config
     ids[(ids >= 100) | (ids == 0)] = 99  # no special token of either family
     ids[:, 0] = text_config.bos_token_id
-    for row in range(BATCH):
-        ids[row, SEQ - 1 - row % 5 :] = text_config.pad_token_id
-        ids[row, SEQ - 1 - row % 5] = text_config.eos_token_id
-    lengths = SEQ - torch.arange(BATCH) % 5
+    rows = torch.arange(BATCH)
+    lengths = SEQ - rows % 5 - 2 * (rows >= BATCH // 2)  # the longest caption of each process is another
+    for row, length in enumerate(lengths.tolist()):
+        ids[row, length - 1 :] = text_config.pad_token_id
+        ids[row, length - 1] = text_config.eos_token_id
     batch = {
         "input_ids": ids,
         "attention_mask": (torch.arange(SEQ) < lengths[:, None]).long(),

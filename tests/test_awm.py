@@ -138,6 +138,15 @@ def test_scores_at_a_lower_resolution_cover_the_grid(make, batch):
     assert output.kept_patches.shape[1] == round(0.5 * attention.shape[1])
 
 
+def test_smaller_images_are_of_the_nearest_number_of_whole_patches(make):
+    """Of 32 x 16 pixels in patches of 8: a share of 0.7 is 2.8 x 1.4 patches, one of 0.2 none, which is one."""
+    pixels = torch.arange(32.0)[:, None].expand(1, 3, 32, 16)
+    for resolution, size in ((0.7, (24, 8)), (0.5, (16, 8)), (0.2, (8, 8))):
+        smaller = make().aga._smaller(pixels, resolution)
+        assert tuple(smaller.shape[-2:]) == size
+        assert smaller.mean().item() == pytest.approx(15.5, abs=0.1)
+
+
 @pytest.mark.parametrize("resolution", [0.4, 0.5, 0.8])
 def test_scores_of_patches_that_leave_pixels_over(make_sections, batch, resolution):
     """Strides that divide neither the image nor the smaller one that is scored."""

@@ -20,7 +20,7 @@ from aga_model.losses import (
     tal_loss,
     waf_loss,
 )
-from aga_model.masking import AttentionGuidedMasking, ordinary_tokens
+from aga_model.masking import AttentionGuidedMasking, RandomSelection, ordinary_tokens
 
 ALL_LOSSES = {"itc": 1.0, "sdm": 0.5, "mlm": 2.0, "id": 0.25}
 
@@ -382,3 +382,32 @@ def test_words_are_masked_by_the_attention_of_their_own_caption(make_model, batc
     wanted = AttentionGuidedMasking(0.3, 0.8).probabilities(ordinary, attention)
     assert wanted.std() > 0.01
     torch.testing.assert_close(output.mask_probabilities, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_settings_of_masking_and_enrichment_reach_them(make_model, batch):
+    model = make_model(mask_ratio=0.3, mask_max_probability=0.45, attention_decay=0.9, enrichment_sampling="argmax",
+                       enrichment_min_confidence=0.35, image_keep_ratio=0.5, image_mask_strategy="random")  # fmt: skip
+    assert (model.enrichment.sampling, model.enrichment.min_confidence) == ("argmax", 0.35)
+    assert isinstance(model.patch_selection, RandomSelection)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    ordinary = ordinary_tokens(ids, mask, model.config.text_config)
+    # The moving average over three layers, from eager's maps.
+    model.set_attn_implementation("eager")
+    maps = model.aga.text_model(input_ids=ids, output_attentions=True).attentions
+    rows = [layer[torch.arange(4), :, mask.sum(dim=1) - 1].mean(dim=1) * ordinary for layer in maps]
+    first, second, third = (row / row.sum(dim=1, keepdim=True) for row in rows)
+    attention = 0.81 * first + 0.09 * second + 0.1 * third
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(
+        model.aga.get_text_features_with_attention(ids, mask)[1], attention, atol=1e-6, rtol=1e-4
+    )
+    probabilities = model(**batch).mask_probabilities
+    torch.testing.assert_close(
+        probabilities, AttentionGuidedMasking(0.3, 0.45).probabilities(ordinary, attention), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_random_masking_masks_all_words_of_a_caption_alike(make_model, batch):
+    output = make_model(mask_strategy="random", mask_ratio=0.3)(**batch)
+    words = ordinary_tokens(batch["input_ids"], batch["attention_mask"], make_model().config.text_config)
+    torch.testing.assert_close(output.mask_probabilities, 0.3 * words.float(), atol=1e-5, rtol=0)

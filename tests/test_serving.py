@@ -229,6 +229,7 @@ def _noise(height, width):
         ({"inputs": {"image": []}}, '"image" holds 0 entries'),
         ({"inputs": {"image": [5]}}, "image 0 is no string but int"),
         ({"inputs": {"image": "https://example.com/a.jpg"}}, "image 0 is not base64.*no address"),
+        ({"inputs": {"image": "https://example.com/abc.jpg"}}, "image 0 is not base64"),  # its letters alone would be
         ({"inputs": {"image": "/etc/hostname"}}, "image 0 is"),
         ({"inputs": {"image": _base64(b"no image")}}, "image 0 is no image of the formats JPEG, PNG, WEBP, BMP"),
         ({"inputs": {"image": _base64(_file(_photographs()[0], "GIF"))}}, "image 0 is no image of the formats"),

@@ -3,11 +3,10 @@
 import re
 from types import SimpleNamespace
 
+import command_line
 import pytest
-from typer.testing import CliRunner
 
 from aga_model.cli import demo as command
-from aga_model.cli.main import app
 from aga_model.retrieval import GallerySettings
 
 TOKEN = "a-token-of-the-tests_0123"
@@ -56,9 +55,7 @@ def asked(monkeypatch):
 
 
 def aga(*arguments, code=0):
-    result = CliRunner().invoke(app, ["demo", "--gallery", "shelf", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.aga("demo", "--gallery", "shelf", *arguments, code=code)
 
 
 def test_on_this_machine_nobody_is_asked_for_a_token(asked):

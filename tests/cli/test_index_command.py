@@ -5,12 +5,11 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import command_line
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from aga_model.cli import index as command
-from aga_model.cli.main import app
 from aga_model.data.image_files import Skipped
 from aga_model.retrieval import (
     GalleryError,
@@ -116,9 +115,7 @@ def asked(monkeypatch, tmp_path):
 def aga(tmp_path):
     def run(*options, code=0):
         arguments = [tmp_path / "a.png", "--model", "a model", "--out", tmp_path / "g", *options]
-        result = CliRunner().invoke(app, ["index", *map(str, arguments)])
-        assert result.exit_code == code, result.output
-        return result
+        return command_line.aga("index", *arguments, code=code)
 
     return run
 

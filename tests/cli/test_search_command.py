@@ -6,12 +6,11 @@ import json
 from datetime import datetime
 from types import SimpleNamespace
 
+import command_line
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from aga_model.cli import search as command
-from aga_model.cli.main import app
 from aga_model.retrieval import Answer, Filter, GalleryError, GalleryRow, GallerySettings, Hit, ModelLoadError, Ranking
 
 MODEL = "a" * 64
@@ -83,9 +82,7 @@ def asked(monkeypatch):
 
 
 def aga(*arguments, code=0):
-    result = CliRunner(env={"COLUMNS": "120"}).invoke(app, ["search", "shelf", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.aga("search", "shelf", *arguments, code=code, COLUMNS="120")
 
 
 @pytest.fixture

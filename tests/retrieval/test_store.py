@@ -440,7 +440,9 @@ def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apar
 
 def test_a_filter_finds_rows_far_from_the_query_on_a_server(milvus_server, monkeypatch):
     from aga_model.retrieval import milvus_store
+    from aga_model.retrieval import store as gallery_store
 
+    monkeypatch.setattr(gallery_store, "_RECALL_QUERIES", 16)  # of each kind
     monkeypatch.setattr(milvus_store.MilvusStore, "exact_rows", 100)
     monkeypatch.setattr(milvus_store, "_SCANNED_ROWS", 50)
     store, data = milvus_store.MilvusStore.create(f"{milvus_server}/apart", Manifest(NAME, MODEL, DIM)), TwoGroups(3.0)
