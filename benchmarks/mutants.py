@@ -323,7 +323,9 @@ class Run:
         refused: set[str] = set()
         while missing := [mutant for mutant in mutants if mutant.name not in known]:
             work = [self._work(mutant, test_map, sources[mutant.file], refused) for mutant in missing]
-            tried = self._try_all([one for one in work if one[1]], known)
+            # In an order of no meaning, so that a run that is ended has tried a sample of all lists.
+            work.sort(key=lambda one: hashlib.sha256(one[0].name.encode()).digest())
+            tried = self._try_all([one for one in work if one[1]])
             for mutant, tests, _ in work:
                 if not tests:
                     tried[mutant.name] = {"status": NO_TESTS, "by": "", "tests": 0, "seconds": 0.0}
@@ -347,7 +349,7 @@ class Run:
         tests = [test for test in tests if test not in refused]
         return mutant, tests, 60 + 4 * sum(map(test_map.seconds, tests))
 
-    def _try_all(self, work, known) -> dict[str, dict[str, Any]]:
+    def _try_all(self, work) -> dict[str, dict[str, Any]]:
         tried = {}
         if not work:
             return tried

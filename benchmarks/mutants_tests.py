@@ -59,10 +59,12 @@ class TestMap:
 
     @classmethod
     def of(cls, root: Path, build: Path, copy_tree: Callable[[Path, Path], None]) -> "TestMap":
-        """The map that was measured in `build`, or else, after minutes, a new one."""
+        """The map in `build`, whose tests may have changed since; or else a new one, which takes minutes."""
         folder = build / "map"
         if not (folder / "tests.json").exists():
             measure(root, folder, copy_tree)
+        elif changed := [path.name for path in (root / "tests").rglob("test_*.py") if _differs(path, root, folder)]:
+            print(f"measured before {len(changed)} files of tests changed; remove {folder} to measure again")
         return cls(folder)
 
     def seconds(self, test: str) -> float:
@@ -97,6 +99,11 @@ class TestMap:
                 break
             chosen.append(test)
         return chosen
+
+
+def _differs(path: Path, root: Path, folder: Path) -> bool:
+    measured = folder / "tree" / path.relative_to(root)
+    return not measured.exists() or measured.read_bytes() != path.read_bytes()
 
 
 def _test_of(context: str) -> str:
