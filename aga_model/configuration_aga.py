@@ -183,7 +183,7 @@ class AgaVisionConfig(CLIPVisionConfig):
             isinstance(size, int) or len(size) == 2,
             f"vision_config.image_size must be an int or [height, width], got {size!r}",
         )
-        stride = self.stride or self.patch_size
+        stride = self.patch_size if self.stride is None else self.stride
         _require(self.patch_size > 0, f"vision_config.patch_size must be positive, got {self.patch_size}")
         _require(
             0 < stride <= self.patch_size,

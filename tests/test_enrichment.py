@@ -83,3 +83,10 @@ def test_rows_are_drawn_by_shares_that_need_no_sum_of_one():
     shares = torch.bincount(drawn, minlength=4) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.0, 0.75, 0.0, 0.25]), atol=0.03, rtol=0)
     assert sample_rows(torch.full((2, 3), float("nan"))).tolist() == [2, 2]  # an index, whatever it is
+
+
+def test_the_logits_are_left_as_they_were():
+    logits = torch.randn(2, 2, 10)
+    before = logits.clone()
+    TextEnrichment("sample", 0.0, [8, 9]).enrich(IDS, MASKED, logits)
+    assert torch.equal(logits, before)

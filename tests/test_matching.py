@@ -320,3 +320,14 @@ def test_packed_captions_are_fused_one_by_one(make_sections, batch):
     for row, length in enumerate(lengths):
         alone = fusion(states[row : row + 1, :length], images[row : row + 1])[0]
         torch.testing.assert_close(packed[row, :length], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_rankers_embeddings_are_the_dual_encoders_at_unit_length(make_model, batch):
+    ranker = AgaForImageTextRetrieval(make_model(loss_weights={"itm": 1.0}).config).eval()
+    inputs = {key: batch[key] for key in ("pixel_values", "input_ids", "attention_mask")}
+    output = ranker(**inputs)
+    image = ranker.aga.get_image_features(batch["pixel_values"]).pooler_output
+    text = ranker.aga.get_text_features(batch["input_ids"]).pooler_output
+    for found, features in ((output.image_embeds, image), (output.text_embeds, text)):
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+        torch.testing.assert_close(found * features.norm(dim=1, keepdim=True), features)

@@ -394,3 +394,27 @@ def test_evaluation_leaves_the_queue_alone(make_model, batch):
     model(**batch, teacher=teacher)
     model.eval()(**batch | {"person_ids": torch.tensor([5, 6, 7, 8])}, teacher=teacher)
     assert teacher.past()[2].tolist() == [0, 1, 1, 2] and len(teacher.past()[0]) == 4
+
+
+def test_past_batches_are_candidates_of_the_next(make_model, batch):
+    """What the queue holds before the step, with persons of the batch among its own."""
+    objective = {"momentum": 0.9, "queue_size": 9, "enrichment": "none"}
+    model = make_model(**objective).train()
+    teacher = MomentumTeacher(make_model(seed=1, **objective))
+    teacher.weight = 0.3
+    queue = torch.randn(5, 32), torch.randn(5, 32), torch.tensor([1, 7, 0, 1, 8])
+    teacher.remember(*queue)
+    output = model(**batch, teacher=teacher)
+    embeds = [
+        features.pooler_output
+        for each in (model, teacher.model)
+        for features in (
+            each.aga.get_image_features(batch["pixel_values"]),
+            each.aga.get_text_features(batch["input_ids"], batch["attention_mask"]),
+        )
+    ]
+    wanted = momentum_itc_loss(
+        *embeds[:2], batch["person_ids"], model.temperature, TeacherEmbeddings(*embeds[2:], *queue), 0.3
+    )
+    torch.testing.assert_close(output.itc_loss, wanted, atol=1e-5, rtol=1e-5)
+    assert teacher.past()[2].tolist() == [0, 1, 1, 2, 1, 7, 0, 1, 8]
