@@ -13,8 +13,9 @@ The most specific tests come first: those of whose executed lines the greatest s
 noticed if one of them fails or does not end; in the end the tests that failed are run once more without any fault, and
 what fails there as well has noticed nothing.
 
-Results are kept in build/mutants, so that a run which was ended goes on. A result is used again while the fault, its
-file and the test that noticed it are unchanged; a fault that nothing noticed is tried again when anything has changed.
+Results go into benchmarks/results/mutants.json one by one, so that a run which was ended goes on. A result is used
+again while the fault, its file and the file of the test that noticed it are unchanged; a fault that nothing noticed is
+tried again when anything has changed.
 Tests run in processes forked from one that has imported the libraries, as many at once as `--workers` says.
 """
 
@@ -24,6 +25,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -302,16 +304,26 @@ class Run:
         tests: run these files in the place of those that the map gives; such results are not kept.
         budget: of the tests that execute a fault's line, run those that take at most so many seconds together.
         workers: how many faults are tried at once.
+        minutes: begin with no other fault after this time.
     """
 
-    def __init__(self, root: Path, build: Path, tests: Sequence[str] = (), budget: float = 150.0, workers: int = 2):
+    def __init__(
+        self,
+        root: Path,
+        build: Path,
+        tests: Sequence[str] = (),
+        budget: float = 150.0,
+        workers: int = 2,
+        minutes: float = math.inf,
+    ):
         self.root, self.build, self.tests, self.budget, self.workers = root, build, list(tests), budget, workers
-        self.kept_path = build / "kept.json"
+        self.end = time.monotonic() + 60 * minutes
+        self.kept_path = root / RESULTS
         self.kept = json.loads(self.kept_path.read_text(encoding="utf-8")) if self.kept_path.exists() else {}
         self.tree = tree_hash(root, "aga_model", "tests", "benchmarks")
 
     def results(self, mutants: Iterable[Mutant]) -> dict[str, dict[str, Any]]:
-        """What became of each fault, by its name; tries those of which nothing valid is known."""
+        """What became of each fault, by its name; tries those of which nothing valid is known, while there is time."""
         mutants = list(mutants)
         sources = {file: (self.root / file).read_text(encoding="utf-8") for file in {one.file for one in mutants}}
         for mutant in mutants:
@@ -321,7 +333,7 @@ class Run:
         import_libraries(self.root, self.build)
         test_map = None if self.tests else TestMap.of(self.root, self.build, copy_tree)
         refused: set[str] = set()
-        while missing := [mutant for mutant in mutants if mutant.name not in known]:
+        while missing := [mutant for mutant in mutants if mutant.name not in known] if self._has_time() else []:
             work = [self._work(mutant, test_map, sources[mutant.file], refused) for mutant in missing]
             # In an order of no meaning, so that a run that is ended has tried a sample of all lists.
             work.sort(key=lambda one: hashlib.sha256(one[0].name.encode()).digest())
@@ -338,7 +350,10 @@ class Run:
                 raise RuntimeError(f"these fail without any fault: {', '.join(sorted(failing))}")
             if not self.tests:
                 self._keep({one.name: one for one in mutants}, {name: known[name] for name in tried if name in known})
-        return {mutant.name: known[mutant.name] for mutant in mutants}
+        return {mutant.name: known[mutant.name] for mutant in mutants if mutant.name in known}
+
+    def _has_time(self) -> bool:
+        return time.monotonic() < self.end
 
     def _work(self, mutant: Mutant, test_map, source: str, refused: set[str]) -> tuple[Mutant, list[str], float]:
         if test_map is None:
@@ -359,8 +374,11 @@ class Run:
             numbers.put(number)
         progress = tqdm(total=len(work), unit="fault", desc="trying")
         with context.Pool(self.workers, _begin_worker, (self.build, self.root, numbers)) as pool, progress:
-            jobs = {one[0]: pool.apply_async(_try, (one,)) for one in work}
-            while jobs:
+            jobs, waiting = {}, list(reversed(work))
+            while jobs or (waiting and self._has_time()):
+                while waiting and len(jobs) < self.workers and self._has_time():
+                    one = waiting.pop()
+                    jobs[one[0]] = pool.apply_async(_try, (one,))
                 for mutant in [mutant for mutant, job in jobs.items() if job.ready()]:
                     tried[mutant.name] = jobs.pop(mutant).get()
                     if not self.tests:  # checked without the fault in the end; until then a kill is worth keeping
@@ -390,20 +408,22 @@ class Run:
 
     def _known(self, mutant: Mutant) -> dict[str, Any] | None:
         kept = self.kept.get(mutant.name)
-        return kept["result"] if kept and kept["key"] == self._key(mutant, kept["by"]) else None
+        if kept is None or kept["key"] != self._key(mutant, kept["by"]):
+            return None
+        return {name: value for name, value in kept.items() if name != "key"}
 
     def _keep(self, mutants: dict[str, Mutant], results: dict[str, dict[str, Any]]) -> None:
         for name, result in results.items():
-            self.kept[name] = {"key": self._key(mutants[name], result["by"]), "by": result["by"], "result": result}
+            self.kept[name] = {"key": self._key(mutants[name], result["by"]), **result}
         partial = self.kept_path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.kept, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(self.kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         partial.replace(self.kept_path)
 
 
 def by_file(mutants: Sequence[Mutant], results: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
     """For each file, in alphabetical order, how many of its faults were noticed, and how many there are."""
     counts: dict[str, tuple[int, int]] = {}
-    for mutant in sorted(mutants, key=lambda one: one.file):
+    for mutant in sorted((one for one in mutants if one.name in results), key=lambda one: one.file):
         noticed, of = counts.get(mutant.file, (0, 0))
         counts[mutant.file] = noticed + (results[mutant.name]["status"] in (KILLED, ENDLESS)), of + 1
     return counts
@@ -414,10 +434,12 @@ def report(mutants: Sequence[Mutant], results: dict[str, dict[str, Any]], consol
     table = Table("file", "faults", "noticed", "rate")
     counts = by_file(mutants, results)
     noticed = sum(count[0] for count in counts.values())
-    for name, (count, of) in [*counts.items(), ("all", (noticed, len(mutants)))]:
+    for name, (count, of) in [*counts.items(), ("all", (noticed, len(results)))]:
         table.add_row(name, str(of), str(count), f"{count / of:.0%}")
     console.print(table)
-    for mutant in mutants:
+    if len(results) < len(mutants):
+        console.print(f"{len(mutants) - len(results)} faults were not tried")
+    for mutant in (one for one in mutants if one.name in results):
         if results[mutant.name]["status"] not in (KILLED, ENDLESS):
             console.print(
                 f"{results[mutant.name]['status']}: {mutant.name}, {mutant.file}: {mutant.why}", markup=False
@@ -432,6 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=(), help="names of faults, or files of the package")
     parser.add_argument("--tests", nargs="+", default=(), help="run these tests, not those that execute the line")
     parser.add_argument("--seconds", type=float, default=150, help="of tests for each fault, the most specific first")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin with no other fault after this time")
     parser.add_argument("--workers", type=int, default=2, help="faults that are tried at once")
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the project's folder")
     options = parser.parse_args(arguments)
@@ -443,12 +466,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("no fault is of these names")
     # As the tests have it, before any library is imported; a compiled file must not outlive a fault.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
-    run = Run(root, root / "build/mutants", options.tests, options.seconds, options.workers)
-    results = run.results(mutants)
-    report(mutants, results, Console())
-    if not (options.lists or options.only or options.tests):
-        content = {"seconds": options.seconds, "faults": results}
-        (root / RESULTS).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    run = Run(root, root / "build/mutants", options.tests, options.seconds, options.workers, options.minutes)
+    report(mutants, run.results(mutants), Console())
 
 
 if __name__ == "__main__":
