@@ -385,7 +385,7 @@ def test_words_are_masked_by_the_attention_of_their_own_caption(make_model, batc
 
 
 def test_settings_of_masking_and_enrichment_reach_them(make_model, batch):
-    model = make_model(mask_ratio=0.3, mask_max_probability=0.45, attention_decay=0.9, enrichment_sampling="argmax",
+    model = make_model(mask_ratio=0.3, mask_max_probability=0.31, attention_decay=0.9, enrichment_sampling="argmax",
                        enrichment_min_confidence=0.35, image_keep_ratio=0.5, image_mask_strategy="random")  # fmt: skip
     assert (model.enrichment.sampling, model.enrichment.min_confidence) == ("argmax", 0.35)
     assert isinstance(model.patch_selection, RandomSelection)
@@ -403,7 +403,7 @@ def test_settings_of_masking_and_enrichment_reach_them(make_model, batch):
     )
     probabilities = model(**batch).mask_probabilities
     torch.testing.assert_close(
-        probabilities, AttentionGuidedMasking(0.3, 0.45).probabilities(ordinary, attention), atol=1e-5, rtol=1e-4
+        probabilities, AttentionGuidedMasking(0.3, 0.31).probabilities(ordinary, attention), atol=1e-5, rtol=1e-4
     )
 
 
