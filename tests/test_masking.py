@@ -201,7 +201,7 @@ def test_corruption_follows_berts_rule(captions):
 def test_aggregation_over_layers_by_hand():
     ordinary = torch.tensor([[False, True, True, False]])
     layers = torch.tensor(
-        [[[[0.5, 0.3, 0.1, 0.1], [0.5, 0.1, 0.3, 0.1]]], [[[0.0, 0.9, 0.1, 0.0], [0.4, 0.3, 0.3, 0.0]]]]
+        [[[[0.5, 0.3, 0.1, 0.1], [0.5, 0.1, 0.3, 0.1]]], [[[0.0, 0.8, 0.1, 0.1], [0.3, 0.4, 0.3, 0.0]]]]
     )
     # Layer 1: heads average to (0.2, 0.2) -> (0.5, 0.5); layer 2: (0.6, 0.2) -> (0.75, 0.25); decay 0.4.
     wanted = torch.tensor([[0.0, 0.4 * 0.5 + 0.6 * 0.75, 0.4 * 0.5 + 0.6 * 0.25, 0.0]])

@@ -1,5 +1,6 @@
 """The dual encoder follows CLIP, pre-training returns every loss by name, TEM and saving do what they say."""
 
+import json
 import math
 
 import pytest
@@ -385,7 +386,7 @@ def test_words_are_masked_by_the_attention_of_their_own_caption(make_model, batc
 
 
 def test_settings_of_masking_and_enrichment_reach_them(make_model, batch):
-    model = make_model(mask_ratio=0.3, mask_max_probability=0.45, attention_decay=0.9, enrichment_sampling="argmax",
+    model = make_model(mask_ratio=0.3, mask_max_probability=0.31, attention_decay=0.9, enrichment_sampling="argmax",
                        enrichment_min_confidence=0.35, image_keep_ratio=0.5, image_mask_strategy="random")  # fmt: skip
     assert (model.enrichment.sampling, model.enrichment.min_confidence) == ("argmax", 0.35)
     assert isinstance(model.patch_selection, RandomSelection)
@@ -403,7 +404,7 @@ def test_settings_of_masking_and_enrichment_reach_them(make_model, batch):
     )
     probabilities = model(**batch).mask_probabilities
     torch.testing.assert_close(
-        probabilities, AttentionGuidedMasking(0.3, 0.45).probabilities(ordinary, attention), atol=1e-5, rtol=1e-4
+        probabilities, AttentionGuidedMasking(0.3, 0.31).probabilities(ordinary, attention), atol=1e-5, rtol=1e-4
     )
 
 
@@ -411,3 +412,16 @@ def test_random_masking_masks_all_words_of_a_caption_alike(make_model, batch):
     output = make_model(mask_strategy="random", mask_ratio=0.3)(**batch)
     words = ordinary_tokens(batch["input_ids"], batch["attention_mask"], make_model().config.text_config)
     torch.testing.assert_close(output.mask_probabilities, 0.3 * words.float(), atol=1e-5, rtol=0)
+
+
+def test_a_saved_folder_names_the_class_of_every_way_to_load_it(make_model, tmp_path):
+    model = make_model()
+    for part, folder in ((model, "whole"), (model.aga, "dual")):
+        part.save_pretrained(tmp_path / folder)
+        named = json.loads((tmp_path / folder / "config.json").read_text())["auto_map"]
+        assert named == {
+            "AutoConfig": "configuration_aga.AgaConfig",
+            "AutoModel": "modeling_aga.AgaModel",
+            "AutoModelForPreTraining": "modeling_aga.AgaForPreTraining",
+            "AgaForImageTextRetrieval": "modeling_aga.AgaForImageTextRetrieval",
+        }
