@@ -9,9 +9,9 @@ The faults stand in benchmarks/mutants/*.yaml: the file, a text that occurs in i
 why a user would suffer. Each is tried in a copy of the working tree on the tests that execute the changed line. These
 are found by measuring the suite once under coverage, which notes each test's name, also for the processes that tests
 start; for a line that is executed when its module is imported, they are the tests that execute anything of the file.
-The most specific tests come first: those of whose executed lines the greatest share is in the file. A fault counts as
-noticed if one of them fails or does not end; in the end the tests that failed are run once more without any fault, and
-what fails there as well has noticed nothing.
+The most specific tests come first, those of whose executed lines the greatest share is in the file, and quick ones
+before slow ones. A fault counts as noticed if one of them fails or does not end; in the end the tests that failed are
+run once more without any fault, and what fails there as well has noticed nothing.
 
 Results go into benchmarks/results/mutants.json one by one, so that a run which was ended goes on. A result is used
 again while the fault, its file and the file of the test that noticed it are unchanged; a fault that nothing noticed is

@@ -169,7 +169,7 @@ def _weights(folder):
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_poisoned_batch_is_named_and_the_run_continues(
     unbroken, tiny_run_file, tmp_path, monkeypatch, capsys, waits
-):
+, data):
     """At once on the CPU, and as on a GPU at the next log, save or validation: at step 4, of step 3."""
     folder, collator = tmp_path / "run", training_run.pair_collator
     command = [str(tiny_run_file), "--output_dir", str(folder)]
@@ -185,7 +185,7 @@ def test_a_poisoned_batch_is_named_and_the_run_continues(
     assert (report["what"], report["step"], report["seed"], report["gradient_norm"]) == ("loss", 3, 3, "nan")
     (batch,) = report["batches"]
     assert batch["process"] == 0 and batch["losses"]["loss"] == "nan" and len(batch["pairs"]) == 8
-    records = json.loads((tiny_run_file.parent / "data" / "reid_raw.json").read_text())
+    records = json.loads((data / "reid_raw.json").read_text())
     for pair in batch["pairs"]:
         record = records[pair["image_id"]]
         assert pair["image"].endswith(record["file_path"]) and pair["caption"] in record["captions"]
