@@ -1,12 +1,13 @@
 """
 Which tests execute which lines: the suite measured once with coverage, each test and the processes it starts under the
-test's name. As a pytest plugin (`-p mutants_tests`) this module names the tests for coverage and notes their times.
+test's name. What a fixture of several tests executes counts for each of them, not for the first one alone. As a pytest
+plugin (`-p mutants_tests`) this module names tests and fixtures for coverage, and notes the times of tests.
 """
 
 import ast
+import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ data_file = {data}
 parallel = true
 core = ctrace
 patch = _exit
-context = ${{PYTEST_CURRENT_TEST-}}
+context = ${{MUTANTS_CONTEXT-}}
 """
 
 
@@ -43,7 +44,12 @@ class TestMap:
         self.sources = folder / "tree"
         self.data = CoverageData(str(folder / "coverage"))
         self.data.read()
-        self.times: dict[str, float] = json.loads((folder / "tests.json").read_text(encoding="utf-8"))
+        noted = json.loads((folder / "tests.json").read_text(encoding="utf-8"))
+        self.times: dict[str, float] = noted["seconds"]
+        users: dict[str, set[str]] = defaultdict(set)
+        for test, fixtures in noted["fixtures"].items():
+            for name in [test, *fixtures]:
+                users[name] |= {test} & self.times.keys()
         self._lines: dict[str, dict[int, set[str]]] = {}
         self._at_import: dict[str, set[int]] = defaultdict(set)
         self._executed: dict[str, int] = defaultdict(int)  # how many lines each test executes in all files
@@ -51,7 +57,7 @@ class TestMap:
             file = Path(path).relative_to(self.sources).as_posix()
             self._lines[file] = lines = {}
             for line, contexts in self.data.contexts_by_lineno(path).items():
-                lines[line] = {test for context in contexts if (test := _test_of(context)) in self.times}
+                lines[line] = {test for context in contexts for test in users[_innermost(context)]}
                 if "" in contexts:  # a module is imported before its tests are run
                     self._at_import[file].add(line)
                 for test in lines[line]:
@@ -109,10 +115,10 @@ def _differs(path: Path, root: Path, folder: Path) -> bool:
     return not measured.exists() or measured.read_bytes() != path.read_bytes()
 
 
-def _test_of(context: str) -> str:
-    """The test that this process runs, or else the one that started it, of which pytest also says the phase."""
+def _innermost(context: str) -> str:
+    """The test or fixture that this process runs, or else the one that started it."""
     started, _, here = context.rpartition("|")
-    return re.sub(r" \((setup|call|teardown)\)$", "", here or started)
+    return here or started
 
 
 def statement_lines(source: str, changed: range) -> set[int]:
@@ -150,7 +156,7 @@ def measure(root: Path, folder: Path, copy_tree: Callable[[Path, Path], None]) -
         "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks"), str(Path(__file__).parent)]),
         "MUTANTS_TIMES": str(folder / "tests.partial"),
     }
-    environment.pop("PYTEST_CURRENT_TEST", None)  # of a test that runs this
+    environment.pop(_CONTEXT, None)  # of a test that runs this
     command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "mutants_tests"]
     done = subprocess.run([*command, f"--rootdir={tree}"], cwd=tree, env=environment)
     if done.returncode not in (0, 1):
@@ -162,21 +168,52 @@ def measure(root: Path, folder: Path, copy_tree: Callable[[Path, Path], None]) -
 
 # --- the plugin --------------------------------------------------------------------------------------------------
 
+_CONTEXT = "MUTANTS_CONTEXT"  # a variable, so that processes which are started know it
+_FIXTURES = "mutants_fixtures"
 _times: dict[str, float] = defaultdict(float)
+_fixtures: dict[str, list[str]] = {}
 _failed: set[str] = set()
+
+
+@contextlib.contextmanager
+def _measured_as(name: str):
+    before = os.environ.get(_CONTEXT, "")
+    _switch(name)
+    yield
+    _switch(before)
+
+
+def _switch(name: str) -> None:
+    import coverage
+
+    os.environ[_CONTEXT] = name
+    if measured := coverage.Coverage.current():
+        measured.switch_context(name)
+
+
+def _name_of(fixture) -> str:
+    return f"fixture {fixture.baseid} {fixture.argname}"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    import coverage
+    shared = [one for each in item._fixtureinfo.name2fixturedefs.values() for one in each if one.scope != "function"]
+    item.user_properties.append((_FIXTURES, sorted(map(_name_of, shared))))
+    with _measured_as(item.nodeid):
+        return (yield)
 
-    if measured := coverage.Coverage.current():
-        measured.switch_context(item.nodeid)
-    return (yield)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    if fixturedef.scope == "function":
+        return (yield)
+    with _measured_as(_name_of(fixturedef)):
+        return (yield)
 
 
 def pytest_runtest_logreport(report):
     _times[report.nodeid] += report.duration
+    _fixtures[report.nodeid] = dict(report.user_properties)[_FIXTURES]
     if not report.passed:
         _failed.add(report.nodeid)
 
@@ -184,4 +221,5 @@ def pytest_runtest_logreport(report):
 def pytest_sessionfinish(session):
     if not hasattr(session.config, "workerinput"):
         passed = {test: round(seconds, 3) for test, seconds in _times.items() if test not in _failed}
-        Path(os.environ["MUTANTS_TIMES"]).write_text(json.dumps(passed, indent=1), encoding="utf-8")
+        noted = json.dumps({"seconds": passed, "fixtures": _fixtures}, indent=1)
+        Path(os.environ["MUTANTS_TIMES"]).write_text(noted, encoding="utf-8")

@@ -27,6 +27,10 @@ def halved(number):
     return number / 2
 
 
+def squared(number):
+    return number**2
+
+
 def countdown(number):
     while number > 0:
         number -= 1
@@ -37,7 +41,9 @@ TESTS = """\
 import subprocess
 import sys
 
-from aga_model.numbers import below, countdown, halved
+import pytest
+
+from aga_model.numbers import below, countdown, halved, squared
 
 
 def test_below():
@@ -51,6 +57,19 @@ def test_doubled_in_a_process_of_its_own():
 
 def test_halved():
     assert halved(0) == 0
+
+
+@pytest.fixture(scope="module")
+def squares():
+    return squared(2), squared(3)
+
+
+def test_the_first_square(squares):
+    assert squares[0] == 4
+
+
+def test_the_second_square(squares):
+    assert squares[1] == 9
 
 
 def test_countdown():
@@ -77,6 +96,7 @@ FAULTS = {
     "limit_of_four": ("LIMIT = 3", "LIMIT = 4"),
     "trebled": ("2 * number", "3 * number"),
     "quartered": ("number / 2", "number / 4"),
+    "cubed_from_three": ("number**2", "number**max(number, 2)"),
     "never_down": ("number -= 1", "number -= 0"),
 }
 
@@ -118,9 +138,10 @@ def test_faults_are_noticed_by_the_tests_that_execute_them(project):
         name: (fault["status"], fault["by"].rpartition("::")[2], fault["tests"]) for name, fault in faults.items()
     } == {
         "limit_included": ("killed", "test_below", 1),
-        "limit_of_four": ("killed", "test_below", 4),
+        "limit_of_four": ("killed", "test_below", 6),
         "trebled": ("killed", "test_doubled_in_a_process_of_its_own", 1),
         "quartered": ("survived", "", 1),
+        "cubed_from_three": ("killed", "test_the_second_square", 2),
         "never_down": ("killed", "test_countdown", 1),
     }
     # A second run tries again what nothing noticed, if anything has changed, and keeps the rest.
@@ -147,7 +168,7 @@ def test_every_fault_of_the_lists_fits_the_code():
 @pytest.mark.parametrize(
     "old, new, said",
     [
-        ("number", "x", "occurs 10 times in aga_model/numbers.py"),
+        ("number", "x", "occurs 12 times in aga_model/numbers.py"),
         ("nothing", "x", "occurs 0 times"),
         ("LIMIT = 3", "LIMIT =", "would be no Python"),
         ("LIMIT = 3", "LIMIT = 3  # or four", "changes nothing"),

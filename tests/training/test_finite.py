@@ -168,8 +168,8 @@ def _weights(folder):
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_poisoned_batch_is_named_and_the_run_continues(
-    unbroken, tiny_run_file, tmp_path, monkeypatch, capsys, waits
-, data):
+    unbroken, tiny_run_file, tmp_path, monkeypatch, capsys, waits, data
+):
     """At once on the CPU, and as on a GPU at the next log, save or validation: at step 4, of step 3."""
     folder, collator = tmp_path / "run", training_run.pair_collator
     command = [str(tiny_run_file), "--output_dir", str(folder)]
