@@ -177,6 +177,19 @@ class _FirstFailure:
     pytest_collectreport = _note
 
 
+class _Chosen:
+    """A pytest plugin that runs tests in their order, or all of a file for its name; others may be gone."""
+
+    def __init__(self, tests: Sequence[str]):
+        self.places = {test: place for place, test in enumerate(tests)}
+
+    def pytest_collection_modifyitems(self, items):
+        def place(item):
+            return self.places.get(item.nodeid, self.places.get(item.nodeid.split("::")[0]))
+
+        items[:] = sorted((item for item in items if place(item) is not None), key=place)
+
+
 def run_tests(
     tree: Path, tests: Sequence[str], log: Path, limit: float, every: bool = False
 ) -> tuple[int | None, list]:
@@ -228,7 +241,8 @@ def _become_pytest(tree: Path, tests: Sequence[str], failures: Path, every: bool
     for name in [name for name, module in sys.modules.items() if _is_ours(module)]:
         del sys.modules[name]
     options = ["-n", "0", "-p", "no:cacheprovider", f"--rootdir={tree}", *([] if every else ["-x"])]
-    code = pytest.main([*options, *tests], plugins=[_FirstFailure(failures, every)])
+    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+    code = pytest.main([*options, *files], plugins=[_FirstFailure(failures, every), _Chosen(tests)])
     sys.stdout.flush()
     os._exit(int(code))
 
@@ -284,9 +298,9 @@ def _try(work: tuple[Mutant, list[str], float]) -> dict[str, Any]:
         code, failed = run_tests(_TREE, tests, log, limit)
     finally:
         path.write_text(source, encoding="utf-8")
-    if code is not None and code not in (0, 1, 2, 3):
+    if code is not None and code not in (0, 1, 2, 3, 5):
         raise RuntimeError(f"mutant {mutant.name}: pytest ended with {code}; its output is in {log}")
-    status = ENDLESS if code is None else KILLED if code else SURVIVED
+    status = ENDLESS if code is None else NO_TESTS if code == 5 else KILLED if code else SURVIVED
     by = failed[0] if failed else ""
     return {"status": status, "by": by, "tests": len(tests), "seconds": round(time.monotonic() - started, 1)}
 
@@ -300,6 +314,7 @@ class Run:
 
     Args:
         root: the project's root.
+        names: of the faults of all lists; what is known of others is forgotten.
         build: folder for copies, the map of tests and results.
         tests: run these files in the place of those that the map gives; such results are not kept.
         budget: of the tests that execute a fault's line, run those that take at most so many seconds together.
@@ -310,6 +325,7 @@ class Run:
     def __init__(
         self,
         root: Path,
+        names: Iterable[str],
         build: Path,
         tests: Sequence[str] = (),
         budget: float = 150.0,
@@ -319,7 +335,8 @@ class Run:
         self.root, self.build, self.tests, self.budget, self.workers = root, build, list(tests), budget, workers
         self.end = time.monotonic() + 60 * minutes
         self.kept_path = root / RESULTS
-        self.kept = json.loads(self.kept_path.read_text(encoding="utf-8")) if self.kept_path.exists() else {}
+        kept = json.loads(self.kept_path.read_text(encoding="utf-8")) if self.kept_path.exists() else {}
+        self.kept = {name: kept[name] for name in names if name in kept}
         self.tree = tree_hash(root, "aga_model", "tests", "benchmarks")
 
     def results(self, mutants: Iterable[Mutant]) -> dict[str, dict[str, Any]]:
@@ -332,7 +349,7 @@ class Run:
         self.build.mkdir(parents=True, exist_ok=True)
         import_libraries(self.root, self.build)
         test_map = None if self.tests else TestMap.of(self.root, self.build, copy_tree)
-        refused: set[str] = set()
+        refused = set() if self.tests else self._take_back(known)  # a run that was ended has not checked its kills
         while missing := [mutant for mutant in mutants if mutant.name not in known] if self._has_time() else []:
             work = [self._work(mutant, test_map, sources[mutant.file], refused) for mutant in missing]
             # In an order of no meaning, so that a run that is ended has tried a sample of all lists.
@@ -342,14 +359,12 @@ class Run:
                 if not tests:
                     tried[mutant.name] = {"status": NO_TESTS, "by": "", "tests": 0, "seconds": 0.0}
             known.update(tried)
-            failing = self._failing_without_faults({result["by"] for result in tried.values() if result["by"]})
-            refused |= failing
-            for name in [name for name in tried if known[name]["by"] in failing]:
-                del known[name]
+            if not self.tests:
+                self._keep({one.name: one for one in mutants}, tried)
+            failing = self._take_back(known, tried)
             if self.tests and failing:
                 raise RuntimeError(f"these fail without any fault: {', '.join(sorted(failing))}")
-            if not self.tests:
-                self._keep({one.name: one for one in mutants}, {name: known[name] for name in tried if name in known})
+            refused |= failing
         return {mutant.name: known[mutant.name] for mutant in mutants if mutant.name in known}
 
     def _has_time(self) -> bool:
@@ -389,13 +404,21 @@ class Run:
                 time.sleep(0.1)
         return tried
 
-    def _failing_without_faults(self, ids: set[str]) -> set[str]:
-        if not ids:
+    def _take_back(self, known: dict[str, dict[str, Any]], names: Iterable[str] | None = None) -> set[str]:
+        """Forget what tests noticed that fail without any fault as well, of some faults or all; gives these tests."""
+        by = {name: known[name]["by"] for name in (known if names is None else names) if known[name]["by"]}
+        if not by:
             return set()
-        tree = self.build / "worker-0"
-        there = [test for test in sorted(ids) if "::" in test or test.endswith(".py")]
-        _, failed = run_tests(tree, there, self.build / "without_faults.log", 3600, every=True)
-        return set(failed) & ids
+        tree = self.build / "without"
+        copy_tree(self.root, tree)
+        there = [test for test in sorted(set(by.values())) if (tree / test.split("::")[0]).is_file()]
+        _, failed = run_tests(tree, there, self.build / "without.log", 3600, every=True)
+        for name in [name for name, test in by.items() if test in failed]:
+            del known[name]
+            self.kept.pop(name, None)
+        if not self.tests:
+            self._write()
+        return set(failed) & set(by.values())
 
     # --- what is known already ---
 
@@ -415,6 +438,9 @@ class Run:
     def _keep(self, mutants: dict[str, Mutant], results: dict[str, dict[str, Any]]) -> None:
         for name, result in results.items():
             self.kept[name] = {"key": self._key(mutants[name], result["by"]), **result}
+        self._write()
+
+    def _write(self) -> None:
         partial = self.kept_path.with_suffix(".partial")
         partial.write_text(json.dumps(self.kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         partial.replace(self.kept_path)
@@ -466,7 +492,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("no fault is of these names")
     # As the tests have it, before any library is imported; a compiled file must not outlive a fault.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
-    run = Run(root, root / "build/mutants", options.tests, options.seconds, options.workers, options.minutes)
+    names = [mutant.name for mutant in read_lists(root / LISTS)]
+    run = Run(root, names, root / "build/mutants", options.tests, options.seconds, options.workers, options.minutes)
     report(mutants, run.results(mutants), Console())
 
 

@@ -84,7 +84,7 @@ def test_that_fails_in_copies_with_and_without_faults():
     from aga_model.numbers import halved
 
     halved(2)
-    assert "worker" not in os.getcwd()
+    assert "map" in os.getcwd()  # where the suite is measured
 
 
 def test_of_something_else():
