@@ -14,7 +14,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make test-wheel  build the wheel, install it into an empty environment, and use it (downloads its dependencies)"
 	@echo "make test-transformers  run transformers' own common tests on these models (fetches them the first time)"
-	@echo "make mutants     put small faults into the code, one at a time, and see whether the tests notice (CPU, hours)"
+	@echo "make mutants     put small faults into the code, one at a time, and see whether the tests notice (CPU, an hour or more)"
 	@echo "make lint        check style and types"
 	@echo "make base-model  train checkpoints/aga-small-rendered again (CPU, hours)"
 	@echo "make quality     compare recipes on the quality bench; writes docs/quality.md (CPU, hours)"

@@ -136,11 +136,11 @@ def use_lean_layers(model: nn.Module) -> None:
 class OwnStartMixin:
     """A model whose weights begin by all rules of its `_init_weights`."""
 
-    def _initialize_weights(self, module: nn.Module, *_, **__) -> None:
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # For code outside its own package transformers passes over every module that holds no parameter of its own,
         # and so over the rules for attentions, MLPs and heads. It does so for code that writes over loaded weights,
         # which its functions of `initialization` never do.
-        super()._initialize_weights(module)  # type: ignore[misc]
+        super()._initialize_weights(module)
 
 
 class SummaryRowMixin(OwnStartMixin):

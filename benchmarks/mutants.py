@@ -62,7 +62,6 @@ class Mutant:
         old: text that occurs in the file once.
         new: what stands there instead.
         why: how a user would suffer.
-        survives: why no test notices it, for one that is left as it is.
     """
 
     name: str
@@ -70,7 +69,6 @@ class Mutant:
     old: str
     new: str
     why: str
-    survives: str = ""
 
     def applied(self, source: str) -> str:
         """
@@ -470,8 +468,6 @@ def report(mutants: Sequence[Mutant], results: dict[str, dict[str, Any]], consol
             console.print(
                 f"{results[mutant.name]['status']}: {mutant.name}, {mutant.file}: {mutant.why}", markup=False
             )
-            if mutant.survives:
-                console.print(f"    left because {mutant.survives}", markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,12 +3,12 @@
 # transformers' own.
 #
 # Models of transformers initialise by rules such as "of an attention, the query's weights get this standard deviation"
-# (CLIP, BLIP, SigLIP and more): `_init_weights` is called with the attention, which holds no parameter itself, and writes
-# to its layers. One would expect that a class of one's own that inherits from such a model, or a new PreTrainedModel with
-# such rules, begins with the same weights. It does not: for code outside the package `transformers` a module of which all
-# own parameters are initialised counts as done, and "all of none" is true. So a subclass of CLIPVisionModel, with nothing
-# changed, begins with other standard deviations than CLIPVisionModel: the rules for its attentions and MLPs are never
-# asked. No warning tells. (It is so for checkpoints as well, for the layers that a checkpoint lacks.)
+# (CLIP, SigLIP): `_init_weights` is called with the attention, which holds no parameter itself, and writes to its
+# layers. One would expect that a class of one's own that inherits from such a model, or a new PreTrainedModel with
+# such rules, begins with the same weights. It does not: for code outside the package `transformers` a module of which
+# all own parameters are initialised counts as done, and "all of none" is true. So a subclass of CLIPVisionModel, with
+# nothing changed, begins with other standard deviations than CLIPVisionModel: the rules for its attentions and MLPs
+# are never asked. No warning tells.
 #
 # Prints the version and the standard deviation of a few weights of CLIPVisionModel and of an empty subclass; ends with 1
 # if they agree.

@@ -40,15 +40,20 @@ def _close(got, wanted):
     torch.testing.assert_close(got.pooler_output, wanted.pooler_output, atol=1e-5, rtol=0)
 
 
+def _embeds_alike(model, clip):
+    """The converted model gives the same vectors for images of CLIP's size and for captions."""
+    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
+    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
+    _close(model.get_text_features(ids), clip.get_text_features(ids))
+
+
 @torch.no_grad()
 def test_same_size_gives_the_same_features(tmp_path):
     clip = _clip()
     clip.save_pretrained(tmp_path)
     model, processor = load_clip(tmp_path, image_size=(224, 224))
     assert processor is None
-    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
-    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
-    _close(model.get_text_features(ids), clip.get_text_features(ids))
+    _embeds_alike(model, clip)
     torch.testing.assert_close(model.logit_scale, clip.logit_scale)
 
 
@@ -90,9 +95,7 @@ def test_activation_and_epsilon_of_each_tower_are_kept(tmp_path, text, vision):
     model, _ = load_clip(tmp_path, image_size=(224, 224))
     for key, value in (*text.items(), *vision.items()):
         assert value in (getattr(model.config.text_config, key), getattr(model.config.vision_config, key))
-    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
-    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
-    _close(model.get_text_features(ids), clip.get_text_features(ids))
+    _embeds_alike(model, clip)
 
 
 @torch.no_grad()
@@ -173,9 +176,7 @@ def test_openais_file(tmp_path, form):
         torch.jit.script(_Holder(state)).save(str(path))
     model, processor = load_clip(path, image_size=(224, 224))
     assert processor is None
-    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
-    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
-    _close(model.get_text_features(ids), clip.get_text_features(ids))
+    _embeds_alike(model, clip)
 
 
 @torch.no_grad()
@@ -190,9 +191,7 @@ def test_activation_and_epsilon_are_openais(tmp_path):
             parameter.mul_(1e-3)
     torch.save(_openai_state(clip), tmp_path / "ViT.pt")
     model, _ = load_clip(tmp_path / "ViT.pt", image_size=(224, 224))
-    pixels, ids = torch.randn(2, 3, 224, 224), _captions()
-    _close(model.get_image_features(pixels), clip.get_image_features(pixels))
-    _close(model.get_text_features(ids), clip.get_text_features(ids))
+    _embeds_alike(model, clip)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """A tiny model with random weights and a folder of small images."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def save_tiny_model(folder: Path, seed: int) -> Path:
     tokenizer = clip_tokenizer({entry: index for index, entry in enumerate(entries)}, [])
     AgaProcessor.for_config(config, tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tokyo(monkeypatch):
+    """A machine whose clock is nine hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture(scope="session")

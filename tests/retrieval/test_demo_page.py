@@ -28,16 +28,6 @@ def no_files(monkeypatch):
     monkeypatch.setattr(markup, "shown_image", lambda hit: Image.new("RGB", (4, 8), (90, 90, 90)))
 
 
-@pytest.fixture
-def tokyo(monkeypatch):
-    """Local time is nine hours before that of the tests' machine."""
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
 def hit(rank=1, score=0.5, **row):
     return Hit(rank, score, GalleryRow(**{"source": "/home/anna/private/x.jpg", **row}))
 

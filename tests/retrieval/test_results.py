@@ -5,7 +5,6 @@ import csv
 import html
 import io
 import re
-import time
 
 import numpy as np
 import pytest
@@ -23,16 +22,6 @@ def hit(rank, path="/people/a.jpg", source="/people/a.jpg", itm_score=None, **fa
 def table(answers, file):
     write_csv(answers, file)
     return list(csv.DictReader(file.open(newline="", encoding="utf-8")))
-
-
-@pytest.fixture
-def tokyo(monkeypatch):
-    """A machine whose clock is nine hours ahead of UTC."""
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 def test_tracks_of_two_videos_with_one_name_are_two(tmp_path):
