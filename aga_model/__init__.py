@@ -1,38 +1,12 @@
 """Text-based person search with Attention-Guided Alignment (AGA), as transformers models."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor
+import lazy_loader
 
-from .configuration_aga import (
-    AgaBertFusionConfig,
-    AgaBertTextConfig,
-    AgaConfig,
-    AgaFusionConfig,
-    AgaObjectiveConfig,
-    AgaTextConfig,
-    AgaVisionConfig,
-    AgaViTConfig,
-)
-from .modeling_aga import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
-from .processing_aga import AgaProcessor
-from .version import __version__
+from .moved import keep_old_paths
+from .registration import watch_imports
 
-AutoConfig.register("aga", AgaConfig, exist_ok=True)
-AutoModel.register(AgaConfig, AgaModel, exist_ok=True)
-AutoModelForPreTraining.register(AgaConfig, AgaForPreTraining, exist_ok=True)
-AutoProcessor.register(AgaConfig, AgaProcessor, exist_ok=True)
+# Names are imported when they are asked for: whoever needs no model waits for neither torch nor transformers.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = [
-    "AgaBertFusionConfig",
-    "AgaBertTextConfig",
-    "AgaConfig",
-    "AgaForImageTextRetrieval",
-    "AgaForPreTraining",
-    "AgaFusionConfig",
-    "AgaModel",
-    "AgaObjectiveConfig",
-    "AgaProcessor",
-    "AgaTextConfig",
-    "AgaViTConfig",
-    "AgaVisionConfig",
-    "__version__",
-]
+keep_old_paths()
+watch_imports()

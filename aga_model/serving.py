@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .data.files import write_json
+from aga_model.files import write_json
 
 _HANDLER = Path(__file__).with_name("handler.py")
 # The server's own transformers may be too old for this model's code.

@@ -22,7 +22,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from aga_model import AgaConfig, AgaForPreTraining
-from aga_model.data.files import write_json
+from aga_model.files import write_json
 from aga_model.masking import PATCH_SELECTIONS
 from aga_model.training.momentum import MomentumTeacher
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from evaluation import processor as name_of_cpu
 
-from aga_model.data.files import write_json
+from aga_model.files import write_json
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "deletion.json"
@@ -32,7 +32,7 @@ def fill(folder: Path, rows: int, dim: int, indexed: bool) -> None:
     """Run by each version."""
     import numpy as np
 
-    from aga_model.retrieval import Gallery, GalleryRow
+    from aga_model.gallery import Gallery, GalleryRow
 
     generator = np.random.default_rng(0)
     gallery = Gallery.create(folder, "m" * 64, dim, "none")
@@ -55,7 +55,7 @@ def fill(folder: Path, rows: int, dim: int, indexed: bool) -> None:
 
 def delete(folder: Path, person: int) -> float:
     """Run by each version: seconds of the deletion alone."""
-    from aga_model.retrieval import Filter, Gallery
+    from aga_model.gallery import Filter, Gallery
 
     gallery = Gallery.open(folder)
     began = time.perf_counter()

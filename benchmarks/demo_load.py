@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from evaluation import processor as name_of_cpu
 
-from aga_model.data.files import write_json
+from aga_model.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "demo_load.json"
 MODEL = Path(__file__).parents[1] / "checkpoints" / "aga-small-rendered"

@@ -36,9 +36,9 @@ from killed_processes import SERVE, KilledProcesses, serve
 from PIL import Image
 from tqdm import tqdm
 
-from aga_model.data.files import write_json
-from aga_model.retrieval import Detection, Filter, Gallery, GalleryRow, SceneSettings, index_scenes
-from aga_model.retrieval.facts import ImageFacts
+from aga_model.files import write_json
+from aga_model.gallery import Filter, Gallery, GalleryRow
+from aga_model.ingest import Detection, ImageFacts, SceneSettings, index_scenes
 
 RESULTS = Path(__file__).parent / "results" / "erasure.json"
 SECRET = "zq7-anna-zv0"
@@ -243,7 +243,7 @@ def _run(work: str, folder: str, files: str, told_by: int) -> NoReturn:
     code = 1
     try:
         os.dup2(2, 1)  # what is printed is no answer of the helper
-        from aga_model.retrieval.lance_store import LanceStore  # starts threads, which would not outlive a fork
+        from aga_model.gallery.lance.store import LanceStore  # starts threads, which would not outlive a fork
 
         LanceStore.exact_rows = INDEXED_ABOVE
         os.write(told_by, b".")

@@ -43,10 +43,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from aga_model.data.files import write_json
 from aga_model.data.rendered import WORLDS, PersonAttributes
 from aga_model.data.rendered.dataset import sample_people
-from aga_model.data.rendered.street_words import (
+from aga_model.data.rendered.street.words import (
     BAG_TYPES,
     COLOURS,
     HAIR_COLOURS,
@@ -56,8 +55,9 @@ from aga_model.data.rendered.street_words import (
     UPPER_TYPES,
     Phrases,
 )
-from aga_model.retrieval import Explainer, PersonEncoder
-from aga_model.retrieval.explanation import (
+from aga_model.files import write_json
+from aga_model.search import Explainer, PersonEncoder
+from aga_model.search.explanation import (
     WordTokens,
     blank,
     occlusion_heat,

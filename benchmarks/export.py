@@ -29,21 +29,13 @@ from evaluation import processor as name_of_cpu
 from rich.console import Console
 from rich.table import Table
 
-from aga_model.conversion.onnx_export import (
-    TEXT_FILE,
-    TEXT_INT8_FILE,
-    VISION_FILE,
-    VISION_INT8_FILE,
-    export_onnx,
-    open_session,
-)
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.files import write_json
-from aga_model.data.images import read_crop, to_pixel_values
+from aga_model.conversion import export_onnx
+from aga_model.conversion.onnx_export import TEXT_FILE, TEXT_INT8_FILE, VISION_FILE, VISION_INT8_FILE, open_session
+from aga_model.data import load_benchmark, read_crop, to_pixel_values
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation import bootstrap_intervals, compare_queries, query_values
-from aga_model.evaluation.retrieval import RetrievalEvaluator
-from aga_model.retrieval import PersonEncoder
+from aga_model.evaluation import RetrievalEvaluator, bootstrap_intervals, compare_queries, query_values
+from aga_model.files import write_json
+from aga_model.search import PersonEncoder
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "aga-small-rendered"
 RESULTS = Path(__file__).parent / "results" / "export.json"

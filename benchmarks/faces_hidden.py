@@ -24,9 +24,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from aga_model.data.files import write_json
-from aga_model.retrieval import FaceHider, read_image
-from aga_model.retrieval.faces import _HEAD_IN_BOX, _inside, _part, _top_of
+from aga_model.files import FaceHider, read_image, write_json
+from aga_model.files.faces import _HEAD_IN_BOX, _inside, _part, _top_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "faces_hidden.json"

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from aga_model.data.files import write_json
-from aga_model.retrieval import EXACT_ROWS, Filter, Gallery, GalleryRow
-from aga_model.retrieval.lance_store import LanceStore
+from aga_model.files import write_json
+from aga_model.gallery import EXACT_ROWS, Filter, Gallery, GalleryRow
+from aga_model.gallery.lance.store import LanceStore
 
 RESULTS = Path(__file__).parent / "results" / "filtered_search.json"
 TOP_KS = (10, 100, 1000)

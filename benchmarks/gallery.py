@@ -26,10 +26,10 @@ from evaluation import processor as name_of_cpu
 from rich.console import Console
 from rich.table import Table
 
-from aga_model.data.files import write_json
-from aga_model.retrieval import EXACT_ROWS, Filter, Gallery, GalleryRow
-from aga_model.retrieval.indexing import WRITE_EVERY
-from aga_model.retrieval.lance_store import LanceStore
+from aga_model.files import write_json
+from aga_model.gallery import EXACT_ROWS, Filter, Gallery, GalleryRow
+from aga_model.gallery.lance.store import LanceStore
+from aga_model.ingest.indexing import WRITE_EVERY
 
 RESULTS = Path(__file__).parent / "results" / "gallery.json"
 TOP_K = 10

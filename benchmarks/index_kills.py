@@ -34,11 +34,12 @@ from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
-from aga_model.cli import index as index_module
 from aga_model.cli.main import app
-from aga_model.data.files import write_json
+from aga_model.cli import index as index_module
+from aga_model.files import write_json
+from aga_model.gallery import Gallery, GalleryRow
+from aga_model.ingest import Detection, IndexReport, indexing, scenes
 from aga_model.processing_aga import MASK_TOKEN, clip_tokenizer
-from aga_model.retrieval import Detection, Gallery, GalleryRow, IndexReport, indexing, scenes
 
 RESULTS = Path(__file__).parent / "results" / "index_kills.json"
 TOLERANCE = 1e-6  # of embeddings: a continued run makes other batches, and a matrix product rounds by position

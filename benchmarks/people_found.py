@@ -23,10 +23,10 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from aga_model.data.files import write_json
-from aga_model.retrieval.detection import HOG, Detection, load_detector, pairwise_iou
-from aga_model.retrieval.tracking import largest_first
-from aga_model.retrieval.video import sample_frames
+from aga_model.files import sample_frames, write_json
+from aga_model.ingest import Detection, load_detector
+from aga_model.ingest.detection import HOG, pairwise_iou
+from aga_model.ingest.tracking import largest_first
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "people_found.json"

@@ -17,12 +17,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from aga_model.data.image_files import read_image
 from aga_model.evaluation.metrics import retrieval_metrics
-from aga_model.retrieval.encoder import PersonEncoder
-from aga_model.retrieval.gallery import Hit
-from aga_model.retrieval.picture import save_result_picture
-from aga_model.retrieval.store import GalleryRow
+from aga_model.files import read_image
+from aga_model.gallery import GalleryRow, Hit
+from aga_model.search import PersonEncoder, save_result_picture
 
 ROOT = Path(__file__).parent
 

@@ -33,9 +33,9 @@ from transformers import AutoConfig
 
 from aga_model import AgaForPreTraining
 from aga_model.conversion import load_bert
-from aga_model.data.files import write_json
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.evaluation import RetrievalEvaluator
+from aga_model.files import write_json
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.run import fit, prepare
 

@@ -31,10 +31,9 @@ from quality_settings import Cell, Settings, Values, all_cells, load_settings, r
 from quality_workers import Failures, Workers
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.files import write_json
+from aga_model.data import load_benchmark, text_settings, train_tokenizer
 from aga_model.data.rendered import render_dataset
-from aga_model.data.tokenizer import text_settings, train_tokenizer
+from aga_model.files import write_json
 
 HERE = Path(__file__).resolve().parent
 _BASE_FILES = ("config.json", "model.safetensors", "tokenizer.json")

@@ -19,16 +19,14 @@ import yaml
 from evaluation import processor as cpu_name
 from transformers import TrainerCallback
 
-from aga_model.data.files import write_json
-from aga_model.data.noise import NoiseRecord
-from aga_model.data.pairs import PairDataset
-from aga_model.data.rendered import attribute_words
-from aga_model.evaluation.attention_picture import draw_word_attention
-from aga_model.evaluation.diagnostics import masked_attribute_share
-from aga_model.evaluation.language_diagnostics import enrichment_truth, mlm_accuracy, wrong_rows
+from aga_model.data import NoiseRecord, PairDataset, attribute_words
+from aga_model.evaluation import RetrievalEvaluator
+from aga_model.evaluation.diagnostics.attention_picture import draw_word_attention
+from aga_model.evaluation.diagnostics.language import enrichment_truth, mlm_accuracy, wrong_rows
+from aga_model.evaluation.diagnostics.masking import masked_attribute_share
 from aga_model.evaluation.metrics import ranking_metrics
-from aga_model.evaluation.retrieval import RetrievalEvaluator
-from aga_model.retrieval.reranking import Reranker
+from aga_model.files import write_json
+from aga_model.search import Reranker
 from aga_model.training.arguments import parse_run_arguments
 from aga_model.training.run import PreparedRun, fit, pair_collator, prepare, training_figures
 from aga_model.training.run_folder import NOISE_FILE

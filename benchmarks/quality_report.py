@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from quality_settings import Settings, Values
 from quality_summary import METRICS, summarise
 
-from aga_model.data.files import write_json
+from aga_model.files import write_json
 
 LABELS = {"rank1": "Rank-1", "mAP": "mAP"}
 SPLITS = {

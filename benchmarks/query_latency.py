@@ -54,8 +54,9 @@ def fill(folder: Path, images: int, seed: int) -> None:
     """A gallery of random unit embeddings."""
     import numpy as np
 
-    from aga_model.retrieval import Gallery, GalleryRow, PersonEncoder
-    from aga_model.retrieval.indexing import WRITE_EVERY
+    from aga_model.gallery import Gallery, GalleryRow
+    from aga_model.ingest.indexing import WRITE_EVERY
+    from aga_model.search import PersonEncoder
 
     encoder = PersonEncoder.from_pretrained(MODEL, "cpu")
     gallery = Gallery.create(folder, encoder.model_hash, encoder.dim, encoder.name)
@@ -80,7 +81,8 @@ def cold(folder: Path) -> dict[str, float]:
         clock.append(time.perf_counter())
         return clock[-1] - clock[-2]
 
-    from aga_model.retrieval import Gallery, PersonEncoder
+    from aga_model.gallery import Gallery
+    from aga_model.search import PersonEncoder
 
     seconds = {"import": lap()}
     encoder = PersonEncoder.from_pretrained(MODEL, "cpu")
@@ -97,7 +99,8 @@ def warm(folder: Path, rounds: int, warm_up: int) -> dict:
     import numpy as np
     import torch
 
-    from aga_model.retrieval import Gallery, PersonEncoder
+    from aga_model.gallery import Gallery
+    from aga_model.search import PersonEncoder
 
     encoder, gallery = PersonEncoder.from_pretrained(MODEL, "cpu"), Gallery.open(folder)
     steps: dict[str, list[float]] = {"query": [], "encode": [], "search": []}
@@ -140,7 +143,7 @@ def measure(options: argparse.Namespace) -> None:
     # Imported here, because torch counts the cores when it is imported.
     from evaluation import processor as name_of_cpu
 
-    from aga_model.data.files import write_json
+    from aga_model.files import write_json
 
     with tempfile.TemporaryDirectory() as folder:
         gallery = Path(folder) / "gallery"

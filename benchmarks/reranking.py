@@ -33,10 +33,10 @@ from rich.table import Table
 from transformers import AutoProcessor
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval
-from aga_model.data.files import write_json
 from aga_model.data.rendered import write_caption
 from aga_model.data.rendered.dataset import sample_people
-from aga_model.retrieval import Reranker
+from aga_model.files import write_json
+from aga_model.search import Reranker
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "aga-small-rendered"
 RESULTS = Path(__file__).parent / "results" / "reranking.json"

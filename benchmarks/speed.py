@@ -33,7 +33,7 @@ from speed_meters import PeakMemory, count_flops, labelled, matmul_ceiling, time
 from speed_ways import EPOCHS, STEPS, TRAINING_PAIRS, WAYS, Encoding, Step, prepare
 from tqdm import tqdm
 
-from aga_model.data.files import write_json
+from aga_model.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 SMOKE = {"size": "tiny", "batch": 4, "rounds": 1, "steps": 1, "warm_up": 1, "encode": 12, "ceiling": 64, "images": 20}

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoProcessor
 
 from aga_model import AgaConfig
-from aga_model.data.augmentation import Augmentation
-from aga_model.data.pairs import PairCollator, PairDataset
+from aga_model.data import Augmentation, PairCollator, PairDataset
 from aga_model.masking import RandomMasking, corrupt_tokens, ordinary_tokens, sample_tokens
 from aga_model.packing import pack_captions
 

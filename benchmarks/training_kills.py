@@ -37,8 +37,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from aga_model.data.files import write_json
 from aga_model.data.rendered import render_dataset
+from aga_model.files import write_json
 from aga_model.training.run import main as train
 from aga_model.training.run_folder import METRICS_FILE
 from aga_model.training.saving import REMOVED, SAVING, checkpoints

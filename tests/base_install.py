@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 import aga_model
 from aga_model.cli.main import app
 from aga_model.evaluation import rank_gallery, ranking_metrics
-from aga_model.retrieval import PersonEncoder, read_image
+from aga_model.files import read_image
+from aga_model.search import PersonEncoder
 
 REPOSITORY = Path(__file__).parents[1]
 # Brought by the extras alone: where one is there, this proves nothing.

@@ -59,7 +59,7 @@ def tiny_sections(vocab_size: int, **objective) -> dict:
 
 def bert_sections(tokenizer, **objective) -> dict:
     """Sections of an AgaConfig of the BERT family of the same size; the vision tower is wider than the text tower."""
-    from aga_model.data.tokenizer import text_settings
+    from aga_model.data import text_settings
 
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     return {
@@ -110,7 +110,7 @@ def device(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from aga_model.data.tokenizer import train_tokenizer
+    from aga_model.data import train_tokenizer
 
     return train_tokenizer(CAPTIONS, vocab_size=700)
 

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from aga_model import AgaForPreTraining, AgaProcessor
 from aga_model.cli.main import app
-from aga_model.data.benchmarks import load_benchmark
+from aga_model.data import load_benchmark
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.evaluation import RetrievalEvaluator
 
 FOLDER = Path(__file__).parents[1] / "checkpoints" / "aga-small-rendered"
 LARGEST_MB = 12

@@ -30,12 +30,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aga_model import AgaObjectiveConfig
-from aga_model.cli import index as index_module
 from aga_model.cli.main import app
+from aga_model.cli import index as index_module
 from aga_model.cli.report import NEXT_STEPS
 from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import rank_gallery
-from aga_model.retrieval import Detection, Gallery, PersonEncoder
+from aga_model.gallery import Gallery
+from aga_model.ingest import Detection
+from aga_model.search import PersonEncoder
 from aga_model.training.run import main as train
 
 REPOSITORY = Path(__file__).parents[1]

@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel, AgaProcessor
-from aga_model.retrieval import Explainer, ModelLoadError, PersonEncoder, Reranker
-from aga_model.training.release import ReleaseError, _require_weights
+from aga_model.loading import ModelLoadError
+from aga_model.search import Explainer, PersonEncoder, Reranker
+from aga_model.training import ReleaseError
+from aga_model.training.release.contents import _require_weights
 from aga_model.training.run import _load_start
 
 LOSSES = {"itc": 1.0, "itm": 1.0, "mlm": 1.0, "id": 1.0}

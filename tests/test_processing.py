@@ -13,8 +13,7 @@ from PIL import Image
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaProcessor
-from aga_model.data.images import read_crop, to_pixel_values
-from aga_model.data.tokenizer import train_tokenizer
+from aga_model.data import read_crop, to_pixel_values, train_tokenizer
 from aga_model.processing_aga import clip_tokenizer, special_token_settings
 
 CLIP_BPE = Path(__file__).parents[2] / "shared" / "fixtures" / "clip_bpe"

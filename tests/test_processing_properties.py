@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from aga_model.data.image_files import MIN_SIDE, UnreadableImageError
-from aga_model.data.images import read_crop, to_pixel_values
+from aga_model.data import read_crop, to_pixel_values
+from aga_model.files import MIN_SIDE, UnreadableImageError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"]

@@ -22,7 +22,7 @@ from quality_settings import load_settings, merge, run_values
 from quality_summary import mean_sd, paired_difference, summarise
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
-from aga_model.data.noise import CaptionError, NoiseRecord
+from aga_model.data import CaptionError, NoiseRecord
 from aga_model.data.rendered import render_dataset
 from aga_model.training.run_folder import NOISE_FILE
 

@@ -19,7 +19,7 @@ from PIL import Image
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model import handler as handler_module
 from aga_model.handler import EndpointHandler
-from aga_model.retrieval import PersonEncoder
+from aga_model.search import PersonEncoder
 from aga_model.serving import SERVING_FILES, write_serving_files
 
 REPOSITORY = Path(__file__).parents[1]
@@ -197,7 +197,7 @@ def test_images_are_read_as_the_package_reads_them(handler, tmp_path):
         _file(picture, "WEBP"),
     ]
     encoder = PersonEncoder(handler.model, handler.processor, "tiny", device="cpu")
-    from aga_model.retrieval import read_image
+    from aga_model.files import read_image
 
     for content in files:
         (tmp_path / "image").write_bytes(content)

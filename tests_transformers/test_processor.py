@@ -13,7 +13,7 @@ from transformers import BertTokenizer, CLIPImageProcessorPil
 from upstream.test_processing_common import ProcessorTesterMixin
 
 from aga_model import AgaProcessor
-from aga_model.data.tokenizer import train_tokenizer
+from aga_model.data import train_tokenizer
 
 # Of the captions of the common tests.
 WORDS = ["lower", "newer", "upper", "older", "longer", "string"]

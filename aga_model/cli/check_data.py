@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..data.files import write_json
-from ..data.formats import SplitSize
-from ..data.problems import Problem
+from aga_model.data import Problem, SplitSize
+from aga_model.files import write_json
+
 from .messages import fail, shown
 
 _LISTED = 5
@@ -34,7 +34,7 @@ def check_data(
     Ends with 0 where nothing is wrong (there may be remarks), 1 where there are problems, 2 where it cannot be read.
     """
     # Imported here, so that the other commands do not wait for it.
-    from aga_model.data.check import check_dataset
+    from aga_model.data import check_dataset
 
     try:
         with warnings.catch_warnings():

@@ -6,10 +6,9 @@ from typing import Annotated
 import torch
 import typer
 
-from ..retrieval import Gallery
-from ..retrieval.demo.guard import TOKEN_VARIABLE, is_loopback, require_token
-from ..retrieval.demo.service import DemoSearch
-from ..retrieval.recording import Recorder
+from aga_model.gallery import Gallery, Recorder
+from aga_model.service import TOKEN_VARIABLE, DemoSearch, is_loopback, require_token
+
 from .messages import RENDERED_NOTE, fail, note
 from .options import AuditOption, HideFacesOption, PurposeOption
 from .search import load_encoder
@@ -83,7 +82,7 @@ def demo(
 def _web_server() -> ModuleType:
     # Imported when the command runs: the other commands need neither Gradio nor the seconds that it takes to import.
     try:
-        from ..retrieval.demo import server
+        from aga_model.service.demo import server
     except ImportError as error:
         raise ModuleNotFoundError(f"the demo needs Gradio ({error}): pip install 'aga-model[demo]'") from error
     return server

@@ -17,30 +17,42 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from ..data.files import write_json
-from ..evaluation import Difference, Interval, bootstrap_intervals, compare_queries
-from ..evaluation.metrics import chance_rank1
-from ..evaluation.ranking import Ranking
-from ..evaluation.records import (
+from aga_model.evaluation import (
+    CONFIDENCE,
+    PERMUTATIONS,
+    Difference,
+    Interval,
+    Ranking,
     Record,
+    bootstrap_intervals,
     caption_records,
+    chance_rank1,
+    compare_queries,
     image_records,
     read_records,
     record_values,
     require_same_queries,
     write_records,
 )
-from ..evaluation.significance import CONFIDENCE, PERMUTATIONS
-from ..retrieval import GalleryRow, Hit, PersonEncoder, Reranker, save_result_picture
-from ..retrieval.picture import save_picture, stack_pictures
-from ..retrieval.reranking import MEMORY_MIB, SIMILARITY_WEIGHT
-from ..version import __version__
+from aga_model.files import write_json
+from aga_model.gallery import GalleryRow, Hit
+from aga_model.search import (
+    MEMORY_MIB,
+    SIMILARITY_WEIGHT,
+    PersonEncoder,
+    Reranker,
+    save_picture,
+    save_result_picture,
+    stack_pictures,
+)
+from aga_model.version import __version__
+
 from .messages import fail, note, shown
 from .splits import open_split
 from .trust import TrustRemoteCode
 
 if TYPE_CHECKING:
-    from ..evaluation.retrieval import SplitEmbeddings
+    from aga_model.evaluation import SplitEmbeddings
 
 METRICS_FILE = "metrics.json"
 FAILURES_FILE = "failures.png"
@@ -174,7 +186,7 @@ def _evaluate(
         raise ValueError(f"--rerank re-ranks the images of captions, which --direction {direction} does not measure")
     others = {} if compare is None else {each: read_records(compare / QUERY_FILES[each]) for each in direction.single}
     # Imported here, so that the other commands run without the libraries of the extra `train`.
-    from ..evaluation.retrieval import RetrievalEvaluator
+    from aga_model.evaluation import RetrievalEvaluator
 
     rows, encoder = open_split(model, data_root, dataset, split, device, trust_remote_code)
     reranker = None if rerank is None else Reranker.from_encoder(encoder, rerank_memory, batch_size, rerank_similarity)

@@ -25,10 +25,10 @@ def export(
     """
     # Imported here, so that the other commands do not wait for it.
     from aga_model.modeling_aga import AgaModel
-    from aga_model.retrieval import PersonEncoder
+    from aga_model.search import PersonEncoder
 
     try:
-        from aga_model.conversion.onnx_export import TOLERANCE, export_onnx
+        from aga_model.conversion import TOLERANCE, export_onnx
     except ModuleNotFoundError as error:
         fail(f"exporting needs {error.name}: pip install 'aga-model[export]'")
     try:

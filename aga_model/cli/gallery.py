@@ -9,11 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from ..retrieval import Filter, Gallery, GallerySettings, UnreadableVideoError
-from ..retrieval.audit import AuditLog, Head, verify
-from ..retrieval.ingestion import hash_video
-from ..retrieval.recording import Recorder, require_outside
-from ..retrieval.times import read_time
+from aga_model.files import UnreadableVideoError, hash_video
+from aga_model.gallery import (
+    AuditLog,
+    Filter,
+    Gallery,
+    GallerySettings,
+    Head,
+    Recorder,
+    read_time,
+    require_outside,
+    verify,
+)
+
 from .index import shown_index
 from .messages import fail, note, shown
 from .options import AuditOption, PurposeOption
@@ -312,7 +320,7 @@ def _tell_unfinished(gallery: Gallery) -> None:
 
 
 def _server_keeps() -> str:
-    from ..retrieval.milvus_store import SERVER_KEEPS
+    from aga_model.gallery import SERVER_KEEPS
 
     return SERVER_KEEPS
 

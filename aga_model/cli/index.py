@@ -14,34 +14,27 @@ import typer
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from ..data.annotations import detect_dataset
-from ..data.files import write_json
-from ..retrieval import (
-    EXACT_ROWS,
-    Filter,
-    Gallery,
-    GalleryError,
+from aga_model.data import detect_dataset
+from aga_model.files import EVERY, Skipped, UnreadableVideoError, find_images, is_video, write_json
+from aga_model.gallery import EXACT_ROWS, Filter, Gallery, GalleryError, Recorder, VectorIndexReport, read_time
+from aga_model.ingest import (
+    MIN_HEIGHT,
+    FactsOf,
+    ImageFacts,
     IndexReport,
-    PersonEncoder,
     SceneReport,
     SceneSettings,
     ShardError,
     Shards,
-    Skipped,
-    UnreadableVideoError,
-    VectorIndexReport,
-    find_images,
+    TimeSource,
+    facts_reader,
     index_images,
     index_scenes,
-    is_video,
     load_detector,
+    no_progress,
 )
-from ..retrieval.facts import FactsOf, ImageFacts, TimeSource, facts_reader
-from ..retrieval.ingestion import MIN_HEIGHT
-from ..retrieval.recording import Recorder
-from ..retrieval.shards import no_progress
-from ..retrieval.times import read_time
-from ..retrieval.video import EVERY
+from aga_model.search import PersonEncoder
+
 from .messages import RENDERED_NOTE, fail, note, shown
 from .options import PurposeOption
 from .trust import TrustRemoteCode
@@ -340,7 +333,7 @@ def _expanded(images: Iterable[str]) -> list[Path]:
 def _find_split(images: Sequence[str], split: str) -> tuple[list[Path], FactsOf]:
     """Absolute paths of a data set's images of one split, each once, and what its annotation says of them."""
     # Imported here: only this option needs the libraries of the extra `train`.
-    from ..data.benchmarks import split_records
+    from aga_model.data import split_records
 
     if len(images) != 1:
         raise ValueError(f"--split takes the folder of one data set, not {len(images)}")

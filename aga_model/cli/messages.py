@@ -4,7 +4,7 @@ from typing import NoReturn
 
 import typer
 
-from ..retrieval.locations import redacted_text
+from aga_model.gallery import redacted_text
 
 RENDERED_NOTE = "this model has only seen rendered drawings: expect mistakes on photographs"
 # Modules that an installation without extras does not bring -> the extra that does.

@@ -7,8 +7,16 @@ import typer
 from huggingface_hub import CommitInfo, HfApi
 from transformers.utils import logging as transformers_logging
 
-from ..training.hub import Repository, find_token, open_repository, push_release
-from ..training.release import Release, ReleaseError, read_release
+from aga_model.training import (
+    Release,
+    ReleaseError,
+    Repository,
+    find_token,
+    open_repository,
+    push_release,
+    read_release,
+)
+
 from .messages import fail, note, shown
 
 

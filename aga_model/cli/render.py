@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..data.rendered.dataset import render_dataset
+from aga_model.data import render_dataset
+
 from .messages import fail
 
 

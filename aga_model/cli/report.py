@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..retrieval.locations import redacted
+from aga_model.gallery import redacted
+
 from .messages import fail
 from .options import AuditOption, HideFacesOption, PurposeOption
 from .trust import TrustRemoteCode
@@ -43,13 +44,11 @@ def report(
     # Imported here, so that the other commands run without the libraries of the extra `train`.
     from transformers import AutoModelForPreTraining, AutoProcessor
 
-    from aga_model.data.benchmarks import load_benchmark
-    from aga_model.data.rendered import attribute_words
-    from aga_model.evaluation.report import SearchSection, write_report
-    from aga_model.retrieval import Answer, Filter, Gallery, PersonEncoder, save_result_picture
-    from aga_model.retrieval.faces import face_hider
-    from aga_model.retrieval.recording import Recorder
-    from aga_model.retrieval.results import with_faces_hidden
+    from aga_model.data import attribute_words, load_benchmark
+    from aga_model.evaluation import SearchSection, write_report
+    from aga_model.files import face_hider
+    from aga_model.gallery import Filter, Gallery, Recorder
+    from aga_model.search import Answer, PersonEncoder, save_result_picture, with_faces_hidden
 
     next_steps = NEXT_STEPS.format(gallery=redacted(gallery))
     try:

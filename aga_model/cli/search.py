@@ -13,30 +13,25 @@ from rich.table import Table
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from ..retrieval import (
+from aga_model.files import face_hider, read_image
+from aga_model.gallery import Filter, Gallery, Hit, Recorder, read_hit, read_time, shown_image
+from aga_model.loading import ModelLoadError
+from aga_model.search import (
     Answer,
     Explainer,
-    Filter,
-    Gallery,
-    Hit,
-    ModelLoadError,
     PersonEncoder,
     Ranking,
     Reranker,
     answer_image,
     answer_sentence,
-    read_hit,
-    read_image,
+    hit_values,
     save_explanation_picture,
     save_result_picture,
-    shown_image,
+    with_faces_hidden,
     write_csv,
     write_page,
 )
-from ..retrieval.faces import face_hider
-from ..retrieval.recording import Recorder
-from ..retrieval.results import hit_values, with_faces_hidden
-from ..retrieval.times import read_time
+
 from .messages import RENDERED_NOTE, fail, note, shown
 from .options import AuditOption, HideFacesOption, PurposeOption
 from .trust import TrustRemoteCode

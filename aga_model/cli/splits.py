@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from transformers.utils import logging as transformers_logging
 
-from ..retrieval import PersonEncoder
+from aga_model.search import PersonEncoder
+
 from .messages import RENDERED_NOTE, note
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def open_split(
         OSError, ValueError: data or model cannot be read, or there is no such split; names it.
     """
     # Imported here, so that the other commands run without the libraries of the extra `train`.
-    from ..data.benchmarks import load_benchmark
+    from aga_model.data import load_benchmark
 
     splits = load_benchmark(dataset, data_root)
     if split not in splits:

@@ -8,15 +8,16 @@ import torch
 import typer
 from PIL import Image
 
-from ..data.files import write_json
-from ..retrieval import GalleryRow, Hit, save_result_picture
-from ..retrieval.picture import COLUMNS, save_picture, stack_pictures
+from aga_model.files import write_json
+from aga_model.gallery import GalleryRow, Hit
+from aga_model.search import COLUMNS, save_picture, save_result_picture, stack_pictures
+
 from .messages import fail, note, shown
 from .splits import open_split
 from .trust import TrustRemoteCode
 
 if TYPE_CHECKING:
-    from ..evaluation.retrieval import SplitEmbeddings
+    from aga_model.evaluation import SplitEmbeddings
 
 WRONG_PAIRS_FILE = "wrong_pairs.json"
 PICTURE_FILE = "wrong_pairs.png"
@@ -63,8 +64,7 @@ def _find(
     seed: int,
 ) -> None:
     # Imported here, so that the other commands run without the libraries of the extra `train`.
-    from ..evaluation.retrieval import RetrievalEvaluator
-    from ..evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
+    from aga_model.evaluation import MOST_WRONG, RetrievalEvaluator, find_wrong_pairs
 
     rows, encoder = open_split(model, data_root, dataset, split, device, trust_remote_code)
     embedded = RetrievalEvaluator(rows, encoder.processor, batch_size).embed(encoder.model)

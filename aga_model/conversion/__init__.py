@@ -1,10 +1,5 @@
 """Other people's checkpoints in: each loader accounts for every key of the file it reads."""
 
-from .albef import load_albef
-from .bert import load_bert
-from .clip import load_clip
-from .encoders import load_rde, load_tbps_clip
-from .irra import load_irra
-from .state import ConversionError
+import lazy_loader
 
-__all__ = ["ConversionError", "load_albef", "load_bert", "load_clip", "load_irra", "load_rde", "load_tbps_clip"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,11 +24,11 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from ..data.files import write_json
-from ..masking import special_token_ids
-from ..modeling_aga import AgaModel
-from ..processing_aga import AgaProcessor
-from ..version import __version__
+from aga_model.files import write_json
+from aga_model.masking import special_token_ids
+from aga_model.modeling_aga import AgaModel
+from aga_model.processing_aga import AgaProcessor
+from aga_model.version import __version__
 
 VISION_FILE, TEXT_FILE = "vision.onnx", "text.onnx"
 VISION_INT8_FILE, TEXT_INT8_FILE = "vision.int8.onnx", "text.int8.onnx"

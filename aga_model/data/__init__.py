@@ -1,4 +1,5 @@
 """Benchmarks on disk and rendered data, as `datasets.Dataset`, and what turns them into training batches."""
 
-# Tag of the card of a model that was trained on rendered drawings only.
-RENDERED_TAG = "rendered-data"
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

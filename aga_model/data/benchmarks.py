@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, Features, Image, Value
 
-from .examination import Examination, ImageRecord, examine
+from .checking.examination import Examination, ImageRecord, examine
+from .checking.problems import Severity
 from .formats import CUHK_ANNOTATION, FORMATS, RENDERED_ATTRIBUTES, SPLITS
-from .problems import Severity
 
 FEATURES = Features(
     {

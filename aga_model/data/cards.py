@@ -5,7 +5,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, metadata_load
 from huggingface_hub.errors import HTTPError
 
-from aga_model.data import RENDERED_TAG
+# Tag of the card of a model that was trained on rendered drawings only.
+RENDERED_TAG = "rendered-data"
 
 
 def says_rendered(card: str | Path | None) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .image_files import read_image
+from aga_model.files import read_image
 
 # Pillow's own choice for thumbnails: the last reduction, by two or more, is left to the bicubic filter.
 DRAFT_GAP = 2

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .rendered import attributes as rendered
-from .rendered import street_words
 from .rendered.attributes import Phrases
+from .rendered.street import words as street_words
 
 # Hair styles that describe hair; every other one is a thing of its own, "a black bun".
 _ADJECTIVES_OF_HAIR = ("long", "short", "cropped", "short cropped", "flowing")

@@ -1,19 +1,5 @@
 """Evaluation of text-based person search: encode, rank, measure, and say how sure the figures are."""
 
-from .metrics import query_values, ranking_metrics, retrieval_metrics
-from .ranking import Ranking, rank_gallery, rank_matrix, rerank
-from .significance import Difference, Interval, bootstrap_intervals, compare_queries
+import lazy_loader
 
-__all__ = [
-    "Difference",
-    "Interval",
-    "Ranking",
-    "bootstrap_intervals",
-    "compare_queries",
-    "query_values",
-    "rank_gallery",
-    "rank_matrix",
-    "ranking_metrics",
-    "rerank",
-    "retrieval_metrics",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.files import whole_file
+from aga_model.files import whole_file
+
 from .metrics import RANKS
 from .ranking import Ranking
 

@@ -16,9 +16,9 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from aga_model.data.files import whole_file, write_json
+from aga_model.files import whole_file, write_json
 
-from .diagnostics import Token, enrichment_examples, masked_attribute_share
+from .diagnostics.masking import Token, enrichment_examples, masked_attribute_share
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LOSS_NAMES = ("loss", "itc_loss", "sdm_loss", "mlm_loss", "id_loss")

@@ -13,8 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from aga_model.data.images import read_crop, to_pixel_values
-from aga_model.retrieval.reranking import Reranker
+from aga_model.data import read_crop, to_pixel_values
+from aga_model.search import Reranker
 
 from .metrics import chance_rank1, query_values
 from .ranking import Ranking, rank_gallery, rerank

@@ -4,8 +4,8 @@
 import datasets
 import evaluate
 
-from aga_model.evaluation.metrics import ranking_metrics
-from aga_model.evaluation.ranking import rank_gallery
+from .metrics import ranking_metrics
+from .ranking import rank_gallery
 
 DESCRIPTION = """
 Rank-1, Rank-5, Rank-10, mAP and mINP of text-based person search, exact, by cosine similarity. A gallery image is

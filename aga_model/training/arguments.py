@@ -12,9 +12,9 @@ from huggingface_hub import HfApi
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from aga_model.data.augmentation import Augmentation
+from aga_model.data import Augmentation
 
-from .hub import find_token
+from .release.hub import find_token
 
 MODEL_CONFIG = "model_config"
 

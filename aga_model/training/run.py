@@ -20,16 +20,24 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, set_seed
 
 from aga_model.configuration_aga import AgaConfig, AgaObjectiveConfig
-from aga_model.data.benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark
-from aga_model.data.cards import find_card, says_rendered
-from aga_model.data.check import find_unreadable
-from aga_model.data.files import write_json
-from aga_model.data.noise import NoiseRecord, add_noise, check_noise
-from aga_model.data.pairs import PairCollator, PairDataset
-from aga_model.data.tokenizer import text_settings, train_tokenizer
-from aga_model.evaluation.ranking import NotFiniteError
-from aga_model.evaluation.retrieval import RetrievalEvaluator
-from aga_model.evaluation.wrong_pairs import MOST_WRONG, find_wrong_pairs
+from aga_model.data import (
+    NoiseRecord,
+    PairCollator,
+    PairDataset,
+    add_noise,
+    check_noise,
+    find_card,
+    find_unreadable,
+    has_validation_split,
+    hold_out_identities,
+    is_rendered,
+    load_benchmark,
+    says_rendered,
+    text_settings,
+    train_tokenizer,
+)
+from aga_model.evaluation import MOST_WRONG, NotFiniteError, RetrievalEvaluator, find_wrong_pairs
+from aga_model.files import write_json
 from aga_model.modeling_aga import AgaForPreTraining, AgaModel
 from aga_model.processing_aga import AgaProcessor, special_token_settings
 from aga_model.remote_code import refusal
@@ -38,11 +46,11 @@ from aga_model.towers import SUMMARY_ROW_ATTENTION
 from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
-from .card import write_model_card
 from .errors import TrainingStopped, another_try
-from .hub import open_repository
 from .processes import from_main, leave_group, require_shared
-from .release import MODEL_FOLDER, ReleaseError
+from .release.card import write_model_card
+from .release.contents import MODEL_FOLDER, ReleaseError
+from .release.hub import open_repository
 from .run_folder import LOCK_FILE, METRICS_FILE, RUN_FILE, WRONG_PAIRS_FILE, claim_run_folder
 from .saving import SAVING, put_in_place, saving, tidying
 from .sharding import check_sharding, is_sharded_run

@@ -9,11 +9,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aga_model.data.files import write_json
-from aga_model.data.noise import NoiseRecord
+from aga_model.data import NoiseRecord
+from aga_model.files import write_json
 
 from .finite import NONFINITE_FILE
-from .release import CONFIG_FILE, MODEL_FOLDER
+from .release.contents import CONFIG_FILE, MODEL_FOLDER
 from .saving import checkpoints, sweep
 
 RUN_FILE = "run.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from aga_model.data.files import write_through
+from aga_model.files import write_through
 
 from .errors import TrainingStopped
 

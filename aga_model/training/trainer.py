@@ -16,20 +16,18 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from aga_model.configuration_aga import LOSS_NAMES
-from aga_model.data.files import write_json
-from aga_model.evaluation import Interval
-from aga_model.evaluation.ranking import NotFiniteError
-from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.evaluation import Interval, NotFiniteError, RetrievalEvaluator
+from aga_model.files import write_json
 from aga_model.modeling_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
 from .errors import TrainingStopped, another_try
 from .finite import EMBEDDINGS, NONFINITE_FILE, Finding, FiniteGuard
-from .hub import open_repository, push_release
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
-from .release import MODEL_FOLDER, read_release
+from .release.contents import MODEL_FOLDER, read_release
+from .release.hub import open_repository, push_release
 from .saving import SAVING, checkpoints, discard_older, put_in_place, saving, tidying
 from .sharding import leave_temperature_whole, plain_copy, whole_parameters
 

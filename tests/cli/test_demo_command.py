@@ -7,7 +7,7 @@ import command_line
 import pytest
 
 from aga_model.cli import demo as command
-from aga_model.retrieval import GallerySettings
+from aga_model.gallery import GallerySettings
 
 TOKEN = "a-token-of-the-tests_0123"
 

@@ -16,12 +16,20 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from aga_model import AgaConfig, AgaForPreTraining
-from aga_model.cli import evaluate as command
 from aga_model.cli.main import app
+from aga_model.cli import evaluate as command
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation import Difference, Interval, bootstrap_intervals, compare_queries, rank_matrix
-from aga_model.evaluation.records import caption_records, image_records, record_values
-from aga_model.evaluation.retrieval import SplitEmbeddings
+from aga_model.evaluation import (
+    Difference,
+    Interval,
+    SplitEmbeddings,
+    bootstrap_intervals,
+    caption_records,
+    compare_queries,
+    image_records,
+    rank_matrix,
+    record_values,
+)
 from aga_model.training.run import main
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,8 +12,7 @@ import pytest
 
 from aga_model.cli.gallery import _oldest, _shown_age
 from aga_model.cli.index import _find
-from aga_model.retrieval import Filter, Gallery, GalleryRow
-from aga_model.retrieval.audit import AuditError, AuditLog
+from aga_model.gallery import AuditError, AuditLog, Filter, Gallery, GalleryRow
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -161,7 +160,7 @@ def test_a_gallery_among_its_images_is_found_through_a_link(tmp_path):
 
 
 def test_a_deletion_that_is_not_finished_is_told_of(gallery, monkeypatch):
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     with monkeypatch.context() as patch:
         patch.setattr(LanceStore, "_rewrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))

@@ -10,17 +10,9 @@ import pytest
 from PIL import Image
 
 from aga_model.cli import index as command
-from aga_model.data.image_files import Skipped
-from aga_model.retrieval import (
-    GalleryError,
-    GalleryRow,
-    GallerySettings,
-    IndexReport,
-    SceneReport,
-    VectorIndexReport,
-)
-from aga_model.retrieval.facts import ImageFacts
-from aga_model.retrieval.store import VectorIndex
+from aga_model.files import Skipped
+from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, VectorIndex, VectorIndexReport
+from aga_model.ingest import ImageFacts, IndexReport, SceneReport
 
 MODEL = "a" * 64
 REPORT = VectorIndexReport("IVF_RQ", 100, 1.0, 0.99, 10)

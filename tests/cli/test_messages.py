@@ -4,8 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aga_model.cli import render
-from aga_model.cli.main import app
+from aga_model.cli.main import app, render
 from aga_model.cli.messages import extra_of, fail, note
 
 LOCATION, SHOWN = "milvus://anna:secret@host:19530/people", "milvus://anna:***@host:19530/people"

@@ -18,14 +18,9 @@ from typer.testing import CliRunner
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model.cli.main import app
+from aga_model.training import Release, ReleaseError, read_release
 from aga_model.training.arguments import parse_run_arguments
-from aga_model.training.release import (
-    Release,
-    ReleaseError,
-    _require_nothing_private,
-    read_release,
-    rename_in_examples,
-)
+from aga_model.training.release.contents import _require_nothing_private, rename_in_examples
 
 pytestmark = pytest.mark.timeout(180)  # a server, which may serve for ever
 

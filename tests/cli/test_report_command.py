@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app
-from aga_model.retrieval import Gallery, PersonEncoder
+from aga_model.gallery import Gallery
+from aga_model.search import PersonEncoder
 
 
 def test_the_gallery_of_another_model_is_refused(tmp_path, monkeypatch):

@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaProcessor
 from aga_model.cli.main import app
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.image_files import read_image
+from aga_model.data import load_benchmark, train_tokenizer
 from aga_model.data.rendered import render_dataset
-from aga_model.data.tokenizer import train_tokenizer
 from aga_model.evaluation import rank_matrix, ranking_metrics
+from aga_model.files import read_image
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 K = 4

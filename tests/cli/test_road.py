@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app
-from aga_model.retrieval import FaceHider, Gallery
-from aga_model.retrieval.store import GallerySettings
+from aga_model.files import FaceHider
+from aga_model.gallery import Gallery, GallerySettings
 from aga_model.training.run import main
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from aga_model.cli import search as command
-from aga_model.retrieval import Answer, Filter, GalleryError, GalleryRow, GallerySettings, Hit, ModelLoadError, Ranking
+from aga_model.gallery import Filter, GalleryError, GalleryRow, GallerySettings, Hit
+from aga_model.loading import ModelLoadError
+from aga_model.search import Answer, Ranking
 
 MODEL = "a" * 64
 SENTENCE = "a man in a red coat"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from aga_model import AgaConfig, AgaModel, AgaProcessor
 from aga_model.cli.main import app
-from aga_model.retrieval import PersonEncoder
+from aga_model.search import PersonEncoder
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

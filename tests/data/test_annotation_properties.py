@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from miniatures import CUHK, LAYOUTS, OWN_TABLE, write_image, write_miniature
 
-from aga_model.data.benchmarks import FEATURES, load_benchmark
-from aga_model.data.check import check_dataset
+from aga_model.data import check_dataset, load_benchmark
+from aga_model.data.benchmarks import FEATURES
 
 SCALARS = (
     st.none()

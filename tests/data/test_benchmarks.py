@@ -8,17 +8,18 @@ import pytest
 from miniatures import CUHK, LAYOUTS, OWN_LINES, OWN_TABLE, RSTP, write_image, write_miniature
 from PIL import Image
 
-from aga_model.data.annotations import read_records
-from aga_model.data.benchmarks import (
-    FEATURES,
+from aga_model.data import (
+    FORMATS,
+    SplitSize,
+    find_unreadable,
     has_validation_split,
     hold_out_identities,
     is_rendered,
     load_benchmark,
     split_records,
 )
-from aga_model.data.check import find_unreadable
-from aga_model.data.formats import FORMATS, SplitSize
+from aga_model.data.annotations import read_records
+from aga_model.data.benchmarks import FEATURES
 
 RECORDS = [
     {

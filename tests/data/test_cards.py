@@ -2,7 +2,7 @@
 
 import pytest
 
-from aga_model.data.cards import find_card, says_rendered
+from aga_model.data import find_card, says_rendered
 
 
 @pytest.mark.parametrize(

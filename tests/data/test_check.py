@@ -8,11 +8,8 @@ import pytest
 from miniatures import CUHK, ICFG, LAYOUTS, OWN_LINES, write_image, write_miniature
 from PIL import Image
 
-from aga_model.data.annotations import detect_dataset
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.check import check_dataset, find_unreadable
-from aga_model.data.formats import FORMATS, SplitSize
-from aga_model.data.problems import KINDS, Place, Problems
+from aga_model.data import FORMATS, SplitSize, check_dataset, detect_dataset, find_unreadable, load_benchmark
+from aga_model.data.checking.problems import KINDS, Place, Problems
 from aga_model.data.rendered import render_dataset
 
 

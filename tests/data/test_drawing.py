@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.data.rendered import drawing, sample_person, scene, street_drawing, street_scene
+from aga_model.data.rendered import drawing, sample_person, scene
 from aga_model.data.rendered.canvas import Canvas, Profile, accent, limb_part, polar, shade
 from aga_model.data.rendered.drawing import VIEWS, Palette, draw_figure, pose_figure
 from aga_model.data.rendered.scene import Camera
-from aga_model.data.rendered.street_drawing import CLOTH_HSV
+from aga_model.data.rendered.street import drawing as street_drawing
+from aga_model.data.rendered.street import scene as street_scene
+from aga_model.data.rendered.street.drawing import CLOTH_HSV
 
 NEUTRAL = Camera((1.0, 1.0, 1.0), 1.0, 0.0)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aga_model.data.files import UnwritableFileError, whole_file, write_json
+from aga_model.files import whole_file, write_json
+from aga_model.files.whole_files import UnwritableFileError
 
 
 def write(path, content="new"):

@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from aga_model.data.image_files import (
-    UnreadableImageError,
-    _complete_images_only,
-    decode_image,
-    find_images,
-    read_bytes,
-    read_image,
-    read_image_file,
-)
-from aga_model.data.images import read_crop
+from aga_model.data import read_crop
+from aga_model.files import UnreadableImageError, decode_image, find_images, read_bytes, read_image, read_image_file
+from aga_model.files.image_files import _complete_images_only
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

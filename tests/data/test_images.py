@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from aga_model.data.images import read_crop, to_pixel_values
+from aga_model.data import read_crop, to_pixel_values
 
 
 def test_crops_are_resized_with_a_cubic_filter(tmp_path):

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from aga_model.data.mentions import ATTRIBUTES, _meanings, find_mentions, phrases_of
+from aga_model.data import find_mentions, phrases_of
+from aga_model.data.mentions import ATTRIBUTES, _meanings
 from aga_model.data.rendered.worlds import world_named
 
 

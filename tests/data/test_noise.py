@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from aga_model.data import NoiseRecord, add_noise, find_mentions, phrases_of
 from aga_model.data.benchmarks import FEATURES
-from aga_model.data.mentions import find_mentions, phrases_of
-from aga_model.data.noise import (
-    NoiseRecord,
-    _derange,
-    _replace_phrases,
-    add_noise,
-    corrupt_attributes,
-    permute_captions,
-)
+from aga_model.data.noise import _derange, _replace_phrases, corrupt_attributes, permute_captions
 
 CAPTION = "A man with short brown hair wears an orange shirt, blue jeans and a pair of white sneakers."
 

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aga_model.data.augmentation import Augmentation, _erased, _shifted
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.images import to_pixel_values
-from aga_model.data.pairs import PairCollator, PairDataset
+from aga_model.data import Augmentation, PairCollator, PairDataset, load_benchmark, to_pixel_values
+from aga_model.data.augmentation import _erased, _shifted
 from aga_model.data.rendered import render_dataset
 
 

@@ -12,15 +12,8 @@ import pytest
 from PIL import Image, JpegImagePlugin
 from typer.testing import CliRunner
 
-from aga_model.data.rendered import (
-    WORLDS,
-    attribute_words,
-    attributes,
-    render_dataset,
-    render_person,
-    sample_person,
-    write_caption,
-)
+from aga_model.data import attribute_words
+from aga_model.data.rendered import WORLDS, attributes, render_dataset, render_person, sample_person, write_caption
 from aga_model.data.rendered import dataset as dataset_module
 from aga_model.data.rendered.captions import Caption, compose_caption
 from aga_model.data.rendered.dataset import sample_people, tokens

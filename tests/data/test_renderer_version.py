@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.data.rendered import WORLDS, drawing, street_drawing
+from aga_model.data.rendered import WORLDS, drawing
 from aga_model.data.rendered.canvas import Canvas
 from aga_model.data.rendered.dataset import RENDERER_VERSION, sample_people
+from aga_model.data.rendered.street import drawing as street_drawing
 
 VALUES = Path(__file__).parents[1] / "fixtures" / "renderer.json"
 PALETTES = {"target": drawing._PAINT, "base": street_drawing._PALETTE}

@@ -7,9 +7,10 @@ from itertools import chain
 
 import pytest
 
-from aga_model.data.rendered import attributes, street_words
+from aga_model.data.rendered import attributes
 from aga_model.data.rendered.attributes import PersonAttributes
-from aga_model.data.rendered.street_captions import _Describer, compose_street_caption
+from aga_model.data.rendered.street import words as street_words
+from aga_model.data.rendered.street.captions import _Describer, compose_street_caption
 
 VIEWS = ("front", "back", "left", "right")
 

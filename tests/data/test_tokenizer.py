@@ -1,6 +1,6 @@
 """The learnt vocabulary: merges worked out by hand."""
 
-from aga_model.data.tokenizer import train_tokenizer
+from aga_model.data import train_tokenizer
 
 
 def _learnt(captions, merges, **settings):

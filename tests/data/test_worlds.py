@@ -8,11 +8,12 @@ import random
 import numpy as np
 import pytest
 
-from aga_model.data.rendered import WORLDS, attribute_words, render_dataset
+from aga_model.data import attribute_words
+from aga_model.data.rendered import WORLDS, render_dataset
 from aga_model.data.rendered.dataset import sample_people
-from aga_model.data.rendered.street_drawing import CLOTH_HSV, render_street_person
-from aga_model.data.rendered.street_people import sample_street_person
-from aga_model.data.rendered.street_scene import STREET_CAMERAS
+from aga_model.data.rendered.street.drawing import CLOTH_HSV, render_street_person
+from aga_model.data.rendered.street.people import sample_street_person
+from aga_model.data.rendered.street.scene import STREET_CAMERAS
 from aga_model.data.rendered.worlds import world_named
 
 SMALL = {"height": 48, "width": 32}

@@ -9,8 +9,8 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 
 from aga_model import AgaModel, AgaProcessor
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.data import load_benchmark
+from aga_model.evaluation import RetrievalEvaluator
 
 
 def main(model: str, data: str, out: str) -> None:

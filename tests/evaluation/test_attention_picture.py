@@ -9,8 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from aga_model.evaluation import attention_picture
-from aga_model.evaluation.attention_picture import (
+from aga_model.evaluation.diagnostics.attention_picture import (
     WIDTH,
     _caption_boxes,
     _draw_predictions,
@@ -23,6 +22,7 @@ from aga_model.evaluation.attention_picture import (
     _words,
     draw_word_attention,
 )
+from aga_model.evaluation.diagnostics import attention_picture
 
 FULL_SHADE = (245, 138, 44)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aga_model.evaluation.diagnostics import (
+from aga_model.evaluation.diagnostics.masking import (
     attribute_tokens,
     enrichment_examples,
     masked_attribute_share,

@@ -9,10 +9,9 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from aga_model.data.noise import CaptionError, corrupt_attributes
-from aga_model.data.tokenizer import train_tokenizer
-from aga_model.evaluation import language_diagnostics
-from aga_model.evaluation.language_diagnostics import (
+from aga_model.data import CaptionError, train_tokenizer
+from aga_model.data.noise import corrupt_attributes
+from aga_model.evaluation.diagnostics.language import (
     _Judged,
     _outcomes,
     _written,
@@ -21,6 +20,7 @@ from aga_model.evaluation.language_diagnostics import (
     mlm_accuracy,
     wrong_rows,
 )
+from aga_model.evaluation.diagnostics import language as language_diagnostics
 
 CAPTIONS = [
     "A young man wearing a navy blue jacket, black trousers and white sneakers.",

@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aga_model.evaluation import retrieval_metrics
-from aga_model.evaluation.metrics import chance_rank1
+from aga_model.evaluation import chance_rank1, retrieval_metrics
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from aga_model.evaluation.probing import encode_image_files, enrich_once, undisturbed
+from aga_model.evaluation.diagnostics.probing import encode_image_files, enrich_once, undisturbed
 
 
 @pytest.mark.parametrize("training", [False, True])

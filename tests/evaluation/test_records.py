@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from aga_model.evaluation import rank_matrix
-from aga_model.evaluation.records import (
+from aga_model.evaluation import (
+    SplitEmbeddings,
     caption_records,
     image_records,
+    rank_matrix,
     read_records,
     record_values,
     require_same_queries,
     write_records,
 )
-from aga_model.evaluation.retrieval import SplitEmbeddings
 
 # (captions, images); more captions than images, and no id that is also a row.
 SIMILARITY = np.array([[0.9, 0.2, 0.5], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.9, 0.8, 0.1]])

@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from aga_model.evaluation import report
-from aga_model.evaluation.report import draw_curves, write_report
+from aga_model.evaluation import report, write_report
+from aga_model.evaluation.report import draw_curves
 
 
 @pytest.fixture

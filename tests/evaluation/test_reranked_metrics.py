@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.image_files import read_image
+from aga_model.data import load_benchmark
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation import rank_matrix, ranking_metrics, rerank, retrieval
-from aga_model.evaluation.retrieval import RetrievalEvaluator
-from aga_model.retrieval import Reranker
+from aga_model.evaluation import RetrievalEvaluator, rank_matrix, ranking_metrics, rerank, retrieval
+from aga_model.files import read_image
+from aga_model.search import Reranker
 
 FIELDS = ("ranks", "offsets", "top_indices", "top_scores")
 

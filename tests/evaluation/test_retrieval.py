@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 from torch import nn
 
-from aga_model.evaluation.retrieval import RetrievalEvaluator, SplitEmbeddings
+from aga_model.evaluation import RetrievalEvaluator, SplitEmbeddings
 
 # (image id, person, red of the image, caption): images come in no order, and some have two captions.
 ROWS = [

@@ -5,9 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from aga_model.evaluation import wrong_pairs
-from aga_model.evaluation.retrieval import SplitEmbeddings
-from aga_model.evaluation.wrong_pairs import find_wrong_pairs
+from aga_model.evaluation import SplitEmbeddings, find_wrong_pairs, wrong_pairs
 
 
 def make_split(persons=300, images_each=2, captions_each=2, spread=0.8, wrong=0.0, seed=0):

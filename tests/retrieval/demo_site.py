@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aga_model.retrieval import Gallery, PersonEncoder, find_images, index_images
-from aga_model.retrieval.demo.server import listen, make_server
-from aga_model.retrieval.demo.service import DemoSearch
-from aga_model.retrieval.facts import ImageFacts
+from aga_model.files import find_images
+from aga_model.gallery import Gallery
+from aga_model.ingest import ImageFacts, index_images
+from aga_model.search import PersonEncoder
+from aga_model.service import DemoSearch
+from aga_model.service.demo.server import listen, make_server
 
 TOKEN = "a-token-of-the-tests_0123"
 NOON = 1_767_265_200.0  # 2026-01-01T11:00Z

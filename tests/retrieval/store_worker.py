@@ -33,7 +33,7 @@ def unit(number, seed=0, dim=DIM):
 
 def numbered(number):
     """Embedding (dim,) and row number `number`, the same in every process."""
-    from aga_model.retrieval.store import GalleryRow
+    from aga_model.gallery import GalleryRow
 
     path = f"/people/{number:05}.jpg"
     return unit(1, seed=number)[0], GalleryRow(path, f"{number:064x}", path, 20, 40, MODEL)
@@ -41,10 +41,10 @@ def numbered(number):
 
 def open_store(location):
     if "://" in location:
-        from aga_model.retrieval.milvus_store import MilvusStore
+        from aga_model.gallery.milvus.store import MilvusStore
 
         return MilvusStore.open(location)
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     return LanceStore.open(location)
 

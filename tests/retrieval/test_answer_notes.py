@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from store_worker import DIM, MODEL, unit
 
-from aga_model.data.image_files import Skipped
-from aga_model.retrieval import Filter, Gallery, GalleryRow, searching
-from aga_model.retrieval.searching import Ranking, answer_image, answer_sentence
+from aga_model.files import Skipped
+from aga_model.gallery import Filter, Gallery, GalleryRow
+from aga_model.search import Ranking, answer_image, answer_sentence
+from aga_model.search import answering as searching
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -44,7 +45,7 @@ def gallery(tmp_path):
 @pytest.fixture
 def narrow(gallery, monkeypatch):
     """A search finds 3 images unless it is asked for as many as there are."""
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     search = LanceStore.search
 
@@ -92,7 +93,7 @@ def test_the_note_counts_images(narrow):
 
 
 def test_the_note_says_when_images_were_not_found(gallery, monkeypatch):
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     search = LanceStore.search
     monkeypatch.setattr(LanceStore, "search", lambda *arguments: [hits[:3] for hits in search(*arguments)])

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from aga_model.retrieval import Filter
-from aga_model.retrieval import audit as audit_module
-from aga_model.retrieval.audit import BEGINNING, AuditError, AuditLog, Head, verify
+from aga_model.gallery import AuditError, AuditLog, Filter, Head, verify
+from aga_model.gallery import audit as audit_module
+from aga_model.gallery.audit import BEGINNING
 
 LINES = 6
 

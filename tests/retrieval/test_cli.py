@@ -17,10 +17,13 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
 
-from aga_model.cli import index as index_module
 from aga_model.cli.main import app
-from aga_model.retrieval import Gallery, PersonEncoder, indexing, read_image
-from aga_model.retrieval.lance_store import LanceStore
+from aga_model.cli import index as index_module
+from aga_model.files import read_image
+from aga_model.gallery import Gallery
+from aga_model.gallery.lance.store import LanceStore
+from aga_model.ingest import indexing
+from aga_model.search import PersonEncoder
 
 STREET_CROPS = Path(__file__).parents[3] / "shared/fixtures/street_crops"
 

@@ -20,9 +20,9 @@ pytest.importorskip("uvicorn", reason="the extra `demo` is not installed")
 
 import uvicorn
 
-from aga_model.retrieval.demo.connections import ConnectionLimits, Connections, limited_protocol, limited_server
-from aga_model.retrieval.demo.guard import Guard
-from aga_model.retrieval.demo.logs import log_config
+from aga_model.service.connections import ConnectionLimits, Connections, limited_protocol, limited_server
+from aga_model.service.guard import Guard
+from aga_model.service.logs import log_config
 
 pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
 
@@ -322,8 +322,8 @@ def test_what_is_let_in_is_read():
 SERVER = """
 import resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-from aga_model.retrieval.demo.connections import limited_server
-from aga_model.retrieval.demo.guard import Guard
+from aga_model.service.connections import limited_server
+from aga_model.service.guard import Guard
 
 async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import crops
-from aga_model.retrieval.crops import (
+from aga_model.gallery import crop_name, crops, write_crop
+from aga_model.gallery.crops import (
     crop_file,
-    crop_name,
     has_foreign_crops,
     is_crop_folder,
     is_crop_name,
     remove_crop,
     saved_crops,
     stored_crop_path,
-    write_crop,
 )
 
 HASH = "0123456789abcdef" * 4

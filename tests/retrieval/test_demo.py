@@ -22,11 +22,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app as cli
-from aga_model.retrieval import Gallery, read_image
-from aga_model.retrieval.demo import markup
-from aga_model.retrieval.demo.guard import Guard, WrongTokens, require_token
-from aga_model.retrieval.demo.server import listen
-from aga_model.retrieval.demo.service import DemoSearch
+from aga_model.files import read_image
+from aga_model.gallery import Gallery
+from aga_model.service import DemoSearch, require_token
+from aga_model.service.demo import markup
+from aga_model.service.demo.server import listen
+from aga_model.service.guard import Guard, WrongTokens
 
 pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
 UPLOAD_LIMIT = 100_000  # bytes
@@ -490,9 +491,9 @@ def test_errors_of_the_command(place, tmp_path, monkeypatch):
     assert "--host" in fails(*gallery, "--host", "203.0.113.1", "--port", 0)
     assert "'/'" not in fails(*gallery, "--port", 70_000)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "aga_model.retrieval.demo.server")
-    monkeypatch.delitem(sys.modules, "aga_model.retrieval.demo.page")
-    monkeypatch.delattr("aga_model.retrieval.demo.server")
+    monkeypatch.delitem(sys.modules, "aga_model.service.demo.server")
+    monkeypatch.delitem(sys.modules, "aga_model.service.demo.page")
+    monkeypatch.delattr("aga_model.service.demo.server")
     assert "pip install 'aga-model[demo]'" in fails(*gallery)
 
 

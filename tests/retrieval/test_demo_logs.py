@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from aga_model.retrieval.demo.logs import FormatterWithoutInputs, QuietTraceback, described, log_config, without_inputs
+from aga_model.service.logs import FormatterWithoutInputs, QuietTraceback, described, log_config, without_inputs
 
 MARKER = "Zwiebelkuchen"
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
-from aga_model.retrieval import Answer, GalleryRow, Hit
-from aga_model.retrieval.demo import markup, page
-from aga_model.retrieval.demo.service import DemoError, GoneError, Held, Wanted
-from aga_model.retrieval.demo.turns import Pace
+from aga_model.gallery import GalleryRow, Hit
+from aga_model.search import Answer
+from aga_model.service.demo import markup, page
+from aga_model.service.demo.searching import DemoError, GoneError, Held, Wanted
+from aga_model.service.demo.turns import Pace
 
 MARKER = "Zwiebelkuchen"
 CHOICES = [10.0, ["door"], "2026-01-01", "2026-01-31T12:00", "one per person", "case 7"]

@@ -15,10 +15,11 @@ from demo_site import SENTENCE, all_choices, make_place, names, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aga_model.retrieval import Filter, Gallery, GalleryError
-from aga_model.retrieval.demo import service
-from aga_model.retrieval.demo.logs import FormatterWithoutInputs, without_inputs
-from aga_model.retrieval.demo.service import DemoError, DemoSearch, Wanted
+from aga_model.gallery import Filter, Gallery, GalleryError
+from aga_model.service import DemoSearch
+from aga_model.service.demo import searching as service
+from aga_model.service.demo.searching import DemoError, Wanted
+from aga_model.service.logs import FormatterWithoutInputs, without_inputs
 
 pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
 

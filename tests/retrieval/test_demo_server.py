@@ -10,11 +10,11 @@ import gradio.queueing
 import gradio.routes
 import gradio.state_holder
 
-from aga_model.retrieval.demo import server
-from aga_model.retrieval.demo.guard import Guard
-from aga_model.retrieval.demo.logs import QuietTraceback
-from aga_model.retrieval.demo.page_rules import PageRules
-from aga_model.retrieval.demo.turns import Turns
+from aga_model.service.demo import server
+from aga_model.service.demo.page_rules import PageRules
+from aga_model.service.demo.turns import Turns
+from aga_model.service.guard import Guard
+from aga_model.service.logs import QuietTraceback
 
 TOKEN = "a-token-of-the-tests_0123"
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import Answer, GalleryError, GalleryRow, GallerySettings, Hit
-from aga_model.retrieval.demo import service
-from aga_model.retrieval.demo.service import DemoError, DemoSearch, GoneError, Held, Wanted, _ranking
-from aga_model.retrieval.recording import Recorder
-from aga_model.retrieval.searching import Ranking
+from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, Hit, Recorder
+from aga_model.search import Answer, Ranking
+from aga_model.service import DemoSearch
+from aga_model.service.demo import searching as service
+from aga_model.service.demo.searching import DemoError, GoneError, Held, Wanted, _ranking
 
 SENTENCE = "a man in a red coat"
 PRIVATE = "/home/anna/gallery"

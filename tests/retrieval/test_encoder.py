@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, BertTokenizer
 
 from aga_model import AgaConfig, AgaModel, AgaProcessor
-from aga_model.retrieval import ModelLoadError, PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
-from aga_model.retrieval.encoder import local_folder
+from aga_model.loading import ModelLoadError, local_folder
+from aga_model.search import PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_a_download_is_what_is_read_and_code_where_it_is_asked_for(tmp_path, mon
         (tmp_path / "config.json").touch()
         return str(tmp_path)
 
-    monkeypatch.setattr("aga_model.retrieval.encoder.snapshot_download", download)
+    monkeypatch.setattr("aga_model.search.encoder.snapshot_download", download)
     assert local_folder("owner/model", with_code) == tmp_path
     assert taken == there[:4] + ["modeling.py"] * with_code
 

@@ -16,13 +16,12 @@ from filelock import FileLock
 from PIL import Image
 from store_worker import DIM, MODEL, unit
 
-from aga_model.retrieval import Filter, Gallery, GalleryError, GalleryRow
-from aga_model.retrieval.store import GallerySettings
+from aga_model.gallery import Filter, Gallery, GalleryError, GalleryRow, GallerySettings
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
-from aga_model.retrieval import lance_store
-from aga_model.retrieval.lance_store import LanceStore
+from aga_model.gallery.lance import store as lance_store
+from aga_model.gallery.lance.store import LanceStore
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "galleries"
 NAME = "some/model"

@@ -13,17 +13,17 @@ from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model.configuration_aga import AgaVisionConfig
-from aga_model.retrieval import (
+from aga_model.loading import ModelLoadError
+from aga_model.search import (
     Explainer,
     Explanation,
-    ModelLoadError,
     PersonEncoder,
     Reranker,
     TextTruncatedWarning,
     explanation_image,
     save_explanation_picture,
 )
-from aga_model.retrieval.explanation import (
+from aga_model.search.explanation import (
     METHODS,
     blank,
     image_on_grid,
@@ -33,7 +33,7 @@ from aga_model.retrieval.explanation import (
     recorded_cross_attention,
     word_spans,
 )
-from aga_model.retrieval.explanation_picture import _on_image
+from aga_model.search.explanation_picture import _on_image
 
 QUERY = "A young man wearing a navy-blue jacket, black trousers: a BLACK jacket!"
 WORDS = ["A", "young", "man", "wearing", "a", "navy-blue", "jacket", "black", "trousers", "a", "BLACK", "jacket"]

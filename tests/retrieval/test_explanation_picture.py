@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import Explanation, explanation_image, explanation_picture
-from aga_model.retrieval.explanation_picture import _choose, _fit, _note_of_others, _on_image, _overlay
+from aga_model.search import Explanation, explanation_image, explanation_picture
+from aga_model.search.explanation_picture import _choose, _fit, _note_of_others, _on_image, _overlay
 
 GREEN, RED, ORANGE = (30, 150, 60), (200, 40, 40), (235, 120, 20)
 TILE, TILE_HEIGHT, MARGIN, FRAME = 160, 320, 16, (210, 210, 210)

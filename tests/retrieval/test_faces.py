@@ -14,25 +14,12 @@ from command_line import aga
 from faces_hidden import cut_close, measure, read_people
 from PIL import Image, ImageDraw, ImageFilter
 
-from aga_model.retrieval import (
-    Answer,
-    Explainer,
-    FaceHider,
-    Gallery,
-    PersonEncoder,
-    explanation_image,
-    faces,
-    hide_faces,
-    read_hit,
-    read_image,
-    save_result_picture,
-    shown_image,
-    write_page,
-)
-from aga_model.retrieval.demo.markup import result_cards
-from aga_model.retrieval.demo.service import DemoSearch, Wanted
-from aga_model.retrieval.faces import face_hider
-from aga_model.retrieval.store import GallerySettings
+from aga_model.files import FaceHider, face_hider, faces, hide_faces, read_image
+from aga_model.gallery import Gallery, GallerySettings, read_hit, shown_image
+from aga_model.search import Answer, Explainer, PersonEncoder, explanation_image, save_result_picture, write_page
+from aga_model.service import DemoSearch
+from aga_model.service.demo.markup import result_cards
+from aga_model.service.demo.searching import Wanted
 
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
 

@@ -14,18 +14,12 @@ import pytest
 from PIL import Image
 from store_worker import DIM, MODEL, unit
 
-from aga_model.retrieval import Filter, Gallery, GalleryError, GalleryRow, Hit
-from aga_model.retrieval.facts import ImageFacts, TimeSource, exif_time, facts_reader
-from aga_model.retrieval.store import (
-    BestRows,
-    GallerySettings,
-    Manifest,
-    ScoredRow,
-    last_of_each,
-    measure_recall,
-    read_text,
-    store_text,
-)
+from aga_model.gallery import Filter, Gallery, GalleryError, GalleryRow, GallerySettings, Hit
+from aga_model.gallery.exact import BestRows, measure_recall
+from aga_model.gallery.rows import read_text, store_text
+from aga_model.gallery.store import Manifest, ScoredRow, last_of_each
+from aga_model.ingest import ImageFacts, TimeSource, facts_reader
+from aga_model.ingest.facts import exif_time
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -208,7 +202,7 @@ def test_create_is_careful_about_its_place(tmp_path):
 WITHOUT_STORES = """
 import sys
 sys.modules["lancedb"] = sys.modules["pymilvus"] = None
-import aga_model.retrieval.encoder
+import aga_model.search.encoder
 from aga_model.retrieval import Gallery, GalleryError
 for location, extra in (("g", "search"), ("milvus://host/g", "milvus")):
     try:

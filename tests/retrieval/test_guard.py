@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from aga_model.retrieval.demo.guard import Guard, Refusal, WrongTokens, is_loopback, require_token
-from aga_model.retrieval.demo.page_rules import JOIN, Field, PageRules
-from aga_model.retrieval.demo.turns import MOST_WAIT, Pace, Turns
+from aga_model.service import is_loopback, require_token
+from aga_model.service.demo.page_rules import JOIN, Field, PageRules
+from aga_model.service.demo.turns import MOST_WAIT, Pace, Turns
+from aga_model.service.guard import Guard, Refusal, WrongTokens
 
 TOKEN = "a-token-of-the-tests_0123"
 FUNCTIONS = {
@@ -421,7 +422,7 @@ def test_every_way_to_guess_waits(monkeypatch, wrong):
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr("aga_model.retrieval.demo.guard.asyncio.sleep", sleep)
+    monkeypatch.setattr("aga_model.service.guard.asyncio.sleep", sleep)
     guard = Guard(App(), TOKEN, 1000)
     guard._wrong_tokens = WrongTokens(lambda: 0.0)
     for _ in range(10):
@@ -546,7 +547,7 @@ def test_alone_a_computation_may_take_long():
 
 def test_the_pace_follows_what_is_measured(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("aga_model.retrieval.demo.turns.perf_counter", lambda: now[0])
+    monkeypatch.setattr("aga_model.service.demo.turns.perf_counter", lambda: now[0])
     pace = Pace()
     for _ in range(30):
         with pace.measured("search"):
@@ -560,7 +561,7 @@ def test_the_pace_follows_what_is_measured(monkeypatch):
 
 def test_the_newest_measurement_counts_three_tenths(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("aga_model.retrieval.demo.turns.perf_counter", lambda: now[0])
+    monkeypatch.setattr("aga_model.service.demo.turns.perf_counter", lambda: now[0])
     pace, means = Pace(), []
     assert pace["search"] == pace.usual == 0.2  # before anything was measured
     for seconds in (1.0, 2.0, 0.5):

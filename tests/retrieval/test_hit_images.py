@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.data.image_files import UnreadableImageError
-from aga_model.retrieval import GalleryRow, Hit, read_hit, shown_image
-from aga_model.retrieval import faces as faces_module
+from aga_model.files import UnreadableImageError
+from aga_model.files import faces as faces_module
+from aga_model.gallery import GalleryRow, Hit, read_hit, shown_image
 
 BOX = (10, 20, 40, 60)
 

@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 from store_worker import MODEL
 
-from aga_model.data import image_files
-from aga_model.data.image_files import Skipped
-from aga_model.retrieval import Gallery, GalleryError, GalleryRow, index_images, indexing
-from aga_model.retrieval.facts import ImageFacts
-from aga_model.retrieval.indexing import IndexReport, updated_facts
+from aga_model.files import Skipped, image_files
+from aga_model.gallery import Gallery, GalleryError, GalleryRow
+from aga_model.ingest import ImageFacts, IndexReport, index_images, indexing
+from aga_model.ingest.indexing import updated_facts
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 

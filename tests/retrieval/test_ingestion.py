@@ -7,13 +7,11 @@ import pytest
 from PIL import Image
 from videos import damage_frames, write_video
 
-from aga_model.data.image_files import UnreadableImageError
 from aga_model.data.rendered import render_person, sample_person
+from aga_model.files import UnreadableImageError, UnreadableVideoError, VideoDamagedWarning, sample_frames
+from aga_model.gallery import cut_again
+from aga_model.ingest import Detection, TrackedBox, crops_of_image, crops_of_video, save_crop
 from aga_model.retrieval import ingestion
-from aga_model.retrieval.detection import Detection
-from aga_model.retrieval.ingestion import crops_of_image, crops_of_video, cut_again, save_crop
-from aga_model.retrieval.tracking import TrackedBox
-from aga_model.retrieval.video import UnreadableVideoError, VideoDamagedWarning, sample_frames
 
 SIZE = WIDTH, HEIGHT = 320, 160
 FRAMES, RATE = 40, 10.0

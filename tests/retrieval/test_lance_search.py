@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from store_worker import unit
 
-from aga_model.retrieval.lance_search import most_candidates, nearest
+from aga_model.gallery.lance.nearest import most_candidates, nearest
 
 DIM, ROWS = 16, 6000
 

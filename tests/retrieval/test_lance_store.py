@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 from store_worker import DIM, MODEL, unit
 
-from aga_model.retrieval.store import Filter, GalleryError, GalleryRow, GallerySettings, Manifest
+from aga_model.gallery import Filter, GalleryError, GalleryRow, GallerySettings
+from aga_model.gallery.store import Manifest
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
-from aga_model.retrieval import lance_store
-from aga_model.retrieval.lance_store import LanceStore
+from aga_model.gallery.lance import store as lance_store
+from aga_model.gallery.lance.store import LanceStore
 
 MANIFEST = Manifest("some/model", MODEL, DIM)
 NAMES = ("hall", "o'brien's", "''", "\\' OR true --", "x\x1ay", None)

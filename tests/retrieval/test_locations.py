@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app
-from aga_model.retrieval import Gallery, GalleryError
-from aga_model.retrieval.locations import redacted, redacted_text
-from aga_model.retrieval.store import GallerySettings
+from aga_model.gallery import Gallery, GalleryError, GallerySettings, redacted, redacted_text
 
 pytest.importorskip("pymilvus", reason="the extra `milvus` is not installed")
 
@@ -102,7 +100,7 @@ LOCATIONS = [
 
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_errors_of_galleries_hold_no_password(location, monkeypatch):
-    monkeypatch.setattr("aga_model.retrieval.milvus_store._CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("aga_model.gallery.milvus.store._CONNECT_SECONDS", 0.2)
     for act in (Gallery.open, lambda place: Gallery.create(place, "0" * 64, 16, "model"), Gallery.exists):
         with pytest.raises(GalleryError) as caught:
             act(location)
@@ -132,7 +130,7 @@ def test_commands_show_no_password(location, tmp_path, model_folder):
 
 def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
     """The page and the terminal name the gallery without its password; the gallery itself is asked with it."""
-    from aga_model.retrieval import PersonEncoder
+    from aga_model.search import PersonEncoder
 
     location = f"milvus://ada:{SECRET}@127.0.0.1:1/people"
     written, opened = [], []

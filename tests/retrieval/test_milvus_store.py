@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from store_worker import DIM, MODEL, unit
 
-from aga_model.retrieval import Filter, GalleryError, GalleryRow
-from aga_model.retrieval.store import GallerySettings, Manifest
+from aga_model.gallery import Filter, GalleryError, GalleryRow, GallerySettings
+from aga_model.gallery.store import Manifest
 
 pytest.importorskip("pymilvus", reason="the extra `milvus` is not installed")
 
 from pymilvus import MilvusException
 
-from aga_model.retrieval import milvus_store
-from aga_model.retrieval.milvus_store import MilvusStore
+from aga_model.gallery.milvus import store as milvus_store
+from aga_model.gallery.milvus.store import MilvusStore
 
 MANIFEST = Manifest("some/model", MODEL, DIM)
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import GalleryRow, Hit, picture, save_result_picture
+from aga_model.gallery import GalleryRow, Hit
+from aga_model.search import picture, save_result_picture
 
 RED, GREY_BOX = (255, 0, 0), (225, 225, 225)
 

@@ -12,11 +12,11 @@ import pytest
 from command_line import aga
 from PIL import Image
 
-from aga_model.retrieval import Filter, Gallery, PersonEncoder
-from aga_model.retrieval.audit import verify
-from aga_model.retrieval.demo.service import DemoError, DemoSearch, Wanted
-from aga_model.retrieval.recording import Recorder
-from aga_model.retrieval.store import GallerySettings, Manifest
+from aga_model.gallery import Filter, Gallery, GallerySettings, Recorder, verify
+from aga_model.gallery.store import Manifest
+from aga_model.search import PersonEncoder
+from aga_model.service import DemoSearch
+from aga_model.service.demo.searching import DemoError, Wanted
 
 SENTENCE = "a man in a red coat"
 
@@ -111,7 +111,7 @@ def test_a_log_that_fills_the_disk_during_the_search_refuses_it(gallery, log, tm
     def full(file, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("aga_model.retrieval.audit._write", full)
+    monkeypatch.setattr("aga_model.gallery.audit._write", full)
     message = refused("search", gallery, SENTENCE, "--save", tmp_path / "r.html", "--audit", log)
     assert "No space left on device" in message and not (tmp_path / "r.html").exists()
     assert "No space" in refused("gallery", "delete", gallery, "--person", "a", "--audit", log)
@@ -209,7 +209,7 @@ def test_the_demo_shows_nothing_that_it_cannot_record(gallery, encoder, log, mon
     def full(file, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("aga_model.retrieval.audit._write", full)
+    monkeypatch.setattr("aga_model.gallery.audit._write", full)
     image = search.read_upload(upload_of(image_folder / "a.jpg"))
     for ask_for in (lambda: search.by_sentence(SENTENCE, Wanted()), lambda: search.by_image(image, Wanted())):
         with pytest.raises(DemoError) as told:
@@ -232,7 +232,7 @@ def test_the_demo_asks_for_the_purpose_that_the_gallery_asks_for(gallery, encode
 
 
 def test_the_page_has_a_field_for_the_purpose_where_it_is_kept(gallery, encoder, log):
-    page = pytest.importorskip("aga_model.retrieval.demo.page", reason="the extra `demo` is not installed")
+    page = pytest.importorskip("aga_model.service.demo.page", reason="the extra `demo` is not installed")
     opened = Gallery.open(gallery)
     for audit, wanted in ((None, 0), (log, 1)):
         search = DemoSearch(opened, encoder, recorder=Recorder.of(opened, audit))

@@ -10,17 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaModel, AgaProcessor
-from aga_model.retrieval import (
-    Gallery,
-    GalleryRow,
-    ModelLoadError,
-    PersonEncoder,
-    Reranker,
-    read_frame,
-    read_image,
-    rerank_hits,
-)
-from aga_model.retrieval.reranking import _equal_groups
+from aga_model.files import read_frame, read_image
+from aga_model.gallery import Gallery, GalleryRow
+from aga_model.loading import ModelLoadError
+from aga_model.search import PersonEncoder, Reranker, rerank_hits
+from aga_model.search.reranking import _equal_groups
 
 IMAGES = 9
 CAPTIONS = [

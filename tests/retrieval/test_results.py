@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import Answer, GalleryRow, Hit, collapse, write_csv, write_page
-from aga_model.retrieval.results import hit_values, with_faces_hidden
+from aga_model.gallery import GalleryRow, Hit
+from aga_model.search import Answer, collapse, hit_values, with_faces_hidden, write_csv, write_page
 
 
 def hit(rank, path="/people/a.jpg", source="/people/a.jpg", itm_score=None, **facts):

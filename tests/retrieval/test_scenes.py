@@ -14,25 +14,10 @@ from PIL import Image
 from videos import numbered_video, write_video
 
 from aga_model.cli import index as index_module
-from aga_model.data.image_files import Skipped
-from aga_model.retrieval import (
-    Answer,
-    Filter,
-    Gallery,
-    GalleryRow,
-    Hit,
-    PersonEncoder,
-    SceneSettings,
-    collapse,
-    index_scenes,
-    read_frame,
-    read_hit,
-    scenes,
-    write_csv,
-    write_page,
-)
-from aga_model.retrieval.detection import Detection
-from aga_model.retrieval.facts import ImageFacts
+from aga_model.files import Skipped, read_frame
+from aga_model.gallery import Filter, Gallery, GalleryRow, Hit, read_hit
+from aga_model.ingest import Detection, ImageFacts, SceneSettings, index_scenes, scenes
+from aga_model.search import Answer, PersonEncoder, collapse, write_csv, write_page
 
 FRAMES, RATE = 30, 10.0
 BOXES = [(0.0, 0.0, 80.0, 64.0), (80.0, 0.0, 160.0, 64.0)]

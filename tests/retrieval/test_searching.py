@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aga_model.retrieval import (
+from aga_model.gallery import Gallery, GalleryRow
+from aga_model.search import (
     Explainer,
-    Gallery,
-    GalleryRow,
     PersonEncoder,
     Ranking,
     TextTruncatedWarning,

@@ -14,9 +14,10 @@ from command_line import free_port
 from PIL import Image
 from videos import numbered_video
 
-from aga_model.retrieval import Gallery
-from aga_model.retrieval import shards as shards_module
-from aga_model.retrieval.shards import ShardError, Shards, _content, _Launched, own_share
+from aga_model.gallery import Gallery
+from aga_model.ingest import ShardError, Shards
+from aga_model.ingest import shards as shards_module
+from aga_model.ingest.shards import _content, _Launched, own_share
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 

@@ -18,8 +18,8 @@ from store_worker import DIM, MODEL, numbered, unit
 from typer.testing import CliRunner
 
 from aga_model.cli.main import app
-from aga_model.retrieval import Gallery
-from aga_model.retrieval.store import Filter, GalleryError, GalleryRow, GallerySettings, Manifest
+from aga_model.gallery import Filter, Gallery, GalleryError, GalleryRow, GallerySettings
+from aga_model.gallery.store import Manifest
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -69,7 +69,7 @@ def milvus_server(milvus_process):
 @pytest.fixture(scope="module")
 def milvus_collection(milvus_server):
     """One collection for most tests, since making one takes seconds."""
-    from aga_model.retrieval.milvus_store import MilvusStore
+    from aga_model.gallery.milvus.store import MilvusStore
 
     location = f"{milvus_server}/people"
     return location, MilvusStore.create(location, Manifest(NAME, MODEL, DIM))
@@ -79,7 +79,7 @@ def milvus_collection(milvus_server):
 def place(request, tmp_path):
     """Location of an empty gallery, and its store."""
     if request.param == "lance":
-        from aga_model.retrieval.lance_store import LanceStore
+        from aga_model.gallery.lance.store import LanceStore
 
         location = str(tmp_path / "gallery")
         return location, LanceStore.create(location, Manifest(NAME, MODEL, DIM))
@@ -99,11 +99,11 @@ def own_store(request, tmp_path):
     """A store that no other test uses."""
     manifest = Manifest(NAME, MODEL, DIM)
     if request.param == "lance":
-        from aga_model.retrieval.lance_store import LanceStore
+        from aga_model.gallery.lance.store import LanceStore
 
         return LanceStore.create(tmp_path / "gallery", manifest)
     server = request.getfixturevalue("milvus_server")
-    from aga_model.retrieval.milvus_store import MilvusStore
+    from aga_model.gallery.milvus.store import MilvusStore
 
     return MilvusStore.create(f"{server}/own", manifest)
 
@@ -421,7 +421,7 @@ class TwoGroups:
 def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apart):
     from functools import partial
 
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
     from aga_model.retrieval import store as gallery_store
 
     monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 100)
@@ -439,7 +439,7 @@ def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apar
 
 
 def test_a_filter_finds_rows_far_from_the_query_on_a_server(milvus_server, monkeypatch):
-    from aga_model.retrieval import milvus_store
+    from aga_model.gallery.milvus import store as milvus_store
     from aga_model.retrieval import store as gallery_store
 
     monkeypatch.setattr(gallery_store, "_RECALL_QUERIES", 16)  # of each kind
@@ -512,7 +512,7 @@ def test_any_sequence_equals_a_dict(backend, request, lance_places):
     @given(OPERATIONS)
     def check(operations):
         if backend == "lance":
-            from aga_model.retrieval.lance_store import LanceStore
+            from aga_model.gallery.lance.store import LanceStore
 
             store = LanceStore.create(lance_places / str(next(numbers)), Manifest(NAME, MODEL, DIM))
         else:
@@ -691,7 +691,7 @@ def reversed_pair(numbers):
 
 @pytest.fixture
 def folder(tmp_path):
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     folder = tmp_path / "gallery"
     LanceStore.create(folder, Manifest(NAME, MODEL, DIM)).add(unit(50), photographs(50))
@@ -700,19 +700,19 @@ def folder(tmp_path):
 
 def search_by(way, monkeypatch):
     """`held`: from memory, and `indexed`: by the index, as if there were more rows than there are."""
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     if way != "few":
         monkeypatch.setattr(LanceStore, "exact_rows", 10)
     if way == "indexed":
-        from aga_model.retrieval import lance_search
+        from aga_model.gallery.lance import nearest as lance_search
 
         monkeypatch.setattr(LanceStore, "held_bytes", 0)
         monkeypatch.setattr(lance_search, "_SURE", 1)
 
 
 def reopened(folder):
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     return LanceStore.open(folder)
 
@@ -723,7 +723,7 @@ def files_with(folder, content):
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_deletion_leaves_nothing_in_the_folder(folder, indexed, monkeypatch):
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     store = reopened(folder)
     # As text that Lance does not compress, and in a version that was replaced.
@@ -765,7 +765,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_deletion(folder):
 @pytest.mark.parametrize("reading", ["few", "many", "rows"])
 def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, reading):
     """A search that takes the rows into memory, one of more than that, and all rows."""
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
 
     store, other, real, calls = reopened(folder), reopened(folder), lance_store._batches, []
     read = {"few": lance_store._COLUMNS, "many": ["id", "embedding"], "rows": lance_store._COLUMNS[2:]}[reading]
@@ -788,7 +788,7 @@ def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, rea
 
 
 def test_a_search_by_the_index_whose_files_are_tidied_away_searches_again(folder, monkeypatch):
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
 
     search_by("indexed", monkeypatch)
     store, other = reopened(folder), reopened(folder)
@@ -808,7 +808,7 @@ def test_a_search_by_the_index_whose_files_are_tidied_away_searches_again(folder
 
 
 def test_a_gallery_that_does_not_fit_is_not_held(folder, monkeypatch):
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
 
     search_by("held", monkeypatch)
     needed = 50 * (4 * DIM + lance_store._HELD_ROW_BYTES)
@@ -822,7 +822,7 @@ def test_a_gallery_that_does_not_fit_is_not_held(folder, monkeypatch):
 def test_searches_at_the_same_time_read_a_gallery_once(folder, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from aga_model.retrieval.lance_store import _HeldVectors
+    from aga_model.gallery.lance.store import _HeldVectors
 
     search_by("held", monkeypatch)
     store, real, calls = reopened(folder), _HeldVectors.of, []
@@ -833,7 +833,7 @@ def test_searches_at_the_same_time_read_a_gallery_once(folder, monkeypatch):
 
 
 def test_many_small_additions_are_merged(folder, monkeypatch):
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
 
     monkeypatch.setattr(lance_store, "_MOST_FRAGMENTS", 4)
     monkeypatch.setattr(lance_store, "_KEPT_VERSIONS", lance_store.timedelta(milliseconds=1))
@@ -845,7 +845,7 @@ def test_many_small_additions_are_merged(folder, monkeypatch):
 
 
 def test_dimensions_that_the_quantiser_does_not_take(tmp_path, monkeypatch):
-    from aga_model.retrieval.lance_store import LanceStore
+    from aga_model.gallery.lance.store import LanceStore
 
     monkeypatch.setattr(LanceStore, "exact_rows", 300)
     store = LanceStore.create(tmp_path / "gallery", Manifest(NAME, MODEL, 12))
@@ -855,7 +855,7 @@ def test_dimensions_that_the_quantiser_does_not_take(tmp_path, monkeypatch):
 
 
 def test_overwriting_leaves_the_old_gallery_until_the_new_one_is_there(folder, monkeypatch):
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -875,7 +875,7 @@ def test_overwriting_leaves_the_old_gallery_until_the_new_one_is_there(folder, m
 
 
 def test_a_busy_gallery_says_so(folder, monkeypatch):
-    from aga_model.retrieval import lance_store
+    from aga_model.gallery.lance import store as lance_store
 
     monkeypatch.setattr(lance_store, "_LOCK_SECONDS", 0)
     with FileLock(folder / ".lock"), pytest.raises(GalleryError, match="written by another process"):
@@ -891,7 +891,7 @@ def test_a_busy_gallery_says_so(folder, monkeypatch):
 )
 def test_bad_addresses_are_named(location):
     pytest.importorskip("pymilvus", reason="the extra `milvus` is not installed")
-    from aga_model.retrieval.milvus_store import MilvusStore
+    from aga_model.gallery.milvus.store import MilvusStore
 
     with pytest.raises(GalleryError, match="host:port/collection"):
         MilvusStore.open(location)
@@ -905,7 +905,7 @@ def test_the_server_of_these_tests_has_nothing_but_a_loopback(milvus_process):
 
 
 def test_no_server_and_no_collection(milvus_server):
-    from aga_model.retrieval.milvus_store import MilvusStore, _connect, _Place
+    from aga_model.gallery.milvus.store import MilvusStore, _connect, _Place
 
     with pytest.raises(GalleryError, match=r"milvus://127.0.0.1:1/people: ") as caught:
         MilvusStore.open("milvus://somebody:secret@127.0.0.1:1/people")
@@ -928,7 +928,7 @@ def collection_schema(client, description):
 
 
 def test_a_collection_is_overwritten(milvus_server):
-    from aga_model.retrieval.milvus_store import MilvusStore, _connect, _Place
+    from aga_model.gallery.milvus.store import MilvusStore, _connect, _Place
 
     location = f"{milvus_server}/twice"
     client = _connect(_Place.parse(location))

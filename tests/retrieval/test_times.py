@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from aga_model.retrieval.times import read_time
+from aga_model.gallery import read_time
 
 
 def test_a_date_is_its_beginning_or_its_end_and_a_moment_is_itself():

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from aga_model.retrieval import tracking
-from aga_model.retrieval.tracking import PersonTracker, TrackedBox, largest_first, unfinished
-from aga_model.retrieval.video import VideoFrame
+from aga_model.files import VideoFrame
+from aga_model.ingest import PersonTracker, TrackedBox, tracking, unfinished
+from aga_model.ingest.tracking import largest_first
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 60)
 STEP = 0.5  # seconds between frames

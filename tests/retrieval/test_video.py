@@ -18,8 +18,7 @@ from videos import (
     set_rotation,
 )
 
-from aga_model.retrieval import video
-from aga_model.retrieval.video import (
+from aga_model.files import (
     UnreadableVideoError,
     VideoDamagedWarning,
     expected_frames,
@@ -27,6 +26,7 @@ from aga_model.retrieval.video import (
     is_video,
     read_frame,
     sample_frames,
+    video,
 )
 
 # MPEG-1 and MPEG-2 are written with B frames.

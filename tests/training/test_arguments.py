@@ -2,7 +2,7 @@
 
 import pytest
 
-from aga_model.data.augmentation import Augmentation
+from aga_model.data import Augmentation
 from aga_model.training.arguments import AgaTrainingArguments, DataArguments, parse_run_arguments
 
 

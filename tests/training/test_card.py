@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from aga_model.training.card import label_noise, write_model_card
+from aga_model.training.release.card import label_noise, write_model_card
 
 TOWER = {"hidden_size": 16, "num_hidden_layers": 3}
 METRICS = {"rank1": 41.0, "rank5": 62.0, "rank10": 73.0, "mAP": 34.0, "mINP": 25.0, "chance_rank1": 2.0}

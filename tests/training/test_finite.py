@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from aga_model.data.pairs import PairCollator
+from aga_model.data import PairCollator
 from aga_model.training import run as training_run
 from aga_model.training.errors import another_try
 from aga_model.training.finite import EMBEDDINGS, GRADIENT, LOSS, NONFINITE_FILE, WEIGHTS, Finding, FiniteGuard

@@ -4,9 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from aga_model.training import hub
-from aga_model.training.hub import Repository, find_token, open_repository, push_release
-from aga_model.training.release import Release, ReleaseError
+from aga_model.training import Release, ReleaseError, Repository, find_token, open_repository, push_release
+from aga_model.training.release import hub
 
 CARD = 'AutoModel.from_pretrained("runs/here")'
 

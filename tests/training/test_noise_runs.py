@@ -9,12 +9,11 @@ import yaml
 from test_run import RUN
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
-from aga_model.data.benchmarks import load_benchmark
-from aga_model.data.noise import NoiseRecord
+from aga_model.data import NoiseRecord, load_benchmark
 from aga_model.data.rendered import render_dataset
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
-from aga_model.training.card import label_noise
+from aga_model.training.release.card import label_noise
 from aga_model.training.run import main, prepare
 
 BASE = Path(__file__).parents[2] / "checkpoints" / "aga-small-rendered"

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaProcessor
 from aga_model.cli.main import app
-from aga_model.data.cards import find_card, says_rendered
+from aga_model.data import find_card, says_rendered
 from aga_model.data.rendered import render_dataset
-from aga_model.retrieval import PersonEncoder
-from aga_model.training.card import write_model_card
-from aga_model.training.release import read_release
+from aga_model.search import PersonEncoder
+from aga_model.training import read_release
+from aga_model.training.release.card import write_model_card
 from aga_model.training.run import main
 
 pytestmark = pytest.mark.timeout(180)  # a server, which may serve for ever

@@ -6,15 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aga_model.training.release import (
-    Release,
-    ReleaseError,
+from aga_model.training import Release, ReleaseError, read_release
+from aga_model.training.release.contents import (
     _code_files,
     _require_loadable,
     _require_nothing_private,
     _require_own_files,
     _weight_files,
-    read_release,
 )
 
 TOKEN = "hf_" + "aB3" * 11 + "x"  # 34 characters behind the underscore, as the Hub gives them

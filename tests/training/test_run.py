@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
 from aga_model import AgaConfig, modeling_aga
-from aga_model.data.formats import FORMATS
+from aga_model.data import FORMATS
 from aga_model.serving import SERVING_FILES
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model.data import train_tokenizer
 from aga_model.data.benchmarks import FEATURES
-from aga_model.data.tokenizer import train_tokenizer
-from aga_model.evaluation.retrieval import RetrievalEvaluator
+from aga_model.evaluation import RetrievalEvaluator
+from aga_model.training import ReleaseError
 from aga_model.training import run as training_run
 from aga_model.training.arguments import AgaTrainingArguments, DataArguments, ModelArguments
 from aga_model.training.errors import TrainingStopped
-from aga_model.training.release import ReleaseError
 from aga_model.training.run import PreparedRun
 from aga_model.training.run_folder import LOCK_FILE
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
+from aga_model.training import ReleaseError
 from aga_model.training import trainer as trainer_module
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.errors import TrainingStopped
 from aga_model.training.finite import FiniteGuard
 from aga_model.training.momentum import MomentumTeacher
-from aga_model.training.release import ReleaseError
 from aga_model.training.trainer import AgaTrainer, EpochCallback, TimingCallback, _load_weights
 
 CAPTIONS = ["a man in a blue jacket", "a woman with a red handbag", "a girl in a yellow dress", "he wears a hoodie"]

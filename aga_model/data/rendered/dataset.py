@@ -18,7 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...version import __version__
+from aga_model.version import __version__
+
 from .attributes import PersonAttributes, sample_lookalike
 from .captions import Caption
 from .drawing import MIN_SIDE

@@ -8,15 +8,16 @@ from functools import cache
 
 from PIL import Image
 
-from . import attributes, street_words
+from . import attributes
 from .attributes import PersonAttributes, sample_person
 from .captions import Caption, compose_caption
 from .drawing import render_person
 from .scene import CAMERAS, Camera
-from .street_captions import compose_street_caption
-from .street_drawing import render_street_person
-from .street_people import sample_street_person
-from .street_scene import STREET_CAMERAS
+from .street import words as street_words
+from .street.captions import compose_street_caption
+from .street.drawing import render_street_person
+from .street.people import sample_street_person
+from .street.scene import STREET_CAMERAS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+from .configuration_aga import (
+    AgaBertFusionConfig,
+    AgaBertTextConfig,
+    AgaConfig,
+    AgaFusionConfig,
+    AgaObjectiveConfig,
+    AgaTextConfig,
+    AgaVisionConfig,
+    AgaViTConfig,
+)
+from .modeling_aga import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
+from .processing_aga import AgaProcessor
+from .version import __version__
+
+__all__ = [
+    "AgaBertFusionConfig",
+    "AgaBertTextConfig",
+    "AgaConfig",
+    "AgaForImageTextRetrieval",
+    "AgaForPreTraining",
+    "AgaFusionConfig",
+    "AgaModel",
+    "AgaObjectiveConfig",
+    "AgaProcessor",
+    "AgaTextConfig",
+    "AgaViTConfig",
+    "AgaVisionConfig",
+    "__version__",
+]

@@ -1,0 +1,19 @@
+from .albef import load_albef
+from .bert import load_bert
+from .clip import load_clip
+from .encoders import load_rde, load_tbps_clip
+from .irra import load_irra
+from .onnx_export import TOLERANCE, export_onnx
+from .state import ConversionError
+
+__all__ = [
+    "TOLERANCE",
+    "ConversionError",
+    "export_onnx",
+    "load_albef",
+    "load_bert",
+    "load_clip",
+    "load_irra",
+    "load_rde",
+    "load_tbps_clip",
+]

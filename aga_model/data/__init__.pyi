@@ -1,0 +1,47 @@
+from .annotations import detect_dataset
+from .augmentation import Augmentation
+from .benchmarks import has_validation_split, hold_out_identities, is_rendered, load_benchmark, split_records
+from .cards import RENDERED_TAG, find_card, says_rendered
+from .checking.check import check_dataset, find_unreadable
+from .checking.problems import Problem
+from .formats import FORMATS, OWN, SplitSize
+from .images import read_crop, to_pixel_values
+from .mentions import find_mentions, phrases_of
+from .noise import CaptionError, NoiseRecord, add_noise, check_noise
+from .pairs import PairCollator, PairDataset
+from .rendered import attribute_words
+from .rendered.dataset import render_dataset
+from .tokenizer import text_settings, train_tokenizer
+
+__all__ = [
+    "FORMATS",
+    "OWN",
+    "RENDERED_TAG",
+    "Augmentation",
+    "CaptionError",
+    "NoiseRecord",
+    "PairCollator",
+    "PairDataset",
+    "Problem",
+    "SplitSize",
+    "add_noise",
+    "attribute_words",
+    "check_dataset",
+    "check_noise",
+    "detect_dataset",
+    "find_card",
+    "find_mentions",
+    "find_unreadable",
+    "has_validation_split",
+    "hold_out_identities",
+    "is_rendered",
+    "load_benchmark",
+    "phrases_of",
+    "read_crop",
+    "render_dataset",
+    "says_rendered",
+    "split_records",
+    "text_settings",
+    "to_pixel_values",
+    "train_tokenizer",
+]

@@ -1,0 +1,116 @@
+"""
+Old import paths. Each keeps working for one version, with a DeprecationWarning that names the new path; docs/migration.md
+lists them.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_PACKAGE = __name__.rpartition(".")[0]
+# Old module -> the modules that hold its names now. One without any was a package of modules.
+MOVED: dict[str, tuple[str, ...]] = {
+    "data.check": ("data.checking.check",),
+    "data.examination": ("data.checking.examination",),
+    "data.files": ("files.whole_files",),
+    "data.image_files": ("files.image_files",),
+    "data.problems": ("data.checking.problems",),
+    "data.rendered.street_captions": ("data.rendered.street.captions",),
+    "data.rendered.street_drawing": ("data.rendered.street.drawing",),
+    "data.rendered.street_people": ("data.rendered.street.people",),
+    "data.rendered.street_scene": ("data.rendered.street.scene",),
+    "data.rendered.street_words": ("data.rendered.street.words",),
+    "evaluation.attention_picture": ("evaluation.diagnostics.attention_picture",),
+    "evaluation.language_diagnostics": ("evaluation.diagnostics.language",),
+    "evaluation.probing": ("evaluation.diagnostics.probing",),
+    "retrieval": ("gallery", "ingest", "search", "files", "loading"),
+    "retrieval.audit": ("gallery.audit",),
+    "retrieval.crops": ("gallery.crops",),
+    "retrieval.demo": (),
+    "retrieval.demo.connections": ("service.connections",),
+    "retrieval.demo.guard": ("service.guard",),
+    "retrieval.demo.logs": ("service.logs",),
+    "retrieval.demo.markup": ("service.demo.markup",),
+    "retrieval.demo.page": ("service.demo.page",),
+    "retrieval.demo.page_rules": ("service.demo.page_rules",),
+    "retrieval.demo.server": ("service.demo.server",),
+    "retrieval.demo.service": ("service.demo.searching",),
+    "retrieval.demo.turns": ("service.demo.turns",),
+    "retrieval.detection": ("ingest.detection",),
+    "retrieval.encoder": ("search.encoder", "loading"),
+    "retrieval.explanation": ("search.explanation",),
+    "retrieval.explanation_picture": ("search.explanation_picture",),
+    "retrieval.faces": ("files.faces",),
+    "retrieval.facts": ("ingest.facts",),
+    "retrieval.gallery": ("gallery.gallery",),
+    "retrieval.hit_images": ("gallery.hit_images",),
+    "retrieval.indexing": ("ingest.indexing",),
+    "retrieval.ingestion": ("ingest.people", "gallery.hit_images", "files.video"),
+    "retrieval.lance_search": ("gallery.lance.nearest",),
+    "retrieval.lance_store": ("gallery.lance.store",),
+    "retrieval.locations": ("gallery.locations",),
+    "retrieval.milvus_store": ("gallery.milvus.store",),
+    "retrieval.picture": ("search.picture",),
+    "retrieval.recording": ("gallery.recording",),
+    "retrieval.reranking": ("search.reranking",),
+    "retrieval.results": ("search.results",),
+    "retrieval.scenes": ("ingest.scenes",),
+    "retrieval.searching": ("search.answering",),
+    "retrieval.shards": ("ingest.shards",),
+    "retrieval.store": ("gallery.rows", "gallery.store", "gallery.exact"),
+    "retrieval.times": ("gallery.times",),
+    "retrieval.tracking": ("ingest.tracking",),
+    "retrieval.video": ("files.video",),
+    "training.card": ("training.release.card",),
+    "training.hub": ("training.release.hub",),
+}
+
+
+class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules that there are no longer; stands behind the finders of real modules."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != _PACKAGE or name not in MOVED:
+            return None
+        holds_modules = any(other.startswith(f"{name}.") for other in MOVED)
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=holds_modules)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return _OldModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing to execute."""
+
+
+class _OldModule(ModuleType):
+    """A module whose names are looked up where they are now."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            for new in MOVED[self.__name__.partition(".")[2]]:
+                module = importlib.import_module(f"{_PACKAGE}.{new}")
+                if hasattr(module, name):
+                    warnings.warn(
+                        f"{self.__name__} has moved: import {name} from {module.__name__}; the old path will be gone "
+                        "in the next version",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    return getattr(module, name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
+
+
+def keep_old_paths() -> None:
+    """Let imports find the old paths."""
+    sys.meta_path.append(_OldPaths())
+
+
+__all__ = ["MOVED", "keep_old_paths"]

@@ -1,0 +1,5 @@
+"""From a question to an answer: encoding, ranking, re-ranking, explanation, pictures and pages."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,136 @@
+"""Answer a query with a gallery: encode it, rank, re-rank, keep one image of each person or track."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from aga_model.gallery import Filter, Gallery, Hit
+
+from .encoder import PersonEncoder
+from .reranking import Reranker, rerank_hits
+from .results import Answer, collapse
+
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """
+    How the results of a query are made.
+
+    Args:
+        top_k (`int`): number of results.
+        rerank (`int`, *optional*): how many of the first images by similarity are re-ranked, see [`Reranker`].
+        where (`Filter`): among which images.
+        one_per (`str`, *optional*): list only the best image of each, see [`collapse`].
+    """
+
+    top_k: int
+    rerank: int | None = None
+    where: Filter = field(default_factory=Filter)
+    one_per: str | None = None
+
+
+def answer_sentence(
+    gallery: Gallery, encoder: PersonEncoder, sentence: str, ranking: Ranking, reranker: Reranker | None = None
+) -> Answer:
+    """
+    The images of a gallery that a sentence describes.
+
+    Args:
+        reranker: of the encoder's model; needed where `ranking` says how many images to re-rank.
+
+    Returns:
+        The answer, whose notes say what the reader should know: a sentence that was cut, fewer images than asked for,
+        images that could not be re-ranked.
+
+    Raises:
+        GalleryError: the gallery cannot be read.
+        ValueError: the sentence is empty, holds no word or is not valid Unicode; or `ranking` has a value that is
+            wrong, or asks for re-ranking without a re-ranker.
+    """
+    if ranking.rerank is not None and reranker is None:
+        raise ValueError("re-ranking needs a re-ranker: Reranker.from_encoder(encoder)")
+    embedding, found = encoder.encode_texts_with_notes([sentence])
+    return _answer(gallery, reranker, embedding, sentence, ranking, [str(note) for note in found])
+
+
+def answer_image(gallery: Gallery, encoder: PersonEncoder, image: Image.Image, name: str, ranking: Ranking) -> Answer:
+    """
+    The images of a gallery that are like an image.
+
+    Args:
+        image: RGB, of one person.
+        name: what the answer calls it.
+
+    Raises:
+        GalleryError: the gallery cannot be read.
+        ValueError: `ranking` has a value that is wrong, or asks for re-ranking, which reads a sentence.
+    """
+    if ranking.rerank is not None:
+        raise ValueError("re-ranking reads a sentence, not an image")
+    return _answer(gallery, None, encoder.encode_images([image]), name, ranking, [])
+
+
+def _answer(
+    gallery: Gallery,
+    reranker: Reranker | None,
+    embedding: np.ndarray,
+    query: str,
+    ranking: Ranking,
+    notes: list[str],
+) -> Answer:
+    hits = _first(gallery, embedding, ranking)
+    held = "the gallery holds" if ranking.where.is_empty else "the filter leaves"
+    if reranker is not None and ranking.rerank is not None:
+        if len(hits) < ranking.rerank:
+            rows = _counted(gallery, ranking, hits, "re-ranked")
+            notes.append(f"re-ranking of {ranking.rerank}, but {held} {rows}")
+        hits = _rerank(reranker, query, hits, ranking.rerank, notes)
+    if ranking.one_per is not None:
+        shown = collapse(hits, ranking.one_per)
+        if len(shown) < ranking.top_k:
+            held = f"{held}, one of each {ranking.one_per},"
+            notes.append(f"{ranking.top_k} results wanted, but {held} {len(shown)} images: all of them are listed")
+        hits = shown
+    elif len(hits) < ranking.top_k:
+        rows = _counted(gallery, ranking, hits, "listed")
+        notes.append(f"{ranking.top_k} results wanted, but {held} {rows}")
+    return Answer(query, hits[: ranking.top_k], notes)
+
+
+def _counted(gallery: Gallery, ranking: Ranking, hits: list[Hit], done: str) -> str:
+    """How many images there are, which another process may change meanwhile, and how many of them were found."""
+    rows = max(gallery.count(ranking.where), len(hits))
+    return f"{rows} images: {'all' if len(hits) == rows else len(hits)} of them are {done}"
+
+
+def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hit]:
+    """As many images by similarity as the ranking needs: with `one_per` until there are enough different ones."""
+    wanted = max(ranking.top_k, ranking.rerank or 0)
+    while True:
+        hits = gallery.search(embedding, wanted, ranking.where)[0]
+        if len(hits) < wanted:
+            # Few hits are no proof of few images: these are counted.
+            rows = gallery.count(ranking.where)
+            if wanted >= rows:
+                return hits
+            wanted = rows
+        elif ranking.one_per is None or len(collapse(hits, ranking.one_per)) >= ranking.top_k:
+            return hits
+        else:
+            wanted *= 4
+
+
+def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
+    """The first `number` hits in the re-ranked order, the rest as it was behind them."""
+    first, skipped = rerank_hits(reranker, query, hits[:number])
+    for item in skipped[:_LISTED]:  # without folders: the demo shows notes to people who need not know them
+        notes.append(f"behind the re-ranked images, since it cannot be read: {item.path.name}: {item.reason}")
+    if len(skipped) > _LISTED:
+        notes.append(f"and {len(skipped) - _LISTED} more images that cannot be read")
+    return first + hits[number:]
+
+
+__all__ = ["Ranking", "answer_image", "answer_sentence"]

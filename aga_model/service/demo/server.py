@@ -1,0 +1,105 @@
+"""The web server of the demo: the page behind its guard."""
+
+import math
+import socket
+
+import fastapi
+import gradio as gr
+import gradio.queueing
+import gradio.routes
+import gradio.state_holder
+import uvicorn
+
+from ..connections import limited_server
+from ..guard import Guard
+from ..logs import QuietTraceback
+from .page import CSS, QUEUE_SIZE, build_page, knows_session, page_functions, waiting_functions
+from .page_rules import JOIN, PageRules
+from .searching import DemoSearch
+from .turns import Pace, Turns
+
+_REST_OF_A_REQUEST = 64 * 1024  # bytes beside an uploaded image
+_SYSTEM_FONTS = ("system-ui", "sans-serif")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    A listening socket.
+
+    Args:
+        host: name or address.
+        port: 0 for any free one.
+
+    Raises:
+        OSError: the port is in use or not allowed, or the host is no address of this machine; says what to do.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"the demo cannot listen on {host} port {port} ({reason}): give another --port (0 takes a free one), or "
+            "an address of this machine as --host"
+        ) from error
+
+
+def address(listening: socket.socket, host: str, token: str | None = None) -> str:
+    """The URL of the page, on this machine where it listens on all addresses."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    name = f"[{host}]" if ":" in host else host
+    query = "" if token is None else f"?token={token}"
+    return f"http://{name}:{listening.getsockname()[1]}/{query}"
+
+
+def make_server(search: DemoSearch, token: str | None, notices: tuple[str, ...] = ()) -> uvicorn.Server:
+    """
+    A server for `run(sockets=[...])`, which returns when it is interrupted or `should_exit` is set.
+
+    Args:
+        search: of the gallery.
+        token: see [`Guard`].
+        notices: see [`build_page`].
+    """
+    _keep_inputs_out_of_gradio()
+    pace = Pace()
+    page = build_page(search, notices, pace)
+    # Gradio trusts a mounted page's requests with any path; the guard lets none through, and this is the second lock.
+    page.has_launched = True
+    app = gr.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        "/",
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=search.max_upload_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(font=_SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")),
+        css=CSS,
+    )
+    turns = Turns(app, JOIN, lambda: waiting_functions(page), pace, QUEUE_SIZE)
+    rules = PageRules(page_functions(page), lambda session: knows_session(page, session))
+    max_body = math.ceil(search.max_upload_bytes * 4 / 3) + _REST_OF_A_REQUEST  # base64
+    return limited_server(Guard(turns, token, max_body, rules))
+
+
+def _keep_inputs_out_of_gradio() -> None:
+    """
+    Gradio prints exceptions with their messages, and keeps what each session has sent and was shown for links to a
+    state of the page, which this page does not have.
+    """
+    for module in (gradio.queueing, gradio.routes):
+        module.traceback = QuietTraceback()  # type: ignore[attr-defined]
+    gradio.state_holder.SessionState._update_value_in_config = _keep_nothing  # type: ignore
+
+
+def _keep_nothing(*_: object) -> None:
+    pass
+
+
+__all__ = ["address", "listen", "make_server"]

@@ -1,0 +1,5 @@
+"""What is published of a run: its files, their card, and the way to the Hub."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
