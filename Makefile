@@ -7,11 +7,12 @@ DATA := data/rendered
 
 WHEEL := build/wheel
 
-.PHONY: help install quickstart test test-transformers test-wheel mutants lint clean base-model quality
+.PHONY: help install quickstart test test-all test-transformers test-wheel mutants lint clean base-model quality
 
 help:
 	@echo "make quickstart  render data, train, evaluate, search; writes $(RUN)/report.html (CPU, minutes)"
 	@echo "make test        run the tests"
+	@echo "make test-all    run the long tests, too: benches in small, wheels"
 	@echo "make test-wheel  build the wheel, install it into an empty environment, and use it (downloads its dependencies)"
 	@echo "make test-transformers  run transformers' own common tests on these models (fetches them the first time)"
 	@echo "make mutants     put small faults into the code, one at a time, and see whether the tests notice (CPU, an hour or more)"
@@ -37,6 +38,9 @@ quickstart: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m nightly
 
 # First without extras, then with `search`; in a folder of its own, where the checkout cannot be imported.
 test-wheel: install

@@ -22,6 +22,7 @@ Tests run in processes forked from one that has imported the libraries, as many 
 import argparse
 import ast
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -81,7 +82,7 @@ class Mutant:
             raise ValueError(f"mutant {self.name}: its old text occurs {found} times in {self.file}, not once")
         changed = source.replace(self.old, self.new)
         try:
-            same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source))
+            same = ast.dump(ast.parse(changed)) == _tree(source)
         except SyntaxError as error:
             raise ValueError(f"mutant {self.name}: {self.file} would be no Python: {error}") from error
         if same:
@@ -96,6 +97,11 @@ class Mutant:
         tail = _same_from_start(old[same:][::-1], new[same:][::-1])
         start, end = first + same, first + len(old) - tail
         return range(start, end) if start < end else range(max(start - 1, 1), max(start, 2))
+
+
+@functools.lru_cache(maxsize=1)
+def _tree(source: str) -> str:
+    return ast.dump(ast.parse(source))
 
 
 def _same_from_start(first: Sequence[str], second: Sequence[str]) -> int:
@@ -238,7 +244,7 @@ def _become_pytest(tree: Path, tests: Sequence[str], failures: Path, every: bool
     sys.path[:] = paths + [path for path in sys.path if path != str(Path(__file__).parent)]
     for name in [name for name, module in sys.modules.items() if _is_ours(module)]:
         del sys.modules[name]
-    options = ["-n", "0", "-p", "no:cacheprovider", f"--rootdir={tree}", *([] if every else ["-x"])]
+    options = ["-n", "0", "-m", "", "-p", "no:cacheprovider", f"--rootdir={tree}", *([] if every else ["-x"])]
     files = list(dict.fromkeys(test.split("::")[0] for test in tests))
     code = pytest.main([*options, *files], plugins=[_FirstFailure(failures, every), _Chosen(tests)])
     sys.stdout.flush()

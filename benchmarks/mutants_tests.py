@@ -157,7 +157,7 @@ def measure(root: Path, folder: Path, copy_tree: Callable[[Path, Path], None]) -
         "MUTANTS_TIMES": str(folder / "tests.partial"),
     }
     environment.pop(_CONTEXT, None)  # of a test that runs this
-    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "mutants_tests"]
+    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", "", "-p", "mutants_tests"]
     done = subprocess.run([*command, f"--rootdir={tree}"], cwd=tree, env=environment)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"the suite could not be measured: pytest ended with {done.returncode}")

@@ -10,7 +10,7 @@ pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="the bench reads memory in /proc")
 def test_everybody_is_answered_or_refused(python, tmp_path):
     run = run_bench(python, "demo_load", "--smoke", "--out", tmp_path / "found.json")

@@ -211,7 +211,6 @@ AFTER = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", sorted(RUN), ids=_name)
 def test_a_page_runs_from_top_to_bottom(page, place):
     for name in PREPARED.get(_name(page), ()):

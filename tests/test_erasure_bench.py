@@ -10,7 +10,7 @@ pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 def test_a_kill_of_each_operation_leaves_no_trace_and_loses_nothing(python, tmp_path):
     run_bench(python, "erasure", "--kills", 1, "--out", tmp_path / "found.json")

@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)  # two exports and a rendering, however busy the machine is
 def test_all_ways_are_compared(tmp_path, monkeypatch, capsys):
     import export

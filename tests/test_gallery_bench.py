@@ -8,7 +8,7 @@ from command_line import run_bench
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_is_measured(python, tmp_path):
     run = run_bench(python, "gallery", "--smoke", "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())

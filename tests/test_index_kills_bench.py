@@ -11,7 +11,7 @@ pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 def test_three_kills_lose_nothing(python, tmp_path):
     sizes = ["--kills", 3, "--images", 100, "--frames", 10]

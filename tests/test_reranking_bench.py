@@ -7,7 +7,7 @@ import pytest
 from command_line import run_bench
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the bench reads Linux's peak memory")
 def test_all_ways_agree(python, tmp_path):
     run = run_bench(python, "reranking", "--smoke", "--out", tmp_path / "found.json")

@@ -120,7 +120,7 @@ def test_both_ways_of_data_give_the_same_pairs(tmp_path, workers):
         assert torch.equal(field["input_ids"][:, :width][inside], package["input_ids"][inside])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
     options = speed.parse(["--smoke", "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "found.json")])
     options.inspect = True
@@ -154,7 +154,7 @@ def test_every_way_is_measured_and_they_agree(tmp_path, capsys):
     assert "this package: AGM + TEM" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_measures_in_processes_of_their_own(python, tmp_path):
     path = tmp_path / "found.json"
     options = ["--smoke", "--out", path, "--device", "cpu", "--threads", 1, "--workers", 0]

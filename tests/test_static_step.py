@@ -50,7 +50,7 @@ def _batch(model, count: int, seed: int, packed: bool):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("packed", "objective"), [(True, {"loss_weights": LOSSES}), (False, {"loss_weights": LOSSES | {"itm": 1.0}})]
 )

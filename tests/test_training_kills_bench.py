@@ -11,7 +11,7 @@ from command_line import run_bench
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the bench forks its runs")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_runs_come_to_the_same_end(python, tmp_path):
     out = tmp_path / "found.json"
     run = run_bench(python, "training_kills", "--kills", 3, "--out", out, TMPDIR=str(tmp_path))

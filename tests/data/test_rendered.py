@@ -46,7 +46,6 @@ def test_the_number_of_processes_does_not_change_a_byte(rendered, tmp_path):
     assert hashes(tmp_path / "other") == hashes(rendered)
 
 
-@pytest.mark.slow
 def test_spawned_workers_write_the_same(python, rendered, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_module.multiprocessing.spawn, "_python_exe", python.encode())
     monkeypatch.setattr(dataset_module, "_context", lambda: dataset_module.multiprocessing.get_context("spawn"))

@@ -77,7 +77,6 @@ def test_captions_of_one_length_share_a_batch(make_model, processor, monkeypatch
     assert seen == [1.0] * 5
 
 
-@pytest.mark.slow
 def test_two_processes_measure_what_one_does(python, make_model, processor, tmp_path):
     """Really launched: embeddings in the order of the split, and the same metrics."""
     model = make_model()

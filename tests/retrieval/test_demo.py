@@ -526,7 +526,6 @@ def test_the_command_serves_until_it_is_interrupted(python, place, tmp_path):
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_in_a_browser(place):
     """Typing, a click on a result, its explanation; an image. Nothing comes from elsewhere, no name is code."""

@@ -281,7 +281,6 @@ def test_who_was_deleted_is_not_shown_on_a_click(changing):
     assert "<figure" in site.ask("explain", [None], {"index": 0}, session="before")[1]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_takes_the_results_away(changing):
     """In a browser: the cards of a search go, with the deleted person's picture, once one of them is clicked."""

@@ -145,7 +145,6 @@ def test_what_fails_in_all_is_said_once_and_leaves_nothing(run, people, model_fo
         assert len(errors) == 1 and message in errors[0] and ended[1][2] == "" and not out.exists()
 
 
-@pytest.mark.slow
 def test_accelerate_launches_it(python, people, model_folder, tmp_path):
     pytest.importorskip("accelerate", reason="the extra `train` is not installed")
     out = tmp_path / "gallery"

@@ -272,7 +272,6 @@ def test_the_collator_says_which_rows_a_batch_has(processor):
     assert PairCollator(processor)(samples)["rows"] == [7, 3]
 
 
-@pytest.mark.slow
 def test_all_processes_stop_together(python, tiny_run_file, tmp_path):
     """One of two processes reads an image without numbers; the report has the batches of both."""
     folder = tmp_path / "two"

@@ -363,7 +363,6 @@ sys.exit(status)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)  # a process that may wait for ever
 def test_a_compiled_run(python, run_file, tmp_path):
     """It trains as one that is not; in a process of its own: Accelerate takes the backend from the environment."""

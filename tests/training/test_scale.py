@@ -80,7 +80,6 @@ def _launch(python: str, config: Path, script: Path, run_file: Path, folder: Pat
     assert run.returncode == 0, run.stderr[-3000:]
 
 
-@pytest.mark.slow
 def test_fsdp_trains_the_same_model(python, data, tmp_path):
     """Two processes with half of the parameters each end with the weights of two with all of them, and save them."""
     run_file = tmp_path / "run.yaml"
