@@ -1,6 +1,6 @@
 """
-Old import paths. Each keeps working for one version, with a DeprecationWarning that names the new path; docs/migration.md
-lists them.
+Old import paths. Each keeps working for one version, with a DeprecationWarning that names the new path;
+docs/migration.md lists them.
 """
 
 import importlib

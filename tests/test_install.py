@@ -17,8 +17,8 @@ from install_size import BASE, RESULTS, closure, requirements
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from aga_model.cli.main import app
 from aga_model.cli import main as main_module
+from aga_model.cli.main import app
 from aga_model.cli.messages import EXTRAS
 from aga_model.version import __version__
 

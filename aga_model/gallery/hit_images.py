@@ -10,7 +10,6 @@ from aga_model.files import (
     read_frame,
     read_image,
 )
-from aga_model.ingest import CropBox
 
 from .gallery import Hit
 from .rows import GalleryRow
@@ -31,9 +30,6 @@ def read_row_image(row: GalleryRow) -> Image.Image:
                 raise
     if row.box is None:
         return read_image(row.source)
-    # Imported here: a gallery of image files needs no OpenCV.
-    from .hit_images import cut_again
-
     left, top, right, bottom = (int(side) for side in row.box)
     try:
         return cut_again(row.source, (left, top, right, bottom), row.frame, row.offset)
@@ -66,7 +62,7 @@ def shown_image(hit: Hit, image: Image.Image | None = None) -> Image.Image:
 
 
 def cut_again(
-    source: str | os.PathLike, box: CropBox, frame: int | None = None, offset: float | None = None
+    source: str | os.PathLike, box: tuple[int, int, int, int], frame: int | None = None, offset: float | None = None
 ) -> Image.Image:
     """
     The image of a crop that was not saved, pixel by pixel as it was; arguments as in [`PersonCrop`].

@@ -16,8 +16,8 @@ import torch
 
 from aga_model.files import Skipped, UnreadableImageError, decode_image, read_bytes
 from aga_model.gallery import Gallery, GalleryError, GalleryRow
-from aga_model.search import PersonEncoder
 
+from .encoding import ImageEncoder
 from .facts import FactsOf, ImageFacts, no_facts
 from .shards import Progress, Shards, no_progress, own_share
 
@@ -83,7 +83,7 @@ _Outcome = _Prepared | _Unchanged | _Copy | Skipped
 
 def index_images(
     paths: Sequence[str | os.PathLike],
-    encoder: PersonEncoder,
+    encoder: ImageEncoder,
     gallery: Gallery,
     batch_size: int = 32,
     progress: Callable[[int | None], AbstractContextManager[Progress | None]] = no_progress,
@@ -192,7 +192,7 @@ class _Known:
             return False
 
 
-def _prepare(path: str | os.PathLike, known: _Known, encoder: PersonEncoder, facts_of: FactsOf) -> _Outcome:
+def _prepare(path: str | os.PathLike, known: _Known, encoder: ImageEncoder, facts_of: FactsOf) -> _Outcome:
     source = os.path.abspath(path)
     try:
         data = read_bytes(source)

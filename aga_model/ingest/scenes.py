@@ -20,9 +20,9 @@ from aga_model.files import (
     is_video,
 )
 from aga_model.gallery import Filter, Gallery, GalleryRow
-from aga_model.search import PersonEncoder
 
 from .detection import Detection, PersonDetector
+from .encoding import ImageEncoder
 from .facts import FactsOf, ImageFacts, no_facts
 from .indexing import WRITE_EVERY, updated_facts
 from .people import MARGIN, MIN_HEIGHT, PersonCrop, crops_of_image, crops_of_video, save_crop
@@ -91,7 +91,7 @@ class _CountingDetector:
 def index_scenes(
     paths: Sequence[str | os.PathLike],
     detector: PersonDetector,
-    encoder: PersonEncoder,
+    encoder: ImageEncoder,
     gallery: Gallery,
     settings: SceneSettings | None = None,
     batch_size: int = 32,

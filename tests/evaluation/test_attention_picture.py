@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from aga_model.evaluation.diagnostics import attention_picture
 from aga_model.evaluation.diagnostics.attention_picture import (
     WIDTH,
     _caption_boxes,
@@ -22,7 +23,6 @@ from aga_model.evaluation.diagnostics.attention_picture import (
     _words,
     draw_word_attention,
 )
-from aga_model.evaluation.diagnostics import attention_picture
 
 FULL_SHADE = (245, 138, 44)
 

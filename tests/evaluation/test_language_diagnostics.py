@@ -11,6 +11,7 @@ from PIL import Image
 
 from aga_model.data import CaptionError, train_tokenizer
 from aga_model.data.noise import corrupt_attributes
+from aga_model.evaluation.diagnostics import language as language_diagnostics
 from aga_model.evaluation.diagnostics.language import (
     _Judged,
     _outcomes,
@@ -20,7 +21,6 @@ from aga_model.evaluation.diagnostics.language import (
     mlm_accuracy,
     wrong_rows,
 )
-from aga_model.evaluation.diagnostics import language as language_diagnostics
 
 CAPTIONS = [
     "A young man wearing a navy blue jacket, black trousers and white sneakers.",

@@ -17,8 +17,8 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
 
-from aga_model.cli.main import app
 from aga_model.cli import index as index_module
+from aga_model.cli.main import app
 from aga_model.files import read_image
 from aga_model.gallery import Gallery
 from aga_model.gallery.lance.store import LanceStore
