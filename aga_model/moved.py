@@ -15,6 +15,20 @@ from typing import Any
 _PACKAGE = __name__.rpartition(".")[0]
 # Old module -> the modules that hold its names now. One without any was a package of modules.
 MOVED: dict[str, tuple[str, ...]] = {
+    "cli.check_data": ("cli.datasets.check_data",),
+    "cli.render": ("cli.datasets.render",),
+    "cli.wrong_pairs": ("cli.datasets.wrong_pairs",),
+    "cli.demo": ("cli.galleries.demo",),
+    "cli.gallery": ("cli.galleries.gallery",),
+    "cli.index": ("cli.galleries.index",),
+    "cli.search": ("cli.galleries.search",),
+    "cli.convert": ("cli.models.convert",),
+    "cli.evaluate": ("cli.models.evaluate",),
+    "cli.export": ("cli.models.export",),
+    "cli.push": ("cli.models.push",),
+    "cli.report": ("cli.models.report",),
+    "cli.splits": ("cli.opening",),
+    "cli.trust": ("cli.options",),
     "data.check": ("data.checking.check",),
     "data.examination": ("data.checking.examination",),
     "data.files": ("files.whole_files",),

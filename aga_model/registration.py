@@ -2,8 +2,8 @@
 Makes transformers' Auto classes know the models of this package, whichever of the two is imported first.
 
 `import aga_model` brings neither torch nor transformers, so that what needs no model starts at once. The models are
-registered when an import has brought transformers' Auto classes: not in the middle of it, because transformers' modules
-import each other in circles, but when the outermost import of a module of transformers or of this package has ended.
+registered when an import has brought transformers' Auto classes: not in the middle of it, because the modules of
+transformers import each other in circles, but when the outermost import of one of them or of ours has ended.
 """
 
 import importlib.abc

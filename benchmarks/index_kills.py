@@ -34,7 +34,7 @@ from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
-from aga_model.cli import index as index_module
+from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
 from aga_model.files import write_json
 from aga_model.gallery import Gallery, GalleryRow

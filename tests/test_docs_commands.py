@@ -30,9 +30,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aga_model import AgaObjectiveConfig
-from aga_model.cli import index as index_module
+from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
-from aga_model.cli.report import NEXT_STEPS
+from aga_model.cli.models.report import NEXT_STEPS
 from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import rank_gallery
 from aga_model.gallery import Gallery

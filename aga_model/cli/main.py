@@ -1,23 +1,17 @@
 """The command `aga`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from .check_data import check_data
-from .convert import convert
-from .demo import demo
-from .evaluate import evaluate
-from .export import export
-from .gallery import gallery_app
-from .index import index
+from aga_model.version import __version__
+
+from .datasets.commands import check_data, render, wrong_pairs
+from .galleries.commands import demo, index, search
+from .galleries.gallery_commands import gallery_app
 from .messages import extra_of, fail
-from .push import push
-from .render import render
-from .report import report
-from .search import search
-from .wrong_pairs import wrong_pairs
+from .models.commands import convert, evaluate, export, push, report
 
 
 class _Commands(TyperGroup):
@@ -32,7 +26,24 @@ class _Commands(TyperGroup):
             fail(error)
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, help="Text-based person search with AGA.")
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aga {__version__}")
+        raise typer.Exit()
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True)
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Text-based person search with AGA."""
+
+
 for command in (render, check_data, wrong_pairs, evaluate, index, search, demo, report, convert, export, push):
     app.command()(command)
 app.add_typer(gallery_app, name="gallery")

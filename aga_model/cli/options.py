@@ -1,4 +1,4 @@
-"""Options of the commands that show or remove people."""
+"""Options that several commands have."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,4 +15,15 @@ PurposeOption = Annotated[
 HideFacesOption = Annotated[
     bool,
     typer.Option("--hide-faces", help="Blur faces in everything that is shown or saved, as far as they are found."),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the Python code that a model's folder or repository brings along: read it first. No model of this "
+        "package needs it.",
+    ),
+]
+GalleryLocation = Annotated[
+    str, typer.Argument(metavar="GALLERY", help="The gallery, a folder or milvus://host:port/collection.")
 ]

@@ -20,7 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-EVERY = 0.5  # seconds: a walking person crosses about its own width in it
+from aga_model.defaults import EVERY
+
 _FRAMES_AHEAD = 2  # decoded while the caller works on one; frames of 8K take 100 MB each
 _FAILURES_IN_A_ROW = 1000  # of the decoder: then it is the end of the file, and not a damaged place
 _MISSING_SECONDS = 1.0  # a video that ends so much before the time its header announces is called truncated

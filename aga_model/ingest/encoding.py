@@ -29,5 +29,5 @@ class ImageEncoder(Protocol):
     def encode_pixels(self, pixel_values: Any) -> np.ndarray:
         """Embed preprocessed images to float32 (n, dim) of unit length."""
 
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Embed RGB images to float32 (n, dim) of unit length."""
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int = ...) -> np.ndarray:
+        """Embed RGB images, so many at a time, to float32 (n, dim) of unit length."""

@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from PIL import ExifTags, Image
+
+from aga_model.defaults import TimeSource
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,6 @@ class ImageFacts:
     camera: str | None = None
     person_id: str | None = None
     time: float | None = None
-
-
-class TimeSource(StrEnum):
-    """Where the time of an image comes from: its EXIF tags, the file's last change, or nowhere."""
-
-    EXIF = "exif"
-    MTIME = "mtime"
-    NONE = "none"
 
 
 FactsOf = Callable[[str], ImageFacts]

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from aga_model.defaults import MARGIN, MIN_HEIGHT
 from aga_model.files import EVERY, MIN_SIDE, VideoFrame, hash_video, read_image_file, sample_frames
 from aga_model.gallery import crop_name, write_crop
 
 from .detection import Box, Detection, PersonDetector
 from .tracking import PersonTracker, TrackedBox, unfinished
 
-MARGIN = 0.05
-MIN_HEIGHT = 40
 CropBox = tuple[int, int, int, int]
 _FRAMES_PER_CALL = 8  # of the detector
 

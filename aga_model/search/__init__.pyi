@@ -3,14 +3,12 @@ from .encoder import PersonEncoder, QueryWarning, TextTruncatedWarning, UnknownW
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .picture import COLUMNS, save_picture, save_result_picture, stack_pictures
-from .reranking import MEMORY_MIB, SIMILARITY_WEIGHT, Reranker, rerank_hits
+from .reranking import Reranker, rerank_hits
 from .results import COLLAPSES, Answer, collapse, hit_values, with_faces_hidden, write_csv, write_page
 
 __all__ = [
     "COLLAPSES",
     "COLUMNS",
-    "MEMORY_MIB",
-    "SIMILARITY_WEIGHT",
     "Answer",
     "Explainer",
     "Explanation",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from aga_model.defaults import RERANK_MEMORY_MIB, SIMILARITY_WEIGHT
 from aga_model.files import Skipped, UnreadableImageError
 from aga_model.gallery import Hit, read_hit
 from aga_model.loading import ModelLoadError, read_model, require_weights
@@ -26,8 +27,6 @@ from aga_model.modeling_aga import AgaForImageTextRetrieval
 
 from .encoder import TOKENIZING, PersonEncoder
 
-MEMORY_MIB = 1024.0
-SIMILARITY_WEIGHT = 1.0
 _PAIRS_PER_IMAGE = 4  # an image has several times the states of a caption, so fewer of them make a batch
 # Keys and values of the patches in the fusion encoder of either family.
 _KEYS_AND_VALUES = (
@@ -71,7 +70,7 @@ class Reranker:
         self,
         model: AgaForImageTextRetrieval,
         processor: Any,
-        memory_mib: float = MEMORY_MIB,
+        memory_mib: float = RERANK_MEMORY_MIB,
         batch_size: int = 128,
         similarity_weight: float = SIMILARITY_WEIGHT,
     ):
@@ -89,7 +88,7 @@ class Reranker:
     def from_encoder(
         cls,
         encoder: PersonEncoder,
-        memory_mib: float = MEMORY_MIB,
+        memory_mib: float = RERANK_MEMORY_MIB,
         batch_size: int = 128,
         similarity_weight: float = SIMILARITY_WEIGHT,
     ) -> "Reranker":

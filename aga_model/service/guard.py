@@ -19,6 +19,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
+from aga_model.defaults import TOKEN_VARIABLE
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -27,7 +29,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LET_IN = "aga.let_in"  # ASGI extension of the server: a function that says whether a connection may stay
 MIN_TOKEN = 16  # characters
-TOKEN_VARIABLE = "AGA_DEMO_TOKEN"
 BODY_SECONDS = 60.0  # in which a request must have come
 _TOKEN = re.compile(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN},}}")  # needs no quoting in a URL or a cookie
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")

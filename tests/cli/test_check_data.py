@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from aga_model.cli.check_data import _figure, _table
+from aga_model.cli.datasets.check_data import _figure, _table
 from aga_model.cli.main import app
 from aga_model.data import SplitSize
 from aga_model.data.rendered import render_dataset

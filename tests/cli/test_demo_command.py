@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import command_line
 import pytest
 
-from aga_model.cli import demo as command
+from aga_model.cli.galleries import demo as command
 from aga_model.gallery import GallerySettings
 
 TOKEN = "a-token-of-the-tests_0123"

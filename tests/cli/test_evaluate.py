@@ -16,8 +16,8 @@ from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 from aga_model import AgaConfig, AgaForPreTraining
-from aga_model.cli import evaluate as command
 from aga_model.cli.main import app
+from aga_model.cli.models import evaluate as command
 from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import (
     Difference,

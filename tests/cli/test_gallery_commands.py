@@ -10,8 +10,8 @@ import command_line
 import numpy as np
 import pytest
 
-from aga_model.cli.gallery import _oldest, _shown_age
-from aga_model.cli.index import _find
+from aga_model.cli.galleries.gallery import _oldest, _shown_age
+from aga_model.cli.galleries.index import _find
 from aga_model.gallery import AuditError, AuditLog, Filter, Gallery, GalleryRow
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
@@ -193,7 +193,7 @@ def test_older_than_is_before(age, before):
 
 def test_compacting_tells_the_size_of_now_and_of_before(gallery, monkeypatch):
     size = [3 * 2**20]
-    monkeypatch.setattr("aga_model.cli.gallery._bytes_in", lambda folder: size[0])
+    monkeypatch.setattr("aga_model.cli.galleries.gallery._bytes_in", lambda folder: size[0])
     monkeypatch.setattr(Gallery, "compact", lambda self: size.__setitem__(0, 2**20))
     assert "size: 1.0 MiB, was 3.0" in aga("compact", gallery).stdout
 

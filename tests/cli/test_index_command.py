@@ -9,7 +9,7 @@ import command_line
 import pytest
 from PIL import Image
 
-from aga_model.cli import index as command
+from aga_model.cli.galleries import index as command
 from aga_model.files import Skipped
 from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, VectorIndex, VectorIndexReport
 from aga_model.ingest import ImageFacts, IndexReport, SceneReport

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("datasets", reason="the extra `train` is not installed")
 
-from aga_model.cli import splits
+from aga_model.cli import opening as splits
 from aga_model.data import benchmarks
 
 SPLITS = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e", "f"]}

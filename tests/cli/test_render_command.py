@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from aga_model.cli.datasets.render import _parse_range
 from aga_model.cli.main import app
-from aga_model.cli.render import _parse_range
 
 
 def render(*arguments, code=0):

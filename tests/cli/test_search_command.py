@@ -10,7 +10,7 @@ import command_line
 import pytest
 from PIL import Image
 
-from aga_model.cli import search as command
+from aga_model.cli.galleries import search as command
 from aga_model.gallery import Filter, GalleryError, GalleryRow, GallerySettings, Hit
 from aga_model.loading import ModelLoadError
 from aga_model.search import Answer, Ranking

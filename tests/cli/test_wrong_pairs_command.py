@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from aga_model.cli import wrong_pairs as command
+from aga_model.cli.datasets import wrong_pairs as command
 from aga_model.cli.main import app
 from aga_model.data.rendered import render_dataset
 from aga_model.evaluation import SplitEmbeddings, retrieval, wrong_pairs

@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from aga_model.cli import index as index_module
+from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
 from aga_model.gallery import Gallery
 from aga_model.ingest import Detection, indexing, scenes

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
 
-from aga_model.cli import index as index_module
+from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
 from aga_model.files import read_image
 from aga_model.gallery import Gallery

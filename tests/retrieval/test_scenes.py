@@ -13,7 +13,7 @@ from command_line import aga
 from PIL import Image
 from videos import numbered_video, write_video
 
-from aga_model.cli import index as index_module
+from aga_model.cli.galleries import index as index_module
 from aga_model.files import Skipped, read_frame
 from aga_model.gallery import Filter, Gallery, GalleryRow, Hit, read_hit
 from aga_model.ingest import Detection, ImageFacts, SceneSettings, index_scenes, scenes

@@ -3,12 +3,11 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from .messages import fail
-from .trust import TrustRemoteCode
+from ..messages import fail
 
 
 @dataclass(frozen=True)
@@ -45,40 +44,17 @@ _WHERE = {
 
 
 def convert(
-    source: Annotated[
-        str, typer.Argument(help="Checkpoint file; for clip also, for bert only a folder or Hub repository.")
-    ],
-    kind: Annotated[str, typer.Option("--format", help=f"What it is: {', '.join(FORMATS)}.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            "--tokenizer",
-            help="CLIP's vocabulary (a folder, Hub repository or bpe_simple_vocab_16e6.txt.gz), or BERT's for albef, "
-            "rasa and bert (a folder or Hub repository).",
-        ),
-    ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            "--image-size", help="Height x width in pixels.", show_default="384x128 for clip, 384x384 for bert"
-        ),
-    ] = None,
-    stride: Annotated[int | None, typer.Option("--stride", help="Of the patches in pixels (irra, rde).")] = None,
-    num_heads: Annotated[
-        int | None, typer.Option("--num-heads", help="Attention heads (albef, rasa).", show_default="64 wide")
-    ] = None,
-    text_layers: Annotated[
-        int | None,
-        typer.Option("--text-layers", help="Of BERT, for the text tower (bert).", show_default="half of them"),
-    ] = None,
-    trust_remote_code: TrustRemoteCode = False,
+    source: str,
+    kind: str,
+    out: Path,
+    tokenizer: str | None,
+    image_size: str | None,
+    stride: int | None,
+    num_heads: int | None,
+    text_layers: int | None,
+    trust_remote_code: bool,
 ) -> None:
-    """
-    Turn a checkpoint of CLIP, IRRA, RDE, TBPS-CLIP, ALBEF, RaSa or BERT into a folder for AutoModel and every command.
-
-    Every key of the checkpoint is used, or listed as ignored on purpose; anything else is an error.
-    """
+    """What the command does; `commands` declares it."""
     # Imported here, so that the other commands do not wait for it.
     from aga_model import conversion
     from aga_model.serving import write_serving_files

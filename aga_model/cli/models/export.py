@@ -1,28 +1,14 @@
 """`aga export`: a model as ONNX files."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from .messages import fail
-from .trust import TrustRemoteCode
+from ..messages import fail
 
 
-def export(
-    model: Annotated[str, typer.Argument(help="Folder of a saved model, or its name on the Hub.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also write both encoders with weights in int8, for CPUs.")
-    ] = False,
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """
-    Write both encoders of a model as ONNX files, checked against PyTorch.
-
-    vision.onnx and text.onnx take any number of images or sentences and give vectors of unit length. The processor's
-    files and export.json, which describes the inputs, are written beside them.
-    """
+def export(model: str, out: Path, int8: bool, trust_remote_code: bool) -> None:
+    """What the command does; `commands` declares it."""
     # Imported here, so that the other commands do not wait for it.
     from aga_model.modeling_aga import AgaModel
     from aga_model.search import PersonEncoder

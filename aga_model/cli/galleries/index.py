@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -15,10 +14,9 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from aga_model.data import detect_dataset
-from aga_model.files import EVERY, Skipped, UnreadableVideoError, find_images, is_video, write_json
+from aga_model.files import Skipped, UnreadableVideoError, find_images, is_video, write_json
 from aga_model.gallery import EXACT_ROWS, Filter, Gallery, GalleryError, Recorder, VectorIndexReport, read_time
 from aga_model.ingest import (
-    MIN_HEIGHT,
     FactsOf,
     ImageFacts,
     IndexReport,
@@ -35,9 +33,7 @@ from aga_model.ingest import (
 )
 from aga_model.search import PersonEncoder
 
-from .messages import RENDERED_NOTE, fail, note, shown
-from .options import PurposeOption
-from .trust import TrustRemoteCode
+from ..messages import RENDERED_NOTE, fail, note, shown
 
 SKIPPED_FILE = "skipped.json"
 _LISTED = 20
@@ -45,76 +41,27 @@ _REBUILT_AT = 0.9  # the least share of the images that a vector index covers be
 
 
 def index(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES...", help="Folders, searched at any depth, image files, or patterns like '*.jpg'."
-        ),
-    ],
-    model: Annotated[str, typer.Option("--model", help="Folder of a saved model, or its name on the Hub.")],
-    out: Annotated[
-        str,
-        typer.Option(
-            "--out", help="The gallery, a folder or milvus://host:port/collection: new, or of the same model."
-        ),
-    ],
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 32,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
-    trust_remote_code: TrustRemoteCode = False,
-    camera: Annotated[str | None, typer.Option("--camera", help="Name of the camera of all these images.")] = None,
-    camera_from: Annotated[
-        str | None,
-        typer.Option(
-            "--camera-from",
-            metavar="REGEX",
-            help=r"Camera from the image's path: what the regular expression's one group finds, e.g. '_c(\d+)'.",
-        ),
-    ] = None,
-    person_from: Annotated[
-        str | None, typer.Option("--person-from", metavar="REGEX", help="Person id from the image's path, likewise.")
-    ] = None,
-    time_from: Annotated[
-        TimeSource,
-        typer.Option("--time-from", help="When an image was taken: EXIF's DateTimeOriginal, the file's last change."),
-    ] = TimeSource.NONE,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", help="IMAGES is a data set: take only this split, e.g. test, with persons and cameras."
-        ),
-    ] = None,
-    every: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", help="Videos: time between the frames that are looked at.")
-    ] = EVERY,
-    scenes: Annotated[
-        bool, typer.Option("--scenes", help="The photographs show whole scenes: find the people in them first.")
-    ] = False,
-    detector: Annotated[
-        str,
-        typer.Option("--detector", help="Finds people in videos and scenes: hog, or an object-detection model."),
-    ] = "hog",
-    min_height: Annotated[
-        int, typer.Option("--min-height", min=1, help="Leave out detected people that are lower, in pixels.")
-    ] = MIN_HEIGHT,
-    recut: Annotated[
-        bool, typer.Option("--recut", help="Do not save the crops of videos and scenes; cut them out when shown.")
-    ] = False,
-    started: Annotated[
-        str | None, typer.Option("--started", help="When the videos began, e.g. 2026-01-31T18:30.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the gallery instead of adding to it.")
-    ] = False,
-    purpose: PurposeOption = None,
+    images: list[str],
+    model: str,
+    out: str,
+    batch_size: int,
+    device: str | None,
+    trust_remote_code: bool,
+    camera: str | None,
+    camera_from: str | None,
+    person_from: str | None,
+    time_from: TimeSource,
+    split: str | None,
+    every: float,
+    scenes: bool,
+    detector: str,
+    min_height: int,
+    recut: bool,
+    started: str | None,
+    overwrite: bool,
+    purpose: str | None,
 ) -> None:
-    """
-    Encode person images, or the people in videos and scenes, into a gallery for `aga search`.
-
-    A gallery of the same model is added to: files that it holds unchanged are not encoded again, changed files are. A
-    run that is stopped goes on where it was when it is started again.
-
-    Under `accelerate launch -m aga_model index ...` the processes share the files out, each on a GPU of its own.
-    """
+    """What the command does; `commands` declares it."""
     shards = Shards()
     videos: list[Path] = []
     skipped: list[Skipped] = []

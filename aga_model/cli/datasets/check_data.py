@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,28 +10,13 @@ from rich.table import Table
 from aga_model.data import Problem, SplitSize
 from aga_model.files import write_json
 
-from .messages import fail, shown
+from ..messages import fail, shown
 
 _LISTED = 5
 
 
-def check_data(
-    root: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the dataset, or the one above it.")],
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="cuhk-pedes, icfg-pedes, rstp-reid, ufine6926 or own.",
-            show_default="told by the annotation file",
-        ),
-    ] = None,
-    report: Annotated[Path | None, typer.Option("--json", help="Write everything that was found as JSON.")] = None,
-) -> None:
-    """
-    Compare a dataset with what was published, examine every record and decode every image.
-
-    Ends with 0 where nothing is wrong (there may be remarks), 1 where there are problems, 2 where it cannot be read.
-    """
+def check_data(root: Path, dataset: str | None, report: Path | None) -> None:
+    """What the command does; `commands` declares it."""
     # Imported here, so that the other commands do not wait for it.
     from aga_model.data import check_dataset
 

@@ -5,9 +5,8 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,8 +36,6 @@ from aga_model.evaluation import (
 from aga_model.files import write_json
 from aga_model.gallery import GalleryRow, Hit
 from aga_model.search import (
-    MEMORY_MIB,
-    SIMILARITY_WEIGHT,
     PersonEncoder,
     Reranker,
     save_picture,
@@ -47,9 +44,9 @@ from aga_model.search import (
 )
 from aga_model.version import __version__
 
-from .messages import fail, note, shown
-from .splits import open_split
-from .trust import TrustRemoteCode
+from ..messages import fail, note, shown
+from ..opening import open_split
+from .commands import QUERY_FILES, Direction
 
 if TYPE_CHECKING:
     from aga_model.evaluation import SplitEmbeddings
@@ -62,22 +59,6 @@ RERANKED_FAILURES_FILE = "reranked_failures.png"
 TOP_K = 10
 _FAILURES = 8
 _LABELS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
-
-
-class Direction(StrEnum):
-    """What is searched with what."""
-
-    TEXT_TO_IMAGE = "text-to-image"
-    IMAGE_TO_TEXT = "image-to-text"
-    BOTH = "both"
-
-    @property
-    def single(self) -> "list[Direction]":
-        """The directions to measure."""
-        return [Direction.TEXT_TO_IMAGE, Direction.IMAGE_TO_TEXT] if self is Direction.BOTH else [self]
-
-
-QUERY_FILES = {Direction.TEXT_TO_IMAGE: "queries.jsonl", Direction.IMAGE_TO_TEXT: "image_queries.jsonl"}
 
 
 @dataclass
@@ -98,45 +79,23 @@ class _Measured:
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", help="Folder of a saved model, or its name on the Hub.")],
-    data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the dataset.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Layout of the dataset, e.g. cuhk-pedes.")] = "cuhk-pedes",
-    split: Annotated[str, typer.Option("--split", help="Split to measure: test, val or train.")] = "test",
-    direction: Annotated[
-        Direction, typer.Option("--direction", help="Search images by captions, captions by images, or both.")
-    ] = Direction.TEXT_TO_IMAGE,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for metrics.json, the result of each query and failures.png.")
-    ] = None,
-    compare: Annotated[
-        Path | None, typer.Option("--compare", help="Compare with another model: the folder of its --out.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
-    trust_remote_code: TrustRemoteCode = False,
-    rerank: Annotated[
-        int | None, typer.Option("--rerank", min=1, help="Also re-rank the first K images of each caption by ITM.")
-    ] = None,
-    rerank_memory: Annotated[
-        int, typer.Option("--rerank-memory", min=1, help="MiB for the states that re-ranking keeps.")
-    ] = int(MEMORY_MIB),
-    rerank_similarity: Annotated[
-        float,
-        typer.Option(
-            "--rerank-similarity",
-            help="Weight of the dual encoder's similarity beside the ITM head; 0 for ITM alone, as in ALBEF and RaSa.",
-        ),
-    ] = SIMILARITY_WEIGHT,
-    bootstrap: Annotated[
-        int, typer.Option("--bootstrap", min=0, help="Resamplings of the intervals; 0 for none.")
-    ] = 1000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of resampling and permutation.")] = 0,
+    model: str,
+    data_root: Path,
+    dataset: str,
+    split: str,
+    direction: Direction,
+    out: Path | None,
+    compare: Path | None,
+    batch_size: int,
+    device: str | None,
+    trust_remote_code: bool,
+    rerank: int | None,
+    rerank_memory: int,
+    rerank_similarity: float,
+    bootstrap: int,
+    seed: int,
 ) -> None:
-    """
-    Measure Rank-1, Rank-5, Rank-10, mAP and mINP with 95% intervals over persons.
-
-    Every caption of the split is a query and every image of the split is in the gallery.
-    """
+    """What the command does; `commands` declares it."""
     try:
         _evaluate(
             model,

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import typer
@@ -12,9 +12,8 @@ from aga_model.files import write_json
 from aga_model.gallery import GalleryRow, Hit
 from aga_model.search import COLUMNS, save_picture, save_result_picture, stack_pictures
 
-from .messages import fail, note, shown
-from .splits import open_split
-from .trust import TrustRemoteCode
+from ..messages import fail, note, shown
+from ..opening import open_split
 
 if TYPE_CHECKING:
     from aga_model.evaluation import SplitEmbeddings
@@ -26,24 +25,17 @@ _DRAWN = 8
 
 
 def wrong_pairs(
-    model: Annotated[str, typer.Option("--model", help="Folder of a saved model, or its name on the Hub.")],
-    data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the dataset.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Layout of the dataset, e.g. cuhk-pedes.")] = "cuhk-pedes",
-    split: Annotated[str, typer.Option("--split", help="Split to look at: train, val or test.")] = "train",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for wrong_pairs.json, which lists all, and wrong_pairs.png.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images or captions per forward pass.")] = 128,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
-    trust_remote_code: TrustRemoteCode = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the pairs of strangers to compare with.")] = 0,
+    model: str,
+    data_root: Path,
+    dataset: str,
+    split: str,
+    out: Path | None,
+    batch_size: int,
+    device: str | None,
+    trust_remote_code: bool,
+    seed: int,
 ) -> None:
-    """
-    Find captions that describe another person than their image shows, as far as the model can tell.
-
-    A caption is named when it is more likely wrong than right. Mend or remove what really is; a run with
-    --leave_out_wrong_pairs leaves them out by itself.
-    """
+    """What the command does; `commands` declares it."""
     try:
         _find(model, data_root, dataset, split, out, batch_size, device, trust_remote_code, seed)
     except torch.OutOfMemoryError:

@@ -2,15 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from aga_model.gallery import redacted
 
-from .messages import fail
-from .options import AuditOption, HideFacesOption, PurposeOption
-from .trust import TrustRemoteCode
+from ..messages import fail
 
 NEXT_STEPS = """\
 # search again, in your own words
@@ -31,16 +28,16 @@ accelerate launch --multi_gpu --num_processes 2 train_hf.py configs/quickstart.y
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
-    gallery: Annotated[str, typer.Option(help="gallery to search, made by `aga index` with the run's model")],
-    query: Annotated[list[str], typer.Option(help="sentence to search for; repeat for more")],
-    top_k: Annotated[int, typer.Option(min=1, help="results per search")] = 8,
-    hide_faces: HideFacesOption = False,
-    audit: AuditOption = None,
-    purpose: PurposeOption = None,
-    trust_remote_code: TrustRemoteCode = False,
+    run: Path,
+    gallery: str,
+    query: list[str],
+    top_k: int,
+    hide_faces: bool,
+    audit: Path | None,
+    purpose: str | None,
+    trust_remote_code: bool,
 ) -> None:
-    """Write RUN/report.html: curves, metrics, AGM's and TEM's view of captions, searches."""
+    """What the command does; `commands` declares it."""
     # Imported here, so that the other commands run without the libraries of the extra `train`.
     from transformers import AutoModelForPreTraining, AutoProcessor
 

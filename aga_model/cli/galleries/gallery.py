@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -22,21 +22,15 @@ from aga_model.gallery import (
     verify,
 )
 
+from ..messages import fail, note, shown
 from .index import shown_index
-from .messages import fail, note, shown
-from .options import AuditOption, PurposeOption
 
-gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery: what it holds, deletion, its files.")
-Location = Annotated[
-    str, typer.Argument(metavar="GALLERY", help="The gallery, a folder or milvus://host:port/collection.")
-]
 _AGE = re.compile(r"([0-9]{1,6})([dhw])")
 _AGE_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
-@gallery_app.command()
-def info(location: Location) -> None:
-    """What the gallery holds and how it is searched."""
+def info(location: str) -> None:
+    """What the command does; `commands` declares it."""
     try:
         gallery = Gallery.open(location)
         count, index = gallery.count(), gallery.vector_index()
@@ -56,28 +50,17 @@ def info(location: Location) -> None:
         fail(error)
 
 
-@gallery_app.command()
 def delete(
-    location: Location,
-    person: Annotated[list[str] | None, typer.Option("--person", help="Images of this person id; repeatable.")] = None,
-    source: Annotated[
-        list[str] | None, typer.Option("--source", help="Images from this image or video file; repeatable.")
-    ] = None,
-    camera: Annotated[list[str] | None, typer.Option("--camera", help="Images of this camera; repeatable.")] = None,
-    older_than: Annotated[
-        str | None,
-        typer.Option("--older-than", help="Images taken before this date (2026-01-31) or longer ago (12h, 30d, 8w)."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many it would be.")] = False,
-    audit: AuditOption = None,
-    purpose: PurposeOption = None,
+    location: str,
+    person: list[str] | None,
+    source: list[str] | None,
+    camera: list[str] | None,
+    older_than: str | None,
+    dry_run: bool,
+    audit: Path | None,
+    purpose: str | None,
 ) -> None:
-    """
-    Remove images from the gallery, without asking; the image files themselves stay.
-
-    Several options narrow it down: images that fulfil all of them. Of a gallery in a folder no trace stays in its
-    files.
-    """
+    """What the command does; `commands` declares it."""
     try:
         until = None if older_than is None else _oldest(older_than, datetime.now())
         where = Filter(camera or None, None, until, person or None, source or None)
@@ -105,9 +88,8 @@ def delete(
         fail(error)
 
 
-@gallery_app.command()
-def compact(location: Location) -> None:
-    """Write the gallery's files anew, without what was replaced or deleted."""
+def compact(location: str) -> None:
+    """What the command does; `commands` declares it."""
     try:
         gallery = Gallery.open(location)
         before = _bytes_in(gallery.folder) if gallery.folder is not None else 0
@@ -119,23 +101,8 @@ def compact(location: Location) -> None:
         fail(error)
 
 
-@gallery_app.command()
-def retention(
-    location: Location,
-    keep: Annotated[
-        str | None,
-        typer.Option("--keep", help="Keep images for so long (12h, 30d, 8w): from when they were taken, else added."),
-    ] = None,
-    forever: Annotated[bool, typer.Option("--forever", help="Keep images until they are deleted.")] = False,
-    audit: AuditOption = None,
-    purpose: PurposeOption = None,
-) -> None:
-    """
-    How long the gallery keeps its images; without an option, say how long it is.
-
-    Older images are found by no search from this moment on. They are erased now, and later ones by the next write to
-    the gallery or by `aga gallery purge`.
-    """
+def retention(location: str, keep: str | None, forever: bool, audit: Path | None, purpose: str | None) -> None:
+    """What the command does; `commands` declares it."""
     try:
         if keep is not None and forever:
             raise ValueError("give --keep or --forever, not both")
@@ -150,9 +117,8 @@ def retention(
         fail(error)
 
 
-@gallery_app.command()
-def purge(location: Location, audit: AuditOption = None, purpose: PurposeOption = None) -> None:
-    """Erase the images that are older than the gallery keeps them; for a daily job."""
+def purge(location: str, audit: Path | None, purpose: str | None) -> None:
+    """What the command does; `commands` declares it."""
     try:
         gallery = Gallery.open(location)
         if gallery.settings.keep_seconds is None:
@@ -165,24 +131,10 @@ def purge(location: Location, audit: AuditOption = None, purpose: PurposeOption 
         fail(error)
 
 
-@gallery_app.command()
 def settings(
-    location: Location,
-    audit: Annotated[
-        Path | None, typer.Option("--audit", help="Write every search, export and deletion into this file.")
-    ] = None,
-    no_audit: Annotated[bool, typer.Option("--no-audit", help="Write no such file.")] = False,
-    purpose: Annotated[
-        bool | None,
-        typer.Option("--purpose-required/--no-purpose-required", help="Each of these must say what it is for."),
-    ] = None,
-    faces: Annotated[
-        bool | None,
-        typer.Option("--hide-faces/--show-faces", help="Hide faces in everything that is shown or saved."),
-    ] = None,
-    why: PurposeOption = None,
+    location: str, audit: Path | None, no_audit: bool, purpose: bool | None, faces: bool | None, why: str | None
 ) -> None:
-    """What holds for everyone who uses the gallery; without an option, say what does."""
+    """What the command does; `commands` declares it."""
     try:
         if audit is not None and no_audit:
             raise ValueError("give --audit or --no-audit, not both")
@@ -208,23 +160,8 @@ def settings(
         fail(error)
 
 
-@gallery_app.command()
-def audit(
-    location: Annotated[
-        str,
-        typer.Argument(metavar="GALLERY", help="The gallery, whose settings name its audit log; or the log itself."),
-    ],
-    noted: Annotated[
-        str | None,
-        typer.Option("--noted", help="What this command printed earlier, LINES:HASH: the log must go on from it."),
-    ] = None,
-) -> None:
-    """
-    See whether an audit log is as it was written: nothing changed, removed or added. Exit code 1 if not.
-
-    It prints the number of lines and the last one's hash. Keep them elsewhere: who can write the log and its head file
-    can write another history, but not one that goes on from these.
-    """
+def audit(location: str, noted: str | None) -> None:
+    """What the command does; `commands` declares it."""
     try:
         report = verify(_log_of(location), None if noted is None else Head.parse(noted))
     except (ValueError, OSError) as error:
@@ -237,9 +174,8 @@ def audit(
     typer.echo(f"{report.head.lines:,} lines, every one as it was written\nhead {report.head}")
 
 
-@gallery_app.command("build-index")
-def build_index(location: Location) -> None:
-    """Build the vector index of a large gallery and measure what a search by it finds of the exact result."""
+def build_index(location: str) -> None:
+    """What the command does; `commands` declares it."""
     try:
         typer.echo(shown_index(Gallery.open(location).build_index()))
     except (ValueError, OSError) as error:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -32,63 +31,33 @@ from aga_model.search import (
     write_page,
 )
 
-from .messages import RENDERED_NOTE, fail, note, shown
-from .options import AuditOption, HideFacesOption, PurposeOption
-from .trust import TrustRemoteCode
-
-
-class OnePer(StrEnum):
-    """What results are collapsed by."""
-
-    PERSON = "person"
-    TRACK = "track"
+from ..messages import RENDERED_NOTE, fail, note, shown
+from .commands import OnePer
 
 
 def search(
-    gallery: Annotated[str, typer.Argument(help="What `aga index` made: a folder or milvus://host:port/collection.")],
-    query: Annotated[str | None, typer.Argument(help="What the person looks like, in a sentence.")] = None,
-    image: Annotated[
-        Path | None, typer.Option("--image", help="Find images like this one, instead of a sentence.")
-    ] = None,
-    queries: Annotated[
-        Path | None, typer.Option("--queries", help="A text file of sentences, one a line, instead of one sentence.")
-    ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Number of results.")] = 10,
-    rerank: Annotated[
-        int | None,
-        typer.Option("--rerank", min=1, help="Re-rank the first K images by the model's ITM head and similarity."),
-    ] = None,
-    camera: Annotated[
-        list[str] | None, typer.Option("--camera", help="Only images of this camera; repeatable.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only images taken then or later: 2026-01-31 or 2026-01-31T18:30.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="Only images taken before this time, or on this day or before.")
-    ] = None,
-    person: Annotated[
-        list[str] | None, typer.Option("--person", help="Only images of this person id; repeatable.")
-    ] = None,
-    one_per: Annotated[
-        OnePer | None, typer.Option("--one-per", help="Only the best image of each person, or of each video track.")
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option("--save", help="Write the results: a picture (result.png), a page (.html), a table (.csv)."),
-    ] = None,
-    explain: Annotated[
-        Path | None, typer.Option("--explain", help="Draw what each word says about the first result, e.g. why.png.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    hide_faces: HideFacesOption = False,
-    audit: AuditOption = None,
-    purpose: PurposeOption = None,
-    model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
-    trust_remote_code: TrustRemoteCode = False,
+    gallery: str,
+    query: str | None,
+    image: Path | None,
+    queries: Path | None,
+    top_k: int,
+    rerank: int | None,
+    camera: list[str] | None,
+    since: str | None,
+    until: str | None,
+    person: list[str] | None,
+    one_per: OnePer | None,
+    save: Path | None,
+    explain: Path | None,
+    as_json: bool,
+    hide_faces: bool,
+    audit: Path | None,
+    purpose: str | None,
+    model: str | None,
+    device: str | None,
+    trust_remote_code: bool,
 ) -> None:
-    """Find the person that a sentence describes in a gallery of `aga index`."""
+    """What the command does; `commands` declares it."""
     try:
         where = Filter(
             camera or None,

@@ -1,7 +1,6 @@
 """`aga push`: publish a model on the Hub."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from huggingface_hub import CommitInfo, HfApi
@@ -17,38 +16,11 @@ from aga_model.training import (
     read_release,
 )
 
-from .messages import fail, note, shown
+from ..messages import fail, note, shown
 
 
-def push(
-    folder: Annotated[Path, typer.Argument(help="Folder of the model: RUN/model, or one that `aga convert` wrote.")],
-    repo: Annotated[
-        str, typer.Option("--repo", help="Repository on the Hub, owner/name; created if it is not there.")
-    ],
-    private: Annotated[
-        bool,
-        typer.Option(
-            "--private/--public",
-            help="Who can read it. Private unless told otherwise: what is public once cannot be called back, and the "
-            "terms of the data may forbid it. A repository that is there keeps its visibility.",
-        ),
-    ] = True,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch to push to, which must be there.", show_default="main")
-    ] = None,
-    message: Annotated[
-        str | None, typer.Option("--message", help="Of the commit.", show_default="Upload FOLDER")
-    ] = None,
-    create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Propose it as a pull request instead, also to somebody else.")
-    ] = False,
-) -> None:
-    """
-    Publish a model on the Hub: check the folder, then upload it in one commit.
-
-    Weights in safetensors, configuration, processor, code and card are uploaded, nothing else. Needs a token that may
-    write: `hf auth login`, or HF_TOKEN.
-    """
+def push(folder: Path, repo: str, private: bool, revision: str | None, message: str | None, create_pr: bool) -> None:
+    """What the command does; `commands` declares it."""
     transformers_logging.disable_progress_bar()
     try:
         if repo.count("/") != 1:
