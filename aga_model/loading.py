@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
+from .errors import ModelLoadError
 from .remote_code import refusal
-
-
-class ModelLoadError(ValueError):
-    """A model that cannot be loaded as a dual encoder, or not on the wanted device."""
 
 
 def local_folder(folder_or_repo: str | os.PathLike, with_code: bool = False) -> Path:

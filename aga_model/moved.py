@@ -42,7 +42,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "evaluation.attention_picture": ("evaluation.diagnostics.attention_picture",),
     "evaluation.language_diagnostics": ("evaluation.diagnostics.language",),
     "evaluation.probing": ("evaluation.diagnostics.probing",),
-    "retrieval": ("gallery", "ingest", "search", "files", "loading"),
+    "retrieval": ("gallery", "ingest", "search", "files", "errors"),
     "retrieval.audit": ("gallery.audit",),
     "retrieval.crops": ("gallery.crops",),
     "retrieval.demo": (),
@@ -56,7 +56,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "retrieval.demo.service": ("service.demo.searching",),
     "retrieval.demo.turns": ("service.demo.turns",),
     "retrieval.detection": ("ingest.detection",),
-    "retrieval.encoder": ("search.encoder", "loading"),
+    "retrieval.encoder": ("search.encoder", "search.sentences", "loading"),
     "retrieval.explanation": ("search.explanation",),
     "retrieval.explanation_picture": ("search.explanation_picture",),
     "retrieval.faces": ("files.faces",),
@@ -84,6 +84,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "training.hub": ("training.release.hub",),
 }
 
+# Old module and name -> the name now.
+RENAMED = {
+    ("retrieval", "Ranking"): "SearchOptions",
+    ("retrieval.searching", "Ranking"): "SearchOptions",
+    ("retrieval.reranking", "MEMORY_MIB"): "RERANK_MEMORY_MIB",
+}
+
 
 class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the modules that there are no longer; stands behind the finders of real modules."""
@@ -109,16 +116,18 @@ class _OldModule(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
-            for new in MOVED[self.__name__.partition(".")[2]]:
+            old = self.__name__.partition(".")[2]
+            now = RENAMED.get((old, name), name)
+            for new in MOVED[old]:
                 module = importlib.import_module(f"{_PACKAGE}.{new}")
-                if hasattr(module, name):
+                if hasattr(module, now):
                     warnings.warn(
-                        f"{self.__name__} has moved: import {name} from {module.__name__}; the old path will be gone "
+                        f"{self.__name__} has moved: import {now} from {module.__name__}; the old path will be gone "
                         "in the next version",
                         DeprecationWarning,
                         stacklevel=2,
                     )
-                    return getattr(module, name)
+                    return getattr(module, now)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
 
 

@@ -18,6 +18,8 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Seconds for each gallery; the tests of the text encoder ask for it.
+os.environ.setdefault("AGA_TEXT_ENCODER", "0")
 
 # A busy machine fails no test; every run draws the same examples.
 settings.register_profile("aga", deadline=None, derandomize=True, database=None)

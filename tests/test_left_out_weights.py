@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel, AgaProcessor
-from aga_model.loading import ModelLoadError
+from aga_model.errors import ModelLoadError
 from aga_model.search import Explainer, PersonEncoder, Reranker
 from aga_model.training import ReleaseError
 from aga_model.training.release.contents import _require_weights

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.cli.main import app
 from aga_model.conversion import ConversionError, load_albef, load_bert, load_clip, load_irra
+from aga_model.errors import ModelLoadError
 from aga_model.ingest import load_detector
-from aga_model.loading import ModelLoadError
 from aga_model.remote_code import files_naming_code, refusal, tell_of_code_left_out
 from aga_model.search import PersonEncoder
 from aga_model.training.run import _load_start

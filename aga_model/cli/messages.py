@@ -1,5 +1,6 @@
 """What commands tell the person besides their result: notes and errors, on stderr."""
 
+import sys
 from typing import NoReturn
 
 import typer
@@ -40,6 +41,12 @@ def fail(message: object) -> NoReturn:
         message = f"this needs {message.name}: {_ADVICE} 'aga-model[{extra}]'"
     typer.echo(f"error: {redacted_text(shown(message))}", err=True)
     raise typer.Exit(2)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU is full; asked without importing torch, since only a torch that is there can raise it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def note(message: object) -> None:

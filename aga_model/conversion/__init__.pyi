@@ -3,12 +3,14 @@ from .bert import load_bert
 from .clip import load_clip
 from .encoders import load_rde, load_tbps_clip
 from .irra import load_irra
-from .onnx_export import TOLERANCE, export_onnx
+from .onnx_export import TOLERANCE, ExportError, export_onnx
 from .state import ConversionError
+from .text_encoder import write_text_encoder
 
 __all__ = [
     "TOLERANCE",
     "ConversionError",
+    "ExportError",
     "export_onnx",
     "load_albef",
     "load_bert",
@@ -16,4 +18,5 @@ __all__ = [
     "load_irra",
     "load_rde",
     "load_tbps_clip",
+    "write_text_encoder",
 ]

@@ -155,6 +155,23 @@ def export_onnx(
     return report
 
 
+def export_text_graph(model: AgaModel, path: Path) -> list[str]:
+    """
+    Write the text encoder alone, without comparing it.
+
+    Args:
+        model: on the CPU in float32, in eval mode.
+        path: of the file.
+
+    Returns:
+        Names of its inputs.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    example = _random_texts(model, max(_BATCH_SIZES), model.config.text_config.caption_length, generator)
+    _export(TextEncoder(model).eval(), "text_embeds", example, path)
+    return list(example)
+
+
 def open_session(path: str | Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """An exported encoder on the CPU; 0 threads leave their number to onnxruntime."""
     options = onnxruntime.SessionOptions()

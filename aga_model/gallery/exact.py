@@ -1,11 +1,11 @@
 """The order of results, which is that of exact scores, and the recall of an approximate index."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .rows import Filter, GalleryRow
 from .store import FilteredRecall, GalleryStore
@@ -78,10 +78,11 @@ class BestRows:
 
 def _products(embeddings: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """
-    All dot products, float32 (n, queries), by torch where the rows are in memory that can be written: numpy's threads
-    go on spinning on the cores that torch's want for the next sentence.
+    All dot products, float32 (n, queries). Where torch is there and the rows are in memory that can be written, by
+    torch: numpy's threads go on spinning on the cores that torch's want for the next sentence.
     """
-    if embeddings.flags.writeable:
+    torch: Any = sys.modules.get("torch")  # not imported for this: a search by onnxruntime needs none of it
+    if torch is not None and embeddings.flags.writeable:
         return (torch.from_numpy(embeddings) @ torch.from_numpy(queries).T).numpy()
     return embeddings @ queries.T
 

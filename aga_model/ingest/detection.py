@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
+from aga_model.errors import ModelLoadError
 from aga_model.files import import_opencv
-from aga_model.loading import ModelLoadError, first_line, local_folder, place, read_model, require_weights
+from aga_model.loading import first_line, local_folder, place, read_model, require_weights
 from aga_model.remote_code import refusal, tell_of_code_left_out
 
 HOG = "hog"

@@ -1,21 +1,36 @@
-from .answering import Ranking, answer_image, answer_sentence
-from .encoder import PersonEncoder, QueryWarning, TextTruncatedWarning, UnknownWritingWarning
+from .answering import SearchOptions, answer_image, answer_sentence
+from .encoder import PersonEncoder
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .picture import COLUMNS, save_picture, save_result_picture, stack_pictures
 from .reranking import Reranker, rerank_hits
 from .results import COLLAPSES, Answer, collapse, hit_values, with_faces_hidden, write_csv, write_page
+from .sentences import QueryWarning, TextTruncatedWarning, UnknownWritingWarning
+from .text_encoder import (
+    TEXT_ENCODER,
+    TEXT_ENCODER_FORMAT,
+    TEXT_GRAPH_FILE,
+    TEXT_INFO_FILE,
+    TEXT_TOKENIZER_FILE,
+    OnnxTextEncoder,
+)
 
 __all__ = [
     "COLLAPSES",
     "COLUMNS",
+    "TEXT_ENCODER",
+    "TEXT_ENCODER_FORMAT",
+    "TEXT_GRAPH_FILE",
+    "TEXT_INFO_FILE",
+    "TEXT_TOKENIZER_FILE",
     "Answer",
     "Explainer",
     "Explanation",
+    "OnnxTextEncoder",
     "PersonEncoder",
     "QueryWarning",
-    "Ranking",
     "Reranker",
+    "SearchOptions",
     "TextTruncatedWarning",
     "UnknownWritingWarning",
     "answer_image",

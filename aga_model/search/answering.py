@@ -1,21 +1,33 @@
 """Answer a query with a gallery: encode it, rank, re-rank, keep one image of each person or track."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
 
 from aga_model.gallery import Filter, Gallery, Hit
 
-from .encoder import PersonEncoder
-from .reranking import Reranker, rerank_hits
 from .results import Answer, collapse
+from .sentences import QueryWarning
+
+if TYPE_CHECKING:
+    from .encoder import PersonEncoder
+    from .reranking import Reranker
 
 _LISTED = 5
 
 
+class TextEncoder(Protocol):
+    """What a search for a sentence needs: [`PersonEncoder`], or without torch [`OnnxTextEncoder`]."""
+
+    def encode_texts_with_notes(self, texts: Sequence[str]) -> tuple[np.ndarray, list[QueryWarning]]:
+        """Sentences to float32 (n, dim) of unit length, and what makes their results worse than they might be."""
+
+
 @dataclass(frozen=True)
-class Ranking:
+class SearchOptions:
     """
     How the results of a query are made.
 
@@ -33,7 +45,7 @@ class Ranking:
 
 
 def answer_sentence(
-    gallery: Gallery, encoder: PersonEncoder, sentence: str, ranking: Ranking, reranker: Reranker | None = None
+    gallery: Gallery, encoder: TextEncoder, sentence: str, ranking: SearchOptions, reranker: "Reranker | None" = None
 ) -> Answer:
     """
     The images of a gallery that a sentence describes.
@@ -56,7 +68,9 @@ def answer_sentence(
     return _answer(gallery, reranker, embedding, sentence, ranking, [str(note) for note in found])
 
 
-def answer_image(gallery: Gallery, encoder: PersonEncoder, image: Image.Image, name: str, ranking: Ranking) -> Answer:
+def answer_image(
+    gallery: Gallery, encoder: "PersonEncoder", image: Image.Image, name: str, ranking: SearchOptions
+) -> Answer:
     """
     The images of a gallery that are like an image.
 
@@ -75,10 +89,10 @@ def answer_image(gallery: Gallery, encoder: PersonEncoder, image: Image.Image, n
 
 def _answer(
     gallery: Gallery,
-    reranker: Reranker | None,
+    reranker: "Reranker | None",
     embedding: np.ndarray,
     query: str,
-    ranking: Ranking,
+    ranking: SearchOptions,
     notes: list[str],
 ) -> Answer:
     hits = _first(gallery, embedding, ranking)
@@ -100,13 +114,13 @@ def _answer(
     return Answer(query, hits[: ranking.top_k], notes)
 
 
-def _counted(gallery: Gallery, ranking: Ranking, hits: list[Hit], done: str) -> str:
+def _counted(gallery: Gallery, ranking: SearchOptions, hits: list[Hit], done: str) -> str:
     """How many images there are, which another process may change meanwhile, and how many of them were found."""
     rows = max(gallery.count(ranking.where), len(hits))
     return f"{rows} images: {'all' if len(hits) == rows else len(hits)} of them are {done}"
 
 
-def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hit]:
+def _first(gallery: Gallery, embedding: np.ndarray, ranking: SearchOptions) -> list[Hit]:
     """As many images by similarity as the ranking needs: with `one_per` until there are enough different ones."""
     wanted = max(ranking.top_k, ranking.rerank or 0)
     while True:
@@ -123,8 +137,10 @@ def _first(gallery: Gallery, embedding: np.ndarray, ranking: Ranking) -> list[Hi
             wanted *= 4
 
 
-def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
+def _rerank(reranker: "Reranker", query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
     """The first `number` hits in the re-ranked order, the rest as it was behind them."""
+    from .reranking import rerank_hits  # needs torch, which other searches do not
+
     first, skipped = rerank_hits(reranker, query, hits[:number])
     for item in skipped[:_LISTED]:  # without folders: the demo shows notes to people who need not know them
         notes.append(f"behind the re-ranked images, since it cannot be read: {item.path.name}: {item.reason}")
@@ -133,4 +149,4 @@ def _rerank(reranker: Reranker, query: str, hits: list[Hit], number: int, notes:
     return first + hits[number:]
 
 
-__all__ = ["Ranking", "answer_image", "answer_sentence"]
+__all__ = ["SearchOptions", "answer_image", "answer_sentence"]

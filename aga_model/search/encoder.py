@@ -15,25 +15,15 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from aga_model.data import says_rendered
-from aga_model.loading import ModelLoadError, first_line, local_folder, place, read_model, require_weights
+from aga_model.errors import ModelLoadError
+from aga_model.loading import first_line, local_folder, place, read_model, require_weights
 from aga_model.remote_code import refusal, tell_of_code_left_out
 
+from .sentences import Piece, QueryWarning, check_sentence
+
 _READ_SIZE = 1024**2  # bytes
-_MOST_UNKNOWN = 0.5  # of a sentence's letters: a name in another writing is no harm
 # A tokenizer keeps how it cuts and pads between calls: of two threads, one would read with what the other has set.
 TOKENIZING = threading.Lock()
-
-
-class QueryWarning(UserWarning):
-    """Something about a sentence that makes its results worse than they might be."""
-
-
-class TextTruncatedWarning(QueryWarning):
-    """A sentence that is longer than the model reads."""
-
-
-class UnknownWritingWarning(QueryWarning):
-    """A sentence in a writing that the model's vocabulary does not have."""
 
 
 class PersonEncoder:
@@ -167,65 +157,31 @@ class PersonEncoder:
         Raises:
             ValueError: a sentence is empty, holds no letter or digit, or is not valid Unicode.
         """
-        notes = [note for text in texts for note in self._check_sentence(text)]
+        notes = [note for text in texts for note in check_sentence(text, self)]
         batches = [
             self._encode_text_batch(list(texts[start : start + batch_size]))
             for start in range(0, len(texts), batch_size)
         ]
         return np.concatenate([np.empty((0, self.dim), np.float32), *batches]), notes
 
-    def _check_sentence(self, text: str) -> list[QueryWarning]:
-        """What makes the sentence's results worse than they might be; ValueError for one that cannot be embedded."""
-        if not text.strip():
-            raise ValueError("the query is empty: describe the person in a sentence")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("the query is not valid Unicode text") from error
-        if not any(character.isalnum() for character in text):
-            raise ValueError(f"the query {_beginning(text)!r} holds no word: describe the person in a sentence")
-        notes: list[QueryWarning] = []
-        unknown, letters = self._unknown_letters(text)
-        if unknown > _MOST_UNKNOWN * letters:
-            notes.append(
-                UnknownWritingWarning(
-                    f"the model's vocabulary lacks {unknown} of the {letters} letters of {_beginning(text)!r}: it has "
-                    "not learnt this writing, and the results say next to nothing; describe the person in the "
-                    "language of the captions that the model was trained on"
-                )
-            )
-        with TOKENIZING:
-            tokens = len(self.processor.tokenizer(text, verbose=False)["input_ids"])
-        dropped = tokens - self.max_text_tokens
-        if dropped > 0:
-            notes.append(
-                TextTruncatedWarning(
-                    f"the query is {tokens} tokens long and the model reads {self.max_text_tokens}: the last "
-                    f"{dropped} were dropped from {_beginning(text)!r}"
-                )
-            )
-        return notes
+    @property
+    def unknown_token(self) -> int | None:
+        """The token that stands for what the vocabulary does not have; None of a tokenizer without one."""
+        return self.processor.tokenizer.unk_token_id
 
-    def _unknown_letters(self, text: str) -> tuple[int, int]:
-        """
-        How many letters and digits of a sentence the vocabulary has no entry for, alone or in a longer one, and how
-        many there are. A tokenizer of bytes (CLIP) cuts such a letter into pieces, others (BERT) give their token for
-        what is unknown.
-        """
-        tokenizer = self.processor.tokenizer
-        letters = {place for place, character in enumerate(text) if character.isalnum()}
-        if not tokenizer.is_fast:  # it does not tell the places of its tokens
-            return 0, len(letters)
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a whole sentence, including the start and end tokens."""
         with TOKENIZING:
-            inputs = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        unknown: set[int] = set()
-        last = (0, 0)
-        for token, span in zip(inputs["input_ids"], inputs["offset_mapping"]):
-            is_piece = span == last and span[1] - span[0] == 1
-            if is_piece or token == tokenizer.unk_token_id:
-                unknown.update(range(*span))
-            last = span
-        return len(unknown & letters), len(letters)
+            return len(self.processor.tokenizer(text, verbose=False)["input_ids"])
+
+    def pieces(self, text: str) -> list[Piece] | None:
+        """Tokens of a sentence with the places that they stand for; None where the tokenizer does not tell them."""
+        tokenizer = self.processor.tokenizer
+        if not tokenizer.is_fast:
+            return None
+        with TOKENIZING:
+            read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(zip(read["input_ids"], read["offset_mapping"]))
 
     def _encode_text_batch(self, texts: list[str]) -> np.ndarray:
         with TOKENIZING:
@@ -306,7 +262,3 @@ def _hash_state(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _beginning(text: str, length: int = 40) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

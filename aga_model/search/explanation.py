@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from aga_model.loading import ModelLoadError, read_model, require_weights
+from aga_model.errors import ModelLoadError
+from aga_model.loading import read_model, require_weights
 from aga_model.masking import ordinary_tokens
 from aga_model.modeling_aga import AgaFusionModel
 

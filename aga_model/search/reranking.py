@@ -20,9 +20,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from aga_model.defaults import RERANK_MEMORY_MIB, SIMILARITY_WEIGHT
+from aga_model.errors import ModelLoadError
 from aga_model.files import Skipped, UnreadableImageError
 from aga_model.gallery import Hit, read_hit
-from aga_model.loading import ModelLoadError, read_model, require_weights
+from aga_model.loading import read_model, require_weights
 from aga_model.modeling_aga import AgaForImageTextRetrieval
 
 from .encoder import TOKENIZING, PersonEncoder

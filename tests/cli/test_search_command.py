@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from aga_model.cli.galleries import search as command
+from aga_model.errors import ModelLoadError
 from aga_model.gallery import Filter, GalleryError, GalleryRow, GallerySettings, Hit
-from aga_model.loading import ModelLoadError
-from aga_model.search import Answer, Ranking
+from aga_model.search import Answer, SearchOptions
 
 MODEL = "a" * 64
 SENTENCE = "a man in a red coat"
@@ -98,10 +98,10 @@ def test_what_is_asked_for_arrives(asked):
     filters = ("--camera", "door", "--camera", "yard", "--since", "2026-01-30", "--until", "2026-01-31", "--person", 7)
     aga(SENTENCE, *filters, "--top-k", 3, "--rerank", 5, "--one-per", "person", "--device", "cpu")
     where = Filter(["door", "yard"], datetime(2026, 1, 30), datetime(2026, 2, 1), ["7"])  # the whole last day
-    assert asked.rankings == [(Ranking(3, 5, where, "person"), "the re-ranker")]
+    assert asked.rankings == [(SearchOptions(3, 5, where, "person"), "the re-ranker")]
     assert asked.models == [("some/model", "cpu", False)]
     aga(SENTENCE, "--until", "2026-01-31T12:00")
-    assert asked.rankings[1] == (Ranking(10, None, Filter(until=datetime(2026, 1, 31, 12)), None), None)
+    assert asked.rankings[1] == (SearchOptions(10, None, Filter(until=datetime(2026, 1, 31, 12)), None), None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from store_worker import DIM, MODEL, unit
 
 from aga_model.files import Skipped
 from aga_model.gallery import Filter, Gallery, GalleryRow
-from aga_model.search import Ranking, answer_image, answer_sentence
+from aga_model.search import SearchOptions, answer_image, answer_sentence
 from aga_model.search import answering as searching
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
@@ -58,7 +58,7 @@ def narrow(gallery, monkeypatch):
 
 
 def answer(gallery, **ranking):
-    return answer_image(gallery, Encoder(), None, "an image", Ranking(**ranking))
+    return answer_image(gallery, Encoder(), None, "an image", SearchOptions(**ranking))
 
 
 def best(gallery, numbers):
@@ -142,7 +142,7 @@ def reversing(monkeypatch):
 
 
 def answer_reranked(gallery, **ranking):
-    return answer_sentence(gallery, SentenceEncoder(), "a man", Ranking(**ranking), "reranker")
+    return answer_sentence(gallery, SentenceEncoder(), "a man", SearchOptions(**ranking), "reranker")
 
 
 @pytest.mark.parametrize(("top_k", "rerank"), [(3, 6), (8, 5), (4, 4)])
@@ -176,6 +176,6 @@ def test_images_that_cannot_be_reranked_are_named_without_their_folders(gallery,
 
 def test_what_cannot_be_reranked_is_refused(gallery):
     with pytest.raises(ValueError, match="re-ranking needs a re-ranker"):
-        answer_sentence(gallery, SentenceEncoder(), "a man", Ranking(5, rerank=5))
+        answer_sentence(gallery, SentenceEncoder(), "a man", SearchOptions(5, rerank=5))
     with pytest.raises(ValueError, match="re-ranking reads a sentence, not an image"):
         answer(gallery, top_k=5, rerank=5)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, Hit, Recorder
-from aga_model.search import Answer, Ranking
+from aga_model.search import Answer, SearchOptions
 from aga_model.service import DemoSearch
 from aga_model.service.demo import searching as service
 from aga_model.service.demo.searching import DemoError, GoneError, Held, Wanted, _ranking
@@ -57,7 +57,7 @@ def found(monkeypatch):
     outcome = {"hits": [Hit(1, 0.5, ROWS[0])]}
 
     def answer(*given):
-        outcome["rankings"] = [*outcome.get("rankings", ()), *(one for one in given if isinstance(one, Ranking))]
+        outcome["rankings"] = [*outcome.get("rankings", ()), *(one for one in given if isinstance(one, SearchOptions))]
         if "error" in outcome:
             raise outcome["error"]
         return Answer(SENTENCE, outcome["hits"])

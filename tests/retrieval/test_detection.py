@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import BatchFeature, YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
 from aga_model.data.rendered import render_person, sample_person
+from aga_model.errors import ModelLoadError
 from aga_model.ingest import HogDetector, TransformersDetector, detection, load_detector
 from aga_model.ingest.detection import pairwise_iou
-from aga_model.loading import ModelLoadError
 
 LABELS = {0: "car", 1: " Person", 2: "dog"}
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, BertTokenizer
 
 from aga_model import AgaConfig, AgaModel, AgaProcessor
-from aga_model.loading import ModelLoadError, local_folder
+from aga_model.errors import ModelLoadError
+from aga_model.loading import local_folder
 from aga_model.search import PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
 
 

@@ -13,7 +13,7 @@ from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel, AgaProcessor
 from aga_model.configuration_aga import AgaVisionConfig
-from aga_model.loading import ModelLoadError
+from aga_model.errors import ModelLoadError
 from aga_model.search import (
     Explainer,
     Explanation,

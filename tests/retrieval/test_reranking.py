@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizer
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaModel, AgaProcessor
+from aga_model.errors import ModelLoadError
 from aga_model.files import read_frame, read_image
 from aga_model.gallery import Gallery, GalleryRow
-from aga_model.loading import ModelLoadError
 from aga_model.search import PersonEncoder, Reranker, rerank_hits
 from aga_model.search.reranking import _equal_groups
 

@@ -11,7 +11,7 @@ from aga_model.gallery import Gallery, GalleryRow
 from aga_model.search import (
     Explainer,
     PersonEncoder,
-    Ranking,
+    SearchOptions,
     TextTruncatedWarning,
     UnknownWritingWarning,
     answer_sentence,
@@ -50,7 +50,7 @@ def test_notes_are_those_of_the_own_sentence(encoder, gallery):
         notes: dict[str, list[str]] = {}
 
         def ask(sentence, notes=notes):
-            notes[sentence[:5]] = answer_sentence(gallery, encoder, sentence, Ranking(1)).notes
+            notes[sentence[:5]] = answer_sentence(gallery, encoder, sentence, SearchOptions(1)).notes
 
         threads = [threading.Thread(target=ask, args=(sentence,)) for sentence in sentences]
         for thread in threads:
@@ -90,7 +90,7 @@ def test_nothing_is_warned_of_where_notes_are_returned(encoder, gallery):
         warnings.simplefilter("error")
         _, notes = encoder.encode_texts_with_notes(["word " * 100, "a man", "word " * 90])
         assert [type(note) for note in notes] == [TextTruncatedWarning] * 2
-        assert answer_sentence(gallery, encoder, "word " * 100, Ranking(1)).notes == [str(notes[0])]
+        assert answer_sentence(gallery, encoder, "word " * 100, SearchOptions(1)).notes == [str(notes[0])]
         _, told = explainer.explain_with_notes(Image.new("RGB", (40, 80)), "word " * 100)
         assert list(map(str, told)) == [str(notes[0])]
 

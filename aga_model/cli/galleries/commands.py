@@ -81,6 +81,14 @@ def index(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the gallery instead of adding to it.")
     ] = False,
+    text_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--text-encoder/--no-text-encoder",
+            envvar="AGA_TEXT_ENCODER",
+            help="Write the model's text encoder as ONNX beside the gallery, so that searches need not load PyTorch.",
+        ),
+    ] = True,
     purpose: PurposeOption = None,
 ) -> None:
     """

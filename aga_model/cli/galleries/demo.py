@@ -10,7 +10,7 @@ from aga_model.gallery import Gallery, Recorder
 from aga_model.service import DemoSearch, is_loopback, require_token
 
 from ..messages import RENDERED_NOTE, fail, note
-from .search import load_encoder
+from ..opening import load_encoder
 
 
 def demo(

@@ -31,7 +31,7 @@ from aga_model.ingest import (
     load_detector,
     no_progress,
 )
-from aga_model.search import PersonEncoder
+from aga_model.search import TEXT_ENCODER, PersonEncoder
 
 from ..messages import RENDERED_NOTE, fail, note, shown
 
@@ -59,6 +59,7 @@ def index(
     recut: bool,
     started: str | None,
     overwrite: bool,
+    text_encoder: bool,
     purpose: str | None,
 ) -> None:
     """What the command does; `commands` declares it."""
@@ -84,7 +85,7 @@ def index(
         if split is None:
             found, videos, skipped = shards.of_main(lambda: _find(images, out))
         people = _Scenes([*videos, *(found if scenes else [])], detector, settings, recut)
-        loading = _Loading(model, device, trust_remote_code, purpose)
+        loading = _Loading(model, device, trust_remote_code, purpose, text_encoder)
         _index([] if scenes else found, people, skipped, facts_of, loading, out, batch_size, overwrite, shards)
         shards.close()
     except ShardError as error:  # all processes know of it
@@ -115,12 +116,16 @@ class _Scenes:
 
 @dataclass(frozen=True)
 class _Loading:
-    """The model to encode with, the device, whether its and the detector's own Python code is trusted, and why."""
+    """
+    The model to encode with, the device, whether its and the detector's own Python code is trusted, what for, and
+    whether its text encoder is written for searches.
+    """
 
     model: str
     device: str | None
     trust_remote_code: bool
     purpose: str | None
+    text_encoder: bool
 
 
 def _index(
@@ -173,6 +178,8 @@ def _index(
             gallery = Gallery.open(out)
             gallery.before_removal = partial(_record_removal, gallery, loading.purpose)
         _finish(gallery, report, people, [*skipped, *report.skipped, *people.skipped])
+        if loading.text_encoder and gallery.is_made:
+            _write_text_encoder(gallery, encoder)
         if expired:
             typer.echo(f"{expired} images are older than the gallery keeps them, and were erased")
 
@@ -220,6 +227,25 @@ def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped:
         )
     if (built := _build_index(gallery)) is not None:
         typer.echo(shown_index(built))
+
+
+def _write_text_encoder(gallery: Gallery, encoder: PersonEncoder) -> None:
+    """Beside the gallery, or in the model's folder where the gallery lies on a server."""
+    place = gallery.folder or Path(gallery.model_name)
+    if not os.access(place, os.W_OK):
+        return
+    try:
+        from aga_model.conversion import write_text_encoder
+
+        difference = write_text_encoder(encoder, place / TEXT_ENCODER)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        note(f"searches of this gallery load PyTorch, since its text encoder could not be written: {error}")
+        return
+    if difference is not None:
+        typer.echo(
+            f"text encoder for searches without PyTorch: {shown(place / TEXT_ENCODER)}, embeddings within "
+            f"{difference:.0e} of the model's"
+        )
 
 
 def _bar(what: str, unit: str) -> Callable[[int | None], tqdm]:

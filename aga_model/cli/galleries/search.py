@@ -2,37 +2,38 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers.utils import logging as transformers_logging
 
 from aga_model.files import face_hider, read_image
 from aga_model.gallery import Filter, Gallery, Hit, Recorder, read_hit, read_time, shown_image
-from aga_model.loading import ModelLoadError
 from aga_model.search import (
+    TEXT_ENCODER,
     Answer,
-    Explainer,
-    PersonEncoder,
-    Ranking,
-    Reranker,
+    OnnxTextEncoder,
+    SearchOptions,
     answer_image,
     answer_sentence,
     hit_values,
-    save_explanation_picture,
     save_result_picture,
     with_faces_hidden,
     write_csv,
     write_page,
 )
 
-from ..messages import RENDERED_NOTE, fail, note, shown
+from ..left_out import left_out
+from ..messages import RENDERED_NOTE, fail, is_out_of_memory, note, shown
 from .commands import OnePer
+
+if TYPE_CHECKING:
+    from aga_model.search import PersonEncoder
 
 
 def search(
@@ -70,10 +71,15 @@ def search(
             raise ValueError("--rerank and --explain read a sentence: leave them out with --image")
         if hide_faces:
             face_hider()  # nothing is searched for if it cannot be shown
-        opened = Gallery.open(gallery)
+        needs_model = image is not None or rerank is not None or explain is not None
+        chosen = model is not None or device is not None or trust_remote_code
+        with nullcontext() if needs_model or chosen else left_out("pandas"):
+            opened = Gallery.open(gallery)
         recorder = Recorder.of(opened, audit).for_purpose(purpose)
-        encoder = load_encoder(opened, model, device, trust_remote_code)
-        answers = _answers(opened, encoder, sentences, image, Ranking(top_k, rerank, where, one_per))
+        encoder: Any = None if needs_model or chosen else _text_encoder(opened)
+        if encoder is None:
+            encoder = _whole_model(opened, model, device, trust_remote_code)
+        answers = _answers(opened, encoder, sentences, image, SearchOptions(top_k, rerank, where, one_per))
         if hide_faces:
             answers = [with_faces_hidden(answer) for answer in answers]
         _record(recorder, answers, image, where, [file for file in (save, explain) if file is not None])
@@ -82,8 +88,26 @@ def search(
         if explain is not None:
             _explain(encoder, answers[0], explain)
         _print(opened, answers, top_k, rerank, as_json, queries is not None)
-    except (ValueError, OSError, ModuleNotFoundError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(error)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(error)
+
+
+def _text_encoder(gallery: Gallery) -> OnnxTextEncoder | None:
+    """What embeds sentences without torch, beside the gallery or in its model's folder; None where there is none."""
+    if find_spec("onnxruntime") is None:
+        return None
+    folders = [folder for folder in (gallery.folder, Path(gallery.model_name)) if folder is not None]
+    return OnnxTextEncoder.find([folder / TEXT_ENCODER for folder in folders], gallery.model_hash)
+
+
+def _whole_model(gallery: Gallery, model: str | None, device: str | None, trust_remote_code: bool) -> "PersonEncoder":
+    from ..opening import load_encoder  # brings torch and transformers
+
+    return load_encoder(gallery, model, device, trust_remote_code)
 
 
 def _sentences(query: str | None, image: Path | None, queries: Path | None) -> list[str]:
@@ -103,12 +127,16 @@ def _sentences(query: str | None, image: Path | None, queries: Path | None) -> l
 
 
 def _answers(
-    gallery: Gallery, encoder: PersonEncoder, sentences: list[str], image: Path | None, ranking: Ranking
+    gallery: Gallery, encoder: Any, sentences: list[str], image: Path | None, ranking: SearchOptions
 ) -> list[Answer]:
+    reranker = None
     if image is not None:
         answers = [answer_image(gallery, encoder, read_image(image), str(image), ranking)]
     else:
-        reranker = None if ranking.rerank is None else Reranker.from_encoder(encoder)
+        if ranking.rerank is not None:
+            from aga_model.search import Reranker
+
+            reranker = Reranker.from_encoder(encoder)
         answers = [answer_sentence(gallery, encoder, sentence, ranking, reranker) for sentence in sentences]
     for answer in answers if encoder.rendered_only else ():
         answer.notes.insert(0, RENDERED_NOTE)
@@ -141,9 +169,11 @@ def _save(answers: list[Answer], path: Path) -> None:
     )
 
 
-def _explain(encoder: PersonEncoder, answer: Answer, path: Path) -> None:
+def _explain(encoder: "PersonEncoder", answer: Answer, path: Path) -> None:
     if not answer.hits:
         raise ValueError("--explain: there is no result to explain")
+    from aga_model.search import Explainer, save_explanation_picture
+
     hit = answer.hits[0]
     image = read_hit(hit)
     explanation = Explainer.from_encoder(encoder).explain(image, answer.query)
@@ -162,29 +192,6 @@ def _print(gallery: Gallery, answers: list[Answer], top_k: int, rerank: int | No
             _print_table(answer.hits, rerank)
     for line in dict.fromkeys(line for answer in answers for line in answer.notes):
         note(line)
-
-
-def load_encoder(
-    gallery: Gallery, model: str | None, device: str | None, trust_remote_code: bool = False
-) -> PersonEncoder:
-    """
-    The encoder of a gallery: the model that it names, or `model`, whose own code runs only where it is trusted.
-
-    Raises:
-        GalleryError: the gallery was made with another model.
-        ModelLoadError: the model cannot be loaded, or not on the device.
-    """
-    transformers_logging.disable_progress_bar()
-    try:
-        encoder = PersonEncoder.from_pretrained(
-            model or gallery.model_name, device, trust_remote_code=trust_remote_code
-        )
-    except ModelLoadError as error:
-        if model is None:
-            raise ModelLoadError(f"{error} (the gallery names this model; give --model if it has moved)") from error
-        raise
-    gallery.require_model(encoder.model_hash, encoder.name)
-    return encoder
 
 
 def _json_answer(gallery: Gallery, answer: Answer, top_k: int, rerank: int | None) -> dict[str, Any]:

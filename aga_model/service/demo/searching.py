@@ -13,6 +13,7 @@ from time import monotonic
 
 from PIL import Image
 
+from aga_model.errors import ModelLoadError
 from aga_model.files import UnreadableImageError, decode_image, face_hider
 from aga_model.gallery import (
     MAX_PURPOSE,
@@ -26,14 +27,13 @@ from aga_model.gallery import (
     shown_image,
 )
 from aga_model.handler import MAX_CHARACTERS
-from aga_model.loading import ModelLoadError
 from aga_model.search import (
     COLLAPSES,
     Answer,
     Explainer,
     PersonEncoder,
-    Ranking,
     Reranker,
+    SearchOptions,
     answer_image,
     answer_sentence,
     explanation_image,
@@ -272,7 +272,7 @@ class DemoSearch:
             shown = replace(hit, hide_faces=hit.hide_faces or self._hides_faces)
             return explanation_image(self.explainer.explain_with_notes(image, sentence)[0], shown_image(shown, image))
 
-    def _ranking(self, wanted: Wanted, rerank: int | None) -> Ranking:
+    def _ranking(self, wanted: Wanted, rerank: int | None) -> SearchOptions:
         chosen = set(wanted.cameras)
         if chosen - set(self.held.cameras) and chosen - set(self.refreshed().cameras):
             raise DemoError("the gallery holds no image of one of these cameras: reload the page")
@@ -314,7 +314,7 @@ class DemoSearch:
         return image
 
 
-def _ranking(wanted: Wanted, rerank: int | None) -> Ranking:
+def _ranking(wanted: Wanted, rerank: int | None) -> SearchOptions:
     """The ranking of checked choices; DemoError for a wrong one."""
     if not 1 <= wanted.top_k <= MAX_RESULTS:
         raise DemoError(f"choose between 1 and {MAX_RESULTS} results")
@@ -330,7 +330,7 @@ def _ranking(wanted: Wanted, rerank: int | None) -> Ranking:
         where = Filter(wanted.cameras or None, since, until)
     except (ValueError, OverflowError, OSError) as error:  # the calendar ends before what ISO 8601 can write
         raise DemoError(str(error)) from error
-    return Ranking(wanted.top_k, rerank, where, wanted.one_per or None)
+    return SearchOptions(wanted.top_k, rerank, where, wanted.one_per or None)
 
 
 @contextmanager
