@@ -7,7 +7,8 @@ MARGIN = 0.05  # added to a detected box on each side, in parts of its width and
 MIN_HEIGHT = 40  # pixels; lower people are left out
 RERANK_MEMORY_MIB = 1024.0  # for the patch states of images that wait to be re-ranked
 SIMILARITY_WEIGHT = 1.0  # of the cosine similarity, divided by the temperature, beside the ITM head's log-odds
-TOKEN_VARIABLE = "AGA_DEMO_TOKEN"  # the environment variable that holds the token of what listens
+TOKEN_VARIABLE = "AGA_DEMO_TOKEN"  # the environment variable that holds the token of the demo
+SERVICE_TOKEN_VARIABLE = "AGA_TOKEN"  # and that of the service
 
 
 class TimeSource(StrEnum):

@@ -53,7 +53,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "retrieval.demo.page": ("service.demo.page",),
     "retrieval.demo.page_rules": ("service.demo.page_rules",),
     "retrieval.demo.server": ("service.demo.server",),
-    "retrieval.demo.service": ("service.demo.searching",),
+    "retrieval.demo.service": ("service.searching",),
     "retrieval.demo.turns": ("service.demo.turns",),
     "retrieval.detection": ("ingest.detection",),
     "retrieval.encoder": ("search.encoder", "search.sentences", "loading"),
@@ -88,6 +88,8 @@ MOVED: dict[str, tuple[str, ...]] = {
 RENAMED = {
     ("retrieval", "Ranking"): "SearchOptions",
     ("retrieval.searching", "Ranking"): "SearchOptions",
+    ("retrieval.demo.service", "DemoError"): "SearchError",
+    ("retrieval.demo.service", "DemoSearch"): "GallerySearch",
     ("retrieval.reranking", "MEMORY_MIB"): "RERANK_MEMORY_MIB",
 }
 

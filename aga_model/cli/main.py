@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 from aga_model.version import __version__
 
 from .datasets.commands import check_data, render, wrong_pairs
-from .galleries.commands import demo, index, search
+from .galleries.commands import demo, index, search, serve
 from .galleries.gallery_commands import gallery_app
 from .messages import extra_of, fail
 from .models.commands import convert, evaluate, export, push, report
@@ -44,6 +44,6 @@ def main(
     """Text-based person search with AGA."""
 
 
-for command in (render, check_data, wrong_pairs, evaluate, index, search, demo, report, convert, export, push):
+for command in (render, check_data, wrong_pairs, evaluate, index, search, demo, serve, report, convert, export, push):
     app.command()(command)
 app.add_typer(gallery_app, name="gallery")

@@ -22,10 +22,13 @@ EXTRAS = {
     "lancedb": "search",
     "pyarrow": "search",
     "pymilvus": "milvus",
+    "fastapi": "serve",
     "gradio": "demo",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
+    "onnx": "search",
+    "onnxruntime": "search",
+    "onnxscript": "search",
+    "prometheus_client": "serve",
+    "uvicorn": "serve",
 }
 _ADVICE = "pip install"
 

@@ -1,11 +1,11 @@
-from .answering import SearchOptions, answer_image, answer_sentence
+from .answering import SearchOptions, TextEncoder, answer_image, answer_sentence, answer_sentences
 from .encoder import PersonEncoder
 from .explanation import Explainer, Explanation
 from .explanation_picture import explanation_image, save_explanation_picture
 from .picture import COLUMNS, save_picture, save_result_picture, stack_pictures
 from .reranking import Reranker, rerank_hits
 from .results import COLLAPSES, Answer, collapse, hit_values, with_faces_hidden, write_csv, write_page
-from .sentences import QueryWarning, TextTruncatedWarning, UnknownWritingWarning
+from .sentences import QueryWarning, TextTruncatedWarning, UnknownWritingWarning, unknown_letters
 from .text_encoder import (
     TEXT_ENCODER,
     TEXT_ENCODER_FORMAT,
@@ -31,10 +31,12 @@ __all__ = [
     "QueryWarning",
     "Reranker",
     "SearchOptions",
+    "TextEncoder",
     "TextTruncatedWarning",
     "UnknownWritingWarning",
     "answer_image",
     "answer_sentence",
+    "answer_sentences",
     "collapse",
     "explanation_image",
     "hit_values",
@@ -43,6 +45,7 @@ __all__ = [
     "save_picture",
     "save_result_picture",
     "stack_pictures",
+    "unknown_letters",
     "with_faces_hidden",
     "write_csv",
     "write_page",

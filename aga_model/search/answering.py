@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from PIL import Image
 
-from aga_model.gallery import Filter, Gallery, Hit
+from aga_model.gallery import Filter, Gallery, GalleryError, Hit
 
 from .results import Answer, collapse
 from .sentences import QueryWarning
@@ -22,8 +22,11 @@ _LISTED = 5
 class TextEncoder(Protocol):
     """What a search for a sentence needs: [`PersonEncoder`], or without torch [`OnnxTextEncoder`]."""
 
-    def encode_texts_with_notes(self, texts: Sequence[str]) -> tuple[np.ndarray, list[QueryWarning]]:
-        """Sentences to float32 (n, dim) of unit length, and what makes their results worse than they might be."""
+    def examine_text(self, text: str) -> list[QueryWarning]:
+        """What makes a sentence's results worse than they might be; ValueError for one that cannot be embedded."""
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Sentences that have been examined, to float32 (n, dim) of unit length."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,61 @@ def answer_sentence(
         ValueError: the sentence is empty, holds no word or is not valid Unicode; or `ranking` has a value that is
             wrong, or asks for re-ranking without a re-ranker.
     """
-    if ranking.rerank is not None and reranker is None:
-        raise ValueError("re-ranking needs a re-ranker: Reranker.from_encoder(encoder)")
-    embedding, found = encoder.encode_texts_with_notes([sentence])
-    return _answer(gallery, reranker, embedding, sentence, ranking, [str(note) for note in found])
+    (answer,) = answer_sentences(gallery, encoder, [(sentence, ranking)], reranker)
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer
+
+
+def answer_sentences(
+    gallery: Gallery,
+    encoder: TextEncoder,
+    asked: Sequence[tuple[str, SearchOptions]],
+    reranker: "Reranker | None" = None,
+) -> list[Answer | ValueError]:
+    """
+    [`answer_sentence`] for several people at a time: their sentences go through the encoder together, and those with
+    the same filter and number of results are looked for in the gallery together.
+
+    Args:
+        asked: sentences, each with its options.
+
+    Returns:
+        The answers in the order of `asked`; for a sentence that cannot be answered, the error that says why.
+
+    Raises:
+        GalleryError: the gallery cannot be read.
+    """
+    answers: list[Answer | ValueError] = [ValueError()] * len(asked)
+    notes: dict[int, list[str]] = {}
+    for number, (sentence, options) in enumerate(asked):
+        try:
+            if options.rerank is not None and reranker is None:
+                raise ValueError("re-ranking needs a re-ranker: Reranker.from_encoder(encoder)")
+            notes[number] = [str(note) for note in encoder.examine_text(sentence)]
+        except ValueError as error:
+            answers[number] = error
+    if not notes:
+        return answers
+    embeddings = dict(zip(notes, encoder.embed_texts([asked[number][0] for number in notes])))
+    together: dict[tuple[int, str], list[int]] = {}
+    for number in notes:
+        options = asked[number][1]
+        together.setdefault((_depth(options), repr(options.where)), []).append(number)
+    for numbers in together.values():
+        options = asked[numbers[0]][1]
+        try:
+            found = gallery.search(np.stack([embeddings[each] for each in numbers]), _depth(options), options.where)
+        except GalleryError:
+            raise
+        except ValueError as error:
+            answers = [error if number in numbers else answer for number, answer in enumerate(answers)]
+            continue
+        for number, hits in zip(numbers, found):
+            sentence, options = asked[number]
+            rows = embeddings[number][None]
+            answers[number] = _answer(gallery, reranker, rows, sentence, options, notes[number], hits)
+    return answers
 
 
 def answer_image(
@@ -84,7 +138,9 @@ def answer_image(
     """
     if ranking.rerank is not None:
         raise ValueError("re-ranking reads a sentence, not an image")
-    return _answer(gallery, None, encoder.encode_images([image]), name, ranking, [])
+    embedding = encoder.encode_images([image])
+    hits = gallery.search(embedding, _depth(ranking), ranking.where)[0]
+    return _answer(gallery, None, embedding, name, ranking, [], hits)
 
 
 def _answer(
@@ -94,8 +150,13 @@ def _answer(
     query: str,
     ranking: SearchOptions,
     notes: list[str],
+    hits: list[Hit],
 ) -> Answer:
-    hits = _first(gallery, embedding, ranking)
+    """
+    Args:
+        hits: the best of the query by similarity, [`_depth`] of them where there are so many.
+    """
+    hits = _enough(gallery, embedding, ranking, hits)
     held = "the gallery holds" if ranking.where.is_empty else "the filter leaves"
     if reranker is not None and ranking.rerank is not None:
         if len(hits) < ranking.rerank:
@@ -120,11 +181,15 @@ def _counted(gallery: Gallery, ranking: SearchOptions, hits: list[Hit], done: st
     return f"{rows} images: {'all' if len(hits) == rows else len(hits)} of them are {done}"
 
 
-def _first(gallery: Gallery, embedding: np.ndarray, ranking: SearchOptions) -> list[Hit]:
-    """As many images by similarity as the ranking needs: with `one_per` until there are enough different ones."""
-    wanted = max(ranking.top_k, ranking.rerank or 0)
+def _depth(options: SearchOptions) -> int:
+    """How many images by similarity the results are made of, unless several are of one person or track."""
+    return max(options.top_k, options.rerank or 0)
+
+
+def _enough(gallery: Gallery, embedding: np.ndarray, ranking: SearchOptions, hits: list[Hit]) -> list[Hit]:
+    """The hits, or, where several are of one person or track, more until there are enough different ones."""
+    wanted = _depth(ranking)
     while True:
-        hits = gallery.search(embedding, wanted, ranking.where)[0]
         if len(hits) < wanted:
             # Few hits are no proof of few images: these are counted.
             rows = gallery.count(ranking.where)
@@ -135,6 +200,7 @@ def _first(gallery: Gallery, embedding: np.ndarray, ranking: SearchOptions) -> l
             return hits
         else:
             wanted *= 4
+        hits = gallery.search(embedding, wanted, ranking.where)[0]
 
 
 def _rerank(reranker: "Reranker", query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
@@ -149,4 +215,4 @@ def _rerank(reranker: "Reranker", query: str, hits: list[Hit], number: int, note
     return first + hits[number:]
 
 
-__all__ = ["SearchOptions", "answer_image", "answer_sentence"]
+__all__ = ["SearchOptions", "TextEncoder", "answer_image", "answer_sentence", "answer_sentences"]

@@ -157,12 +157,20 @@ class PersonEncoder:
         Raises:
             ValueError: a sentence is empty, holds no letter or digit, or is not valid Unicode.
         """
-        notes = [note for text in texts for note in check_sentence(text, self)]
+        notes = [note for text in texts for note in self.examine_text(text)]
+        return self.embed_texts(texts, batch_size), notes
+
+    def examine_text(self, text: str) -> list[QueryWarning]:
+        """What makes a sentence's results worse than they might be; ValueError for one that cannot be embedded."""
+        return check_sentence(text, self)
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Embed sentences that have been examined, to float32 (n, dim) of unit length."""
         batches = [
             self._encode_text_batch(list(texts[start : start + batch_size]))
             for start in range(0, len(texts), batch_size)
         ]
-        return np.concatenate([np.empty((0, self.dim), np.float32), *batches]), notes
+        return np.concatenate([np.empty((0, self.dim), np.float32), *batches])
 
     @property
     def unknown_token(self) -> int | None:

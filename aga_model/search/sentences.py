@@ -1,6 +1,5 @@
 """Whether a sentence can be searched for, and what makes its results worse than they might be."""
 
-from collections.abc import Iterable
 from typing import Protocol
 
 _MOST_UNKNOWN = 0.5  # of a sentence's letters: a name in another writing is no harm
@@ -57,12 +56,11 @@ def check_sentence(text: str, tokenizer: SentenceTokenizer) -> list[QueryWarning
     if not any(character.isalnum() for character in text):
         raise ValueError(f"the query {_beginning(text)!r} holds no word: describe the person in a sentence")
     notes: list[QueryWarning] = []
-    letters = {place for place, character in enumerate(text) if character.isalnum()}
-    unknown = letters & _unknown_places(tokenizer.pieces(text) or [], tokenizer.unknown_token)
-    if len(unknown) > _MOST_UNKNOWN * len(letters):
+    unknown, letters = unknown_letters(text, tokenizer)
+    if unknown > _MOST_UNKNOWN * letters:
         notes.append(
             UnknownWritingWarning(
-                f"the model's vocabulary lacks {len(unknown)} of the {len(letters)} letters of {_beginning(text)!r}: "
+                f"the model's vocabulary lacks {unknown} of the {letters} letters of {_beginning(text)!r}: "
                 "it has not learnt this writing, and the results say next to nothing; describe the person in the "
                 "language of the captions that the model was trained on"
             )
@@ -78,19 +76,21 @@ def check_sentence(text: str, tokenizer: SentenceTokenizer) -> list[QueryWarning
     return notes
 
 
-def _unknown_places(pieces: Iterable[Piece], unknown_token: int | None) -> set[int]:
+def unknown_letters(text: str, tokenizer: SentenceTokenizer) -> tuple[int, int]:
     """
-    Places of the characters that the vocabulary has no entry for, alone or in a longer one. A tokenizer of bytes
-    (CLIP) cuts such a letter into pieces, others (BERT) give their token for what is unknown.
+    How many letters and digits of a sentence the vocabulary has no entry for, alone or in a longer one, and how many
+    there are. A tokenizer of bytes (CLIP) cuts such a letter into pieces, others (BERT) give their token for what is
+    unknown. Of a tokenizer that does not tell the places of its tokens none counts as unknown.
     """
+    letters = {place for place, character in enumerate(text) if character.isalnum()}
     unknown: set[int] = set()
     last = (0, 0)
-    for token, span in pieces:
+    for token, span in tokenizer.pieces(text) or ():
         is_part_of_letter = span == last and span[1] - span[0] == 1
-        if is_part_of_letter or token == unknown_token:
+        if is_part_of_letter or token == tokenizer.unknown_token:
             unknown.update(range(*span))
         last = span
-    return unknown
+    return len(unknown & letters), len(letters)
 
 
 def _beginning(text: str, length: int = 40) -> str:
@@ -104,4 +104,5 @@ __all__ = [
     "TextTruncatedWarning",
     "UnknownWritingWarning",
     "check_sentence",
+    "unknown_letters",
 ]

@@ -82,9 +82,22 @@ class OnnxTextEncoder:
             ModelLoadError: the files are damaged.
             ValueError: a sentence is empty, holds no letter or digit, or is not valid Unicode.
         """
-        notes = [note for text in texts for note in check_sentence(text, self)]
+        notes = [note for text in texts for note in self.examine_text(text)]
+        return self.embed_texts(texts), notes
+
+    def examine_text(self, text: str) -> list[QueryWarning]:
+        """What makes a sentence's results worse than they might be; ValueError for one that cannot be embedded."""
+        return check_sentence(text, self)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """
+        Embed sentences that have been examined, to float32 (n, dim) of unit length.
+
+        Raises:
+            ModelLoadError: the files are damaged.
+        """
         if not texts:
-            return np.empty((0, self.dim), np.float32), notes
+            return np.empty((0, self.dim), np.float32)
         tokens = [self._tokens(text) for text in texts]
         longest = max(map(len, tokens))
         inputs = {
@@ -97,7 +110,7 @@ class OnnxTextEncoder:
             raise self._damaged(TEXT_GRAPH_FILE, error) from error
         if rows.shape != (len(texts), self.dim) or not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3):
             raise self._damaged(TEXT_GRAPH_FILE, "it gives no unit vectors of the gallery's dimension")
-        return rows, notes
+        return rows
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a whole sentence, including the start and end tokens."""

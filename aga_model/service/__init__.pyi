@@ -1,9 +1,12 @@
-from .demo.searching import DemoSearch
+from .client import Client, ServerError
 from .guard import TOKEN_VARIABLE, is_loopback, require_token
+from .searching import GallerySearch
 
 __all__ = [
     "TOKEN_VARIABLE",
-    "DemoSearch",
+    "Client",
+    "GallerySearch",
+    "ServerError",
     "is_loopback",
     "require_token",
 ]

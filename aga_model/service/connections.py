@@ -50,16 +50,18 @@ class ConnectionLimits:
     linger_bytes: int = 2**20
 
     @classmethod
-    def of_this_process(cls) -> "ConnectionLimits":
-        """The usual ones, or less where the process may open only a few files: half of them at most."""
-        descriptors = _descriptors()
-        part = min(1.0, descriptors / 2 / (cls.strangers + cls.guests))
-        return cls(
-            max(8, int(cls.strangers * part)),
-            max(4, int(cls.strangers_per_address * part)),
-            max(16, int(cls.guests * part)),
-            max(16, int(cls.guests_per_address * part)),
-        )
+    def of_this_process(cls, any_address: int | None = None) -> "ConnectionLimits":
+        """
+        The usual ones, or less where the process may open only a few files: half of them at most.
+
+        Args:
+            any_address: so many strangers and as many guests, also of one address, in the place of the usual ones: for
+                a server that is asked by programs, or through a proxy.
+        """
+        usual = (cls.strangers, cls.strangers_per_address, cls.guests, cls.guests_per_address)
+        wanted = usual if any_address is None else (any_address,) * 4
+        part = min(1.0, _descriptors() / 2 / (wanted[0] + wanted[2]))
+        return cls(*(max(least, int(number * part)) for least, number in zip((8, 4, 16, 16), wanted)))
 
 
 class Connection(Protocol):
@@ -286,26 +288,52 @@ def limited_protocol(limits: ConnectionLimits) -> Callable[..., LimitedProtocol]
     return lambda **uvicorn: LimitedProtocol(registry, **uvicorn)
 
 
-def limited_server(app: App) -> uvicorn.Server:
+def limited_server(
+    app: App, limits: ConnectionLimits | None = None, close_seconds: int = _CLOSE_SECONDS
+) -> uvicorn.Server:
     """
     A server whose connections are limited and whose log holds no inputs, to be run with `sockets`.
 
     Args:
         app: a [`Guard`], which tells the server whom it lets in.
+        limits: how many connections; the usual ones without.
+        close_seconds: for answers that are under way when the server is stopped.
     """
     config = uvicorn.Config(
         app,
-        http=limited_protocol(ConnectionLimits.of_this_process()),  # type: ignore[arg-type]
+        http=limited_protocol(limits or ConnectionLimits.of_this_process()),  # type: ignore[arg-type]
         ws="none",
         log_config=log_config(),
         access_log=False,  # its lines would hold the token
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=_HEADER_BYTES,
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        timeout_graceful_shutdown=close_seconds,
         backlog=_ACCEPTED_AT_ONCE,
     )
     return _Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    A listening socket.
+
+    Args:
+        host: name or address.
+        port: 0 for any free one.
+
+    Raises:
+        OSError: the port is in use or not allowed, or the host is no address of this machine; says what to do.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"cannot listen on {host} port {port} ({reason}): give another --port (0 takes a free one), or "
+            "an address of this machine as --host"
+        ) from error
 
 
 class _Server(uvicorn.Server):
@@ -317,4 +345,4 @@ class _Server(uvicorn.Server):
             listening.listen(_BACKLOG)
 
 
-__all__ = ["ConnectionLimits", "Connections", "LimitedProtocol", "limited_protocol", "limited_server"]
+__all__ = ["ConnectionLimits", "Connections", "LimitedProtocol", "limited_protocol", "limited_server", "listen"]

@@ -1,9 +1,9 @@
 """
 What stands between the network and an application: who may ask, from where, for which routes, and with how much data.
 
-A web framework serves much more than a page needs; Gradio, which the demo is made with, has uploads, files of its
-cache, a proxy, component methods and monitoring. Here everything is refused but what an application's [`Rules`] name,
-before it is read at any cost. The guard knows ASGI only, neither Gradio nor the web server.
+A web framework serves much more than an application needs; Gradio, which the demo is made with, has uploads, files
+of its cache, a proxy, component methods and monitoring. Here everything is refused but what an application's [`Rules`]
+name, before it is read at any cost. The guard knows ASGI only, neither Gradio nor the web server.
 """
 
 import asyncio
@@ -74,10 +74,14 @@ class Rules:
     What an application takes of the requests that may reach it. These let everything through.
 
     Attributes:
+        name: what the application is called in refusals.
+        how_to_give_token: what the refusal of a request without it says.
         small_body: bytes that any body may have.
         large_at_once: larger bodies that are read at a time; of more, each is told to come again.
     """
 
+    name = "demo"
+    how_to_give_token = "open the address that aga demo printed, with ?token="
     small_body = 128 * 1024
     large_at_once = 4
 
@@ -141,7 +145,7 @@ def is_loopback(host: str) -> bool:
 
 def require_token(host: str, token: str | None) -> str | None:
     """
-    The token that a demo on this host asks for: the given one; without one, none on loopback, else a new random one.
+    The token that a server on this host asks for: the given one; without one, none on loopback, else a new random one.
 
     Raises:
         ValueError: the token is too short to be secret, or holds characters that an address cannot.
@@ -203,11 +207,11 @@ class Guard:
         is_read = scope["method"] in _READ_METHODS  # then there is no body
         try:
             if self._opens_session(scope):
-                _let_in(scope)
+                _let_in(scope, self.rules.name)
                 await self._set_cookie(scope, send)
                 return
             await self._check_sender(scope, headers)
-            _let_in(scope)
+            _let_in(scope, self.rules.name)
             query = self.rules.check_route(scope["method"], scope["path"], scope["query_string"].decode("latin-1"))
             if is_read and not _has_no_body(headers):
                 is_read = False
@@ -231,11 +235,12 @@ class Guard:
         if self.token is None:
             if not is_loopback(_name_of(host)):
                 raise Refusal(
-                    403, "This demo answers requests to this machine only: open it as http://127.0.0.1:PORT/"
+                    403,
+                    f"This {self.rules.name} answers requests to this machine only: open it as http://127.0.0.1:PORT/",
                 )
         elif not self._is_token(_bearer(headers)) and not self._is_token(_cookie(headers)):
             await self._slow_down(scope, headers)
-            raise Refusal(401, "This demo asks for a token: open the address that aga demo printed, with ?token=")
+            raise Refusal(401, f"This {self.rules.name} asks for a token: {self.rules.how_to_give_token}")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise Refusal(403, "This request comes from another site's page.")
@@ -319,11 +324,11 @@ class Guard:
         )
 
 
-def _let_in(scope: Scope) -> None:
+def _let_in(scope: Scope, name: str) -> None:
     """Tell the server that the sender of this is no stranger; Refusal if there are too many already."""
     stay = (scope.get("extensions") or {}).get(LET_IN)
     if stay is not None and not stay():
-        raise Refusal(503, "Too many pages of this demo are open: close some, or try again in 5 s.", 5)
+        raise Refusal(503, f"Too many connections to this {name} are open: close some, or try again in 5 s.", 5)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -397,12 +402,12 @@ def _with_headers(send: Send) -> Send:
 
 async def refuse(refusal: Refusal, scope: Scope, send: Send, close: bool = False) -> None:
     """
-    Answer with a refusal: as a page, or as JSON to a request of a page's script.
+    Answer with a refusal: as a page to a browser that asks for one, else as JSON.
 
     Args:
         close: end the connection behind it; what is left of the request is not read then.
     """
-    if scope["method"] in _READ_METHODS:
+    if scope["method"] in _READ_METHODS and "text/html" in _headers(scope).get("accept", ""):
         text = html.escape(refusal.reason)
         kind, content = (
             "text/html",

@@ -48,7 +48,7 @@ def asked(monkeypatch):
         "_web_server": lambda: web,
         "Gallery": SimpleNamespace(open=lambda location: shelf),
         "load_encoder": load,
-        "DemoSearch": Search,
+        "GallerySearch": Search,
     }.items():
         monkeypatch.setattr(command, name, stand_in)
     return asked

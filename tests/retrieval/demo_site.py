@@ -17,7 +17,7 @@ from aga_model.files import find_images
 from aga_model.gallery import Gallery
 from aga_model.ingest import ImageFacts, index_images
 from aga_model.search import PersonEncoder
-from aga_model.service import DemoSearch
+from aga_model.service import GallerySearch
 from aga_model.service.demo.server import listen, make_server
 
 TOKEN = "a-token-of-the-tests_0123"
@@ -133,7 +133,7 @@ class Site:
 
 
 @contextmanager
-def running(search: DemoSearch, token: str | None = None, guarded: bool = True):
+def running(search: GallerySearch, token: str | None = None, guarded: bool = True):
     server = make_server(search, token)
     if not guarded:
         server.config.app = server.config.app.app

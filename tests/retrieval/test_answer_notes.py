@@ -8,8 +8,7 @@ from store_worker import DIM, MODEL, unit
 
 from aga_model.files import Skipped
 from aga_model.gallery import Filter, Gallery, GalleryRow
-from aga_model.search import SearchOptions, answer_image, answer_sentence
-from aga_model.search import answering as searching
+from aga_model.search import SearchOptions, answer_image, answer_sentence, reranking
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -122,8 +121,11 @@ def test_one_per_person_looks_as_far_as_it_must(gallery):
 
 
 class SentenceEncoder:
-    def encode_texts_with_notes(self, sentences):
-        return unit(1, seed=1), ["a note"]
+    def examine_text(self, sentence):
+        return ["a note"]
+
+    def embed_texts(self, sentences):
+        return unit(1, seed=1)
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def reversing(monkeypatch):
         order = sorted(hits, key=lambda hit: (hit.path.name in unreadable, -hit.rank))
         return [replace(hit, rank=rank) for rank, hit in enumerate(order, start=1)], skipped
 
-    monkeypatch.setattr(searching, "rerank_hits", rerank)
+    monkeypatch.setattr(reranking, "rerank_hits", rerank)
     return unreadable
 
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from aga_model.cli.main import app as cli
 from aga_model.files import read_image
 from aga_model.gallery import Gallery
-from aga_model.service import DemoSearch, require_token
+from aga_model.service import GallerySearch, require_token
 from aga_model.service.demo import markup
 from aga_model.service.demo.server import listen
 from aga_model.service.guard import Guard, WrongTokens
@@ -45,7 +45,7 @@ def site(place, tmp_path_factory):
     files = tmp_path_factory.mktemp("gradio") / "files"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(files))
-        search = DemoSearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=UPLOAD_LIMIT)
+        search = GallerySearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=UPLOAD_LIMIT)
         with running(search) as running_site:
             yield running_site
     assert not files.exists() or not any(path.is_file() for path in files.rglob("*"))
@@ -54,7 +54,7 @@ def site(place, tmp_path_factory):
 @pytest.fixture(scope="module")
 def locked(place):
     """The same with a token."""
-    search = DemoSearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=UPLOAD_LIMIT)
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=UPLOAD_LIMIT)
     with running(search, TOKEN) as running_site:
         yield running_site
 
@@ -194,7 +194,7 @@ def _without_opencv(hit):
 
 def test_what_has_gone_meanwhile(model_folder, tmp_path, monkeypatch):
     place = make_place(tmp_path, model_folder)
-    with running(DemoSearch(Gallery.open(place.gallery), place.encoder)) as site:
+    with running(GallerySearch(Gallery.open(place.gallery), place.encoder)) as site:
         _, results = site.search(SENTENCE)
         (place.folder / "1_a.png").unlink()
         _, results = site.search(SENTENCE)
@@ -217,7 +217,7 @@ def test_re_ranking(make_model, processor, tmp_path):
     processor.save_pretrained(tmp_path / "model")
     place = make_place(tmp_path, tmp_path / "model")
     (place.folder / "1_a.png").unlink()
-    with running(DemoSearch(Gallery.open(place.gallery), place.encoder, rerank=6)) as site:
+    with running(GallerySearch(Gallery.open(place.gallery), place.encoder, rerank=6)) as site:
         messages, results = site.search(SENTENCE)
         assert results.count("<dt>ITM</dt>") == 5 and names(results)[5] == "1_a.png"
         assert "1_a.png: no such file" in messages and str(tmp_path) not in messages
@@ -280,7 +280,7 @@ def test_a_request_cannot_name_a_file(site, place):
 
 def test_the_second_lock_holds_alone(place):
     """Without the guard Gradio itself must refuse a path, which it does not for a page that is merely mounted."""
-    search = DemoSearch(Gallery.open(place.gallery), place.encoder)
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder)
     with running(search, guarded=False) as site:
         for path in ("/etc/passwd", str(place.secret)):
             success, output = site.start("by_sentence", [{**FILE, "path": path}, *all_choices()])
@@ -530,7 +530,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def test_in_a_browser(place):
     """Typing, a click on a result, its explanation; an image. Nothing comes from elsewhere, no name is code."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    search = DemoSearch(Gallery.open(place.gallery), place.encoder)
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder)
     with running(search, TOKEN) as site, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=300_000)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -582,7 +582,7 @@ def is_foreign(url, port):
 
 def test_a_busy_server_stops(place):
     """With an open answer, as every page in a browser holds one."""
-    search = DemoSearch(Gallery.open(place.gallery), place.encoder)
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder)
     with running(search) as site:
         connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=300)
         connection.request("GET", "/gradio_api/heartbeat/x")

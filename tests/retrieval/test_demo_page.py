@@ -15,8 +15,8 @@ pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 from aga_model.gallery import GalleryRow, Hit
 from aga_model.search import Answer
 from aga_model.service.demo import markup, page
-from aga_model.service.demo.searching import DemoError, GoneError, Held, Wanted
 from aga_model.service.demo.turns import Pace
+from aga_model.service.searching import GoneError, Held, SearchError, Wanted
 
 MARKER = "Zwiebelkuchen"
 CHOICES = [10.0, ["door"], "2026-01-01", "2026-01-31T12:00", "one per person", "case 7"]
@@ -125,7 +125,7 @@ def test_a_sentence_and_an_image_are_searched_with_what_was_chosen():
     assert re.findall("<li>(.*?)</li>", messages) == ["the sentence was cut"]
 
 
-@pytest.mark.parametrize("error", [DemoError("no such day"), ModuleNotFoundError("a crop of a video needs OpenCV")])
+@pytest.mark.parametrize("error", [SearchError("no such day"), ModuleNotFoundError("a crop of a video needs OpenCV")])
 def test_what_cannot_be_searched_is_told_in_the_place_of_results(error):
     found, messages, explanation, cards = page._sentence_handler(Search(error))("a man", *CHOICES)
     assert found is None and explanation == cards == "" and "aga-wrong" in messages and str(error) in messages
@@ -152,7 +152,7 @@ def test_a_result_that_has_gone_takes_the_others_along(sentence):
 
 def test_a_result_that_cannot_be_drawn_stays():
     found = page.Found("a man", (hit(1), hit(2)))
-    messages, shown = page._explain_handler(Search(DemoError("damaged")))(found, SimpleNamespace(_data={"index": 0}))
+    messages, shown = page._explain_handler(Search(SearchError("damaged")))(found, SimpleNamespace(_data={"index": 0}))
     assert "damaged" in messages and shown == "" and len(found.hits) == 2
 
 

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aga_model.gallery import Filter, Gallery, GalleryError
-from aga_model.service import DemoSearch
+from aga_model.service import GallerySearch
 from aga_model.service.demo import searching as service
-from aga_model.service.demo.searching import DemoError, Wanted
 from aga_model.service.logs import FormatterWithoutInputs, without_inputs
+from aga_model.service.searching import SearchError, Wanted
 
 pytestmark = pytest.mark.timeout(180)  # servers, which may serve for ever
 
@@ -35,7 +35,7 @@ def place(tmp_path_factory, model_folder):
 
 @pytest.fixture
 def search(place):
-    return DemoSearch(Gallery.open(place.gallery), place.encoder)
+    return GallerySearch(Gallery.open(place.gallery), place.encoder)
 
 
 @pytest.fixture
@@ -186,22 +186,22 @@ def test_a_session_keeps_no_inputs_and_no_cards(site):
 
 
 def test_long_texts_are_told_to_the_person(search):
-    with pytest.raises(DemoError, match="has 2,001 characters: shorten it to at most 2,000"):
+    with pytest.raises(SearchError, match="has 2,001 characters: shorten it to at most 2,000"):
         search.by_sentence("x" * 2001, Wanted())
     for wanted in (Wanted(since="2" * 41), Wanted(until="2" * 41), Wanted(cameras=["x" * 1001]),
                    Wanted(cameras=["x"] * 1001), Wanted(one_per="x" * 10_000)):  # fmt: skip
-        with pytest.raises(DemoError) as caught:
+        with pytest.raises(SearchError) as caught:
             search.by_sentence("a man", wanted)
         assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("more", [1, 2, 3, 1000])
 def test_a_file_that_is_too_large(place, more):
-    search = DemoSearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=1000)
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder, max_upload_bytes=1000)
     url = "data:image/png;base64," + base64.b64encode(b"x" * (1000 + more)).decode()
-    with pytest.raises(DemoError, match="larger than"):
+    with pytest.raises(SearchError, match="larger than"):
         search.read_upload(url)
-    with pytest.raises(DemoError, match="cannot be read"):  # it is none, but not too large
+    with pytest.raises(SearchError, match="cannot be read"):  # it is none, but not too large
         search.read_upload("data:image/png;base64," + base64.b64encode(b"x" * 1000).decode())
 
 
@@ -259,7 +259,7 @@ def changing(tmp_path, model_folder, monkeypatch):
     monkeypatch.setattr(service, "_RESCAN_SECONDS", 0.0)
     monkeypatch.setattr(service, "_RESCAN_SHARE", 0)
     place = make_place(tmp_path, model_folder)
-    with running(DemoSearch(Gallery.open(place.gallery), place.encoder)) as site:
+    with running(GallerySearch(Gallery.open(place.gallery), place.encoder)) as site:
         yield site, place
 
 
@@ -341,7 +341,7 @@ def test_a_gallery_is_not_looked_through_all_the_time(search, place, monkeypatch
     monkeypatch.setattr(Gallery, "rows", lambda *given: looks.append(1) or rows(*given))
     now = [1000.0]
     monkeypatch.setattr(service, "monotonic", lambda: now[0])
-    search = DemoSearch(Gallery.open(place.gallery), place.encoder)
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder)
     for _ in range(10):
         search.refreshed()
     assert len(looks) == 1

@@ -12,9 +12,9 @@ from PIL import Image
 
 from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, Hit, Recorder
 from aga_model.search import Answer, SearchOptions
-from aga_model.service import DemoSearch
+from aga_model.service import GallerySearch
 from aga_model.service.demo import searching as service
-from aga_model.service.demo.searching import DemoError, GoneError, Held, Wanted, _ranking
+from aga_model.service.searching import GoneError, Held, SearchError, Wanted, _ranking
 
 SENTENCE = "a man in a red coat"
 PRIVATE = "/home/anna/gallery"
@@ -83,7 +83,7 @@ def test_what_a_gallery_can_be_filtered_by(rows, held):
 
 def test_what_was_added_is_offered_some_seconds_later(now):
     shelf = Shelf(*ROWS)
-    search = DemoSearch(shelf, None)
+    search = GallerySearch(shelf, None)
     shelf.shelved.append(GalleryRow("d.jpg", camera="hall"))
     for later, images in ((0.0, 3), (4.9, 3), (0.2, 4), (0.0, 4)):
         now[0] += later
@@ -96,11 +96,11 @@ def test_what_was_added_is_offered_some_seconds_later(now):
 def test_a_camera_that_another_page_shows_may_be_chosen(now):
     """Before this process has looked again by itself."""
     shelf = Shelf(*ROWS)
-    search = DemoSearch(shelf, None)
+    search = GallerySearch(shelf, None)
     shelf.shelved.append(GalleryRow("d.jpg", camera="hall"))
     now[0] += 6.0
     assert search._ranking(Wanted(cameras=["hall", "door"]), None).where.cameras == ("hall", "door")
-    with pytest.raises(DemoError, match="reload the page"):
+    with pytest.raises(SearchError, match="reload the page"):
         search._ranking(Wanted(cameras=["nowhere", "door"]), None)
 
 
@@ -116,13 +116,13 @@ def test_choices_become_a_ranking():
         if fits:
             assert _ranking(Wanted(number), None).top_k == number
         else:
-            with pytest.raises(DemoError, match="between 1 and 60"):
+            with pytest.raises(SearchError, match="between 1 and 60"):
                 _ranking(Wanted(number), None)
 
 
 def test_only_sentences_are_re_ranked(found, monkeypatch):
     monkeypatch.setattr(service.Reranker, "from_encoder", lambda encoder: "the re-ranker")
-    search = DemoSearch(Shelf(*ROWS), None, rerank=20)
+    search = GallerySearch(Shelf(*ROWS), None, rerank=20)
     search.by_sentence(SENTENCE, Wanted(5))
     search.by_image(Image.new("RGB", (8, 8)), Wanted(6))
     assert [(one.top_k, one.rerank) for one in found["rankings"]] == [(5, 20), (6, None)]
@@ -135,12 +135,12 @@ def test_uploads_have_a_bound_of_pixels_and_are_made_small(monkeypatch, size, fi
     buffer = io.BytesIO()
     Image.new("RGB", size, "red").save(buffer, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    search = DemoSearch(Shelf(*ROWS), None)
+    search = GallerySearch(Shelf(*ROWS), None)
     if fits:
         image = search.read_upload(url)
         assert image.size == (15, 30) and hashlib.sha256(buffer.getvalue()).hexdigest() in image.info.values()
     else:
-        with pytest.raises(DemoError, match="20x41"):
+        with pytest.raises(SearchError, match="20x41"):
             search.read_upload(url)
 
 
@@ -150,12 +150,12 @@ def test_uploads_have_a_bound_of_pixels_and_are_made_small(monkeypatch, size, fi
 @pytest.mark.parametrize(("log", "required", "asks"), [(0, 0, False), (1, 0, True), (0, 1, True), (1, 1, True)])
 def test_a_purpose_is_asked_for_where_it_is_kept_or_required(log, required, asks):
     recorder = Recorder(object() if log else None, "shelf", "me", purpose_required=bool(required))
-    assert DemoSearch(Shelf(*ROWS), None, recorder=recorder).asks_purpose is asks
+    assert GallerySearch(Shelf(*ROWS), None, recorder=recorder).asks_purpose is asks
 
 
 def test_a_log_that_is_asked_for_while_the_demo_runs_is_written(found, tmp_path):
     shelf, log = Shelf(*ROWS), tmp_path / "audit.jsonl"
-    search = DemoSearch(shelf, None, recorder=Recorder(None, "shelf", "front desk"), purpose="lost children")
+    search = GallerySearch(shelf, None, recorder=Recorder(None, "shelf", "front desk"), purpose="lost children")
     shelf.settings = GallerySettings(audit=str(log))
     search.by_sentence(SENTENCE, Wanted())
     search.by_sentence("another", Wanted(purpose=" case 8 "))
@@ -166,8 +166,8 @@ def test_a_log_that_is_asked_for_while_the_demo_runs_is_written(found, tmp_path)
     ]  # fmt: skip
     assert {line["actor"] for line in lines} == {"front desk"} and lines[2]["filters"] == {"cameras": ["door"]}
     shelf.settings = GallerySettings(audit=str(log), purpose_required=True)
-    with pytest.raises(DemoError, match="for what purpose"):
-        DemoSearch(shelf, None).by_sentence(SENTENCE, Wanted())
+    with pytest.raises(SearchError, match="for what purpose"):
+        GallerySearch(shelf, None).by_sentence(SENTENCE, Wanted())
 
 
 # --- what is shown ---
@@ -177,7 +177,7 @@ def test_a_log_that_is_asked_for_while_the_demo_runs_is_written(found, tmp_path)
 def test_an_explanation_hides_faces_by_the_settings_of_now(monkeypatch, settings):
     """A hit that was found before faces were to be hidden; the model sees the image as it is."""
     shelf = Shelf(*ROWS)
-    search, image = DemoSearch(shelf, None), Image.new("RGB", (8, 8))
+    search, image = GallerySearch(shelf, None), Image.new("RGB", (8, 8))
     monkeypatch.setattr(service, "read_hit", lambda hit: image)
     monkeypatch.setattr(service, "shown_image", lambda hit, given: ("shown", hit.hide_faces, given))
     monkeypatch.setattr(service, "explanation_image", lambda explained, shown: (explained, shown))
@@ -189,7 +189,7 @@ def test_an_explanation_hides_faces_by_the_settings_of_now(monkeypatch, settings
 
 def test_an_erased_image_is_read_no_more(monkeypatch):
     monkeypatch.setattr(service, "read_hit", None)
-    search = DemoSearch(Shelf(*ROWS[1:]), None)
+    search = GallerySearch(Shelf(*ROWS[1:]), None)
     search.explainer = object()
     with pytest.raises(GoneError, match="no longer in the gallery"):
         search.explain(Hit(1, 0.5, ROWS[0]), SENTENCE)
@@ -202,16 +202,16 @@ def test_nobody_is_let_in_where_faces_cannot_be_hidden(monkeypatch, by_setting):
 
     monkeypatch.setattr(service, "face_hider", missing)
     shelf = Shelf(*ROWS)
-    assert DemoSearch(shelf, None).held.images == 3
+    assert GallerySearch(shelf, None).held.images == 3
     shelf.settings = GallerySettings(hide_faces=by_setting)
     with pytest.raises(ModuleNotFoundError):
-        DemoSearch(shelf, None, hide_faces=not by_setting)
+        GallerySearch(shelf, None, hide_faces=not by_setting)
 
 
 @pytest.mark.parametrize(("hides", "by_hit"), [(True, True), (False, False)])
 def test_results_hide_faces_where_the_demo_does(found, monkeypatch, hides, by_hit):
     monkeypatch.setattr(service, "face_hider", lambda: None)
-    search = DemoSearch(Shelf(*ROWS), None, hide_faces=hides)
+    search = GallerySearch(Shelf(*ROWS), None, hide_faces=hides)
     answers = search.by_sentence(SENTENCE, Wanted()), search.by_image(Image.new("RGB", (8, 8)), Wanted())
     assert [[hit.hide_faces for hit in answer.hits] for answer in answers] == [[by_hit]] * 2
 
@@ -227,14 +227,14 @@ def test_results_hide_faces_where_the_demo_does(found, monkeypatch, hides, by_hi
 )
 def test_folders_go_to_the_keeper_and_inputs_to_nobody(found, caplog, error, told, logged):
     found["error"] = error
-    with pytest.raises(DemoError) as caught:
-        DemoSearch(Shelf(*ROWS), None).by_sentence(SENTENCE, Wanted(cameras=["door"]))
+    with pytest.raises(SearchError) as caught:
+        GallerySearch(Shelf(*ROWS), None).by_sentence(SENTENCE, Wanted(cameras=["door"]))
     assert str(caught.value) == f"{told}: whoever started the demo finds the reason in its terminal"
     assert logged in caplog.text and SENTENCE not in caplog.text and "door" not in caplog.text
 
 
 def test_what_the_person_can_mend_is_told_in_full(found, caplog):
     found["error"] = ValueError("the query holds no word")
-    with pytest.raises(DemoError, match=r"^the query holds no word$"):
-        DemoSearch(Shelf(*ROWS), None).by_sentence("...", Wanted())
+    with pytest.raises(SearchError, match=r"^the query holds no word$"):
+        GallerySearch(Shelf(*ROWS), None).by_sentence("...", Wanted())
     assert caplog.text == ""

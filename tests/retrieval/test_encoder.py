@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoProcessor, BertTokenizer
 from aga_model import AgaConfig, AgaModel, AgaProcessor
 from aga_model.errors import ModelLoadError
 from aga_model.loading import local_folder
-from aga_model.search import PersonEncoder, TextTruncatedWarning, UnknownWritingWarning
+from aga_model.search import PersonEncoder, TextTruncatedWarning, UnknownWritingWarning, unknown_letters
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_unknown_letters_of_a_tokenizer_without_bytes(model_folder, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     encoder = PersonEncoder.from_pretrained(model_folder, device="cpu")
     encoder.processor.tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
-    found = {text: encoder._unknown_letters(text) for text in ("a mans 女", "红衣女人", "a куртка", "!")}
+    found = {text: unknown_letters(text, encoder) for text in ("a mans 女", "红衣女人", "a куртка", "!")}
     assert found == {"a mans 女": (0, 6), "红衣女人": (3, 4), "a куртка": (6, 7), "!": (0, 0)}
 
 

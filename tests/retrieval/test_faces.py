@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from aga_model.files import FaceHider, face_hider, faces, hide_faces, read_image
 from aga_model.gallery import Gallery, GallerySettings, read_hit, shown_image
 from aga_model.search import Answer, Explainer, PersonEncoder, explanation_image, save_result_picture, write_page
-from aga_model.service import DemoSearch
+from aga_model.service import GallerySearch
 from aga_model.service.demo.markup import result_cards
-from aga_model.service.demo.searching import Wanted
+from aga_model.service.searching import Wanted
 
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
 
@@ -311,7 +311,7 @@ def test_the_demo_shows_no_face(gallery, model_folder, known_box, monkeypatch, r
     if by_setting:
         request.getfixturevalue("asks_for_hiding")
     encoder, _ = hits_of(gallery, model_folder)
-    search = DemoSearch(Gallery.open(gallery), encoder, hide_faces=not by_setting)
+    search = GallerySearch(Gallery.open(gallery), encoder, hide_faces=not by_setting)
     by_sentence = search.by_sentence(SENTENCE, Wanted(top_k=3))
     upload = search.read_upload(data_url(checkered(0)))
     by_image = search.by_image(upload, Wanted(top_k=3))
@@ -322,7 +322,7 @@ def test_the_demo_shows_no_face(gallery, model_folder, known_box, monkeypatch, r
     image = read_image(by_sentence.hits[0].path)
     wanted = explanation_image(search.explainer.explain(image, SENTENCE), face_hider().hide(image))
     assert np.array_equal(np.asarray(search.explain(by_sentence.hits[0], SENTENCE)), np.asarray(wanted))
-    plain = DemoSearch(Gallery.open(gallery), encoder).by_sentence(SENTENCE, Wanted(top_k=3))
+    plain = GallerySearch(Gallery.open(gallery), encoder).by_sentence(SENTENCE, Wanted(top_k=3))
     assert [is_hidden(image) for image in images_in(result_cards(plain.hits))] == [by_setting] * 3
 
 
@@ -361,7 +361,7 @@ def test_without_opencv_nothing_is_shown(gallery, model_folder, tmp_path, monkey
         lambda: save_result_picture(SENTENCE, [hit], tmp_path / "r.png"),
         lambda: write_page([Answer(SENTENCE, [hit])], tmp_path / "r.html", "title"),
         lambda: result_cards([hit]),
-        lambda: DemoSearch(Gallery.open(gallery), encoder, hide_faces=not by_setting),
+        lambda: GallerySearch(Gallery.open(gallery), encoder, hide_faces=not by_setting),
     ):
         with pytest.raises(ModuleNotFoundError, match="hiding faces needs OpenCV"):
             show()

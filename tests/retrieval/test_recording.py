@@ -15,8 +15,8 @@ from PIL import Image
 from aga_model.gallery import Filter, Gallery, GallerySettings, Recorder, verify
 from aga_model.gallery.store import Manifest
 from aga_model.search import PersonEncoder
-from aga_model.service import DemoSearch
-from aga_model.service.demo.searching import DemoError, Wanted
+from aga_model.service import GallerySearch
+from aga_model.service.searching import SearchError, Wanted
 
 SENTENCE = "a man in a red coat"
 
@@ -185,11 +185,11 @@ def upload_of(file):
 
 def test_the_demo_records_each_search_under_the_tokens_name(gallery, encoder, log, image_folder):
     opened = Gallery.open(gallery)
-    search = DemoSearch(opened, encoder, recorder=Recorder.of(opened, log, "front desk"), purpose="lost children")
+    search = GallerySearch(opened, encoder, recorder=Recorder.of(opened, log, "front desk"), purpose="lost children")
     search.by_sentence(SENTENCE, Wanted(top_k=2, cameras=["hall"]))
     image = search.read_upload(upload_of(image_folder / "a.jpg"))
     search.by_image(image, Wanted(top_k=1, purpose="case 8"))
-    with pytest.raises(DemoError):
+    with pytest.raises(SearchError):
         search.by_sentence(" ", Wanted())
     lines = entries(log)
     assert [(line["actor"], line["purpose"], line["results"]) for line in lines] == [
@@ -203,7 +203,7 @@ def test_the_demo_records_each_search_under_the_tokens_name(gallery, encoder, lo
 
 def test_the_demo_shows_nothing_that_it_cannot_record(gallery, encoder, log, monkeypatch, image_folder):
     ask(monkeypatch, audit=str(log))
-    search = DemoSearch(Gallery.open(gallery), encoder)
+    search = GallerySearch(Gallery.open(gallery), encoder)
     search.by_sentence(SENTENCE, Wanted())
 
     def full(file, data):
@@ -212,19 +212,19 @@ def test_the_demo_shows_nothing_that_it_cannot_record(gallery, encoder, log, mon
     monkeypatch.setattr("aga_model.gallery.audit._write", full)
     image = search.read_upload(upload_of(image_folder / "a.jpg"))
     for ask_for in (lambda: search.by_sentence(SENTENCE, Wanted()), lambda: search.by_image(image, Wanted())):
-        with pytest.raises(DemoError) as told:
+        with pytest.raises(SearchError) as told:
             ask_for()
         assert str(log) not in str(told.value) and "No space" not in str(told.value)
     assert len(entries(log)) == 1
 
 
 def test_the_demo_asks_for_the_purpose_that_the_gallery_asks_for(gallery, encoder, log, monkeypatch):
-    assert not DemoSearch(Gallery.open(gallery), encoder).asks_purpose
+    assert not GallerySearch(Gallery.open(gallery), encoder).asks_purpose
     ask(monkeypatch, audit=str(log), purpose_required=True)
-    search = DemoSearch(Gallery.open(gallery), encoder)
+    search = GallerySearch(Gallery.open(gallery), encoder)
     assert search.asks_purpose
     for purpose in ("", " ", "x" * 501):
-        with pytest.raises(DemoError, match="for what purpose"):
+        with pytest.raises(SearchError, match="for what purpose"):
             search.by_sentence(SENTENCE, Wanted(purpose=purpose))
     assert log.read_bytes() == b""
     search.by_sentence(SENTENCE, Wanted(purpose="case 7"))
@@ -235,7 +235,7 @@ def test_the_page_has_a_field_for_the_purpose_where_it_is_kept(gallery, encoder,
     page = pytest.importorskip("aga_model.service.demo.page", reason="the extra `demo` is not installed")
     opened = Gallery.open(gallery)
     for audit, wanted in ((None, 0), (log, 1)):
-        search = DemoSearch(opened, encoder, recorder=Recorder.of(opened, audit))
+        search = GallerySearch(opened, encoder, recorder=Recorder.of(opened, audit))
         config = page.build_page(search).get_config_file()
         fields = [one for one in config["components"] if one["props"].get("elem_id") == "purpose"]
         assert len(fields) == wanted
@@ -250,7 +250,7 @@ def test_uploads_keep_the_hash_of_their_file(gallery, encoder, image_folder):
     """Not of the image that is kept, which is smaller."""
     buffer = io.BytesIO()
     Image.new("RGB", (1500, 3000), "red").save(buffer, "JPEG")
-    search = DemoSearch(Gallery.open(gallery), encoder)
+    search = GallerySearch(Gallery.open(gallery), encoder)
     image = search.read_upload(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     assert hashlib.sha256(buffer.getvalue()).hexdigest() in image.info.values() and max(image.size) == 1024
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aga_model.defaults import EVERY, MIN_HEIGHT, TOKEN_VARIABLE, TimeSource
+from aga_model.defaults import EVERY, MIN_HEIGHT, SERVICE_TOKEN_VARIABLE, TOKEN_VARIABLE, TimeSource
 
 from ..deferred import deferred
 from ..options import AuditOption, HideFacesOption, PurposeOption, TrustRemoteCode
@@ -103,7 +103,10 @@ def index(
 
 @deferred("aga_model.cli.galleries.search")
 def search(
-    gallery: Annotated[str, typer.Argument(help="What `aga index` made: a folder or milvus://host:port/collection.")],
+    gallery: Annotated[
+        str | None,
+        typer.Argument(help="What `aga index` made: a folder or milvus://host:port/collection; none with --server."),
+    ] = None,
     query: Annotated[str | None, typer.Argument(help="What the person looks like, in a sentence.")] = None,
     image: Annotated[
         Path | None, typer.Option("--image", help="Find images like this one, instead of a sentence.")
@@ -142,6 +145,9 @@ def search(
     hide_faces: HideFacesOption = False,
     audit: AuditOption = None,
     purpose: PurposeOption = None,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="Ask this `aga serve`; its token is in AGA_TOKEN.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -190,4 +196,52 @@ def demo(
     A page in the browser to search a gallery with, by a sentence or an image.
 
     It listens on this machine only, unless --host says otherwise. Ctrl-C ends it.
+    """
+
+
+@deferred("aga_model.cli.galleries.serve")
+def serve(
+    gallery: Annotated[
+        str, typer.Option("--gallery", help="What `aga index` made: a folder or milvus://host:port/collection.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; any but a loopback one asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar=SERVICE_TOKEN_VARIABLE,
+            help="What every request must carry; made and printed where it is needed and not given.",
+        ),
+    ] = None,
+    token_name: Annotated[
+        str | None,
+        typer.Option(
+            "--token-name", help="Whom the audit log names for searches with the token; else who starts this."
+        ),
+    ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option("--rerank", min=1, help="Re-rank the first K images of a sentence by the model's ITM head."),
+    ] = None,
+    max_upload_mb: Annotated[
+        float, typer.Option("--max-upload-mb", min=0.1, max=100, help="Largest image file that can be searched with.")
+    ] = 10,
+    drain: Annotated[
+        int, typer.Option("--drain", min=0, metavar="SECONDS", help="For what is under way when it is stopped.")
+    ] = 30,
+    hide_faces: HideFacesOption = False,
+    audit: AuditOption = None,
+    purpose: PurposeOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="The gallery's model, if it has moved.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """
+    A service over HTTP to search a gallery with: sentences, images, explanations, described by /openapi.json.
+
+    It listens on this machine only, unless --host says otherwise. Ctrl-C or SIGTERM ends it when everything has been
+    answered, SIGHUP opens the gallery anew. `aga search --server URL` asks it.
     """

@@ -7,7 +7,7 @@ import torch
 import typer
 
 from aga_model.gallery import Gallery, Recorder
-from aga_model.service import DemoSearch, is_loopback, require_token
+from aga_model.service import GallerySearch, is_loopback, require_token
 
 from ..messages import RENDERED_NOTE, fail, note
 from ..opening import load_encoder
@@ -38,7 +38,9 @@ def demo(
             recorder.for_purpose(purpose)
         listening = web.listen(host, port)
         encoder = load_encoder(opened, model, device, trust_remote_code)
-        search = DemoSearch(opened, encoder, rerank, int(max_upload_mb * 2**20), recorder, purpose or "", hide_faces)
+        search = GallerySearch(
+            opened, encoder, rerank, int(max_upload_mb * 2**20), recorder, purpose or "", hide_faces
+        )
         search.warm_up()
         server = web.make_server(search, token, (RENDERED_NOTE,) if encoder.rendered_only else ())
         if not is_loopback(host):

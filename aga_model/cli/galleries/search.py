@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,7 @@ from aga_model.search import (
 
 from ..left_out import left_out
 from ..messages import RENDERED_NOTE, fail, is_out_of_memory, note, shown
+from .asking import ask
 from .commands import OnePer
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    gallery: str,
+    gallery: str | None,
     query: str | None,
     image: Path | None,
     queries: Path | None,
@@ -54,6 +56,7 @@ def search(
     hide_faces: bool,
     audit: Path | None,
     purpose: str | None,
+    server: str | None,
     model: str | None,
     device: str | None,
     trust_remote_code: bool,
@@ -66,9 +69,26 @@ def search(
             None if until is None else read_time(until, "--until", end_of_day=True),
             person or None,
         )
+        if server is not None:
+            local = {"--rerank": rerank, "--save": save, "--explain": explain, "--hide-faces": hide_faces or None,
+                     "--audit": audit, "--model": model, "--device": device}  # fmt: skip
+            _require_none("with --server, which decides it", local)
+            gallery, query = None, _only_sentence(gallery, query)
+        elif gallery is None:
+            raise ValueError("give a gallery that `aga index` made, or the --server to ask")
         sentences = _sentences(query, image, queries)
         if image is not None and (rerank is not None or explain is not None):
             raise ValueError("--rerank and --explain read a sentence: leave them out with --image")
+        if gallery is None:
+            asked: dict[str, Any] = {
+                "cameras": camera or [],
+                "persons": person or [],
+                "since": since or "",
+                "until": until or "",
+            }
+            asked |= {"top_k": top_k, "one_per": one_per or "", "purpose": purpose or ""}
+            ask(str(server), sentences, image, asked, as_json, queries is not None)
+            return
         if hide_faces:
             face_hider()  # nothing is searched for if it cannot be shown
         needs_model = image is not None or rerank is not None or explain is not None
@@ -94,6 +114,18 @@ def search(
         if not is_out_of_memory(error):
             raise
         fail(error)
+
+
+def _require_none(where: str, options: Mapping[str, object]) -> None:
+    if given := [name for name, value in options.items() if value is not None]:
+        raise ValueError(f"leave {', '.join(given)} out {where}")
+
+
+def _only_sentence(first: str | None, second: str | None) -> str | None:
+    """The sentence where no gallery is named before it."""
+    if first is not None and second is not None:
+        raise ValueError("leave the gallery out with --server, which has its own")
+    return first
 
 
 def _text_encoder(gallery: Gallery) -> OnnxTextEncoder | None:

@@ -18,20 +18,20 @@ from aga_model.gallery import MAX_PURPOSE, Hit
 from aga_model.search import Answer
 
 from ..logs import described
-from .markup import data_url, explanation_figure, message_list, result_cards
-from .page_rules import Field
-from .searching import (
+from ..searching import (
     MAX_CAMERAS,
     MAX_NAME,
     MAX_RESULTS,
     MAX_SENTENCE,
     MAX_TIME,
-    DemoError,
-    DemoSearch,
+    GallerySearch,
     GoneError,
     Held,
+    SearchError,
     Wanted,
 )
+from .markup import data_url, explanation_figure, message_list, result_cards
+from .page_rules import Field
 from .turns import Pace
 
 QUEUE_SIZE = 16  # requests that wait; more are told to come again
@@ -150,7 +150,7 @@ class Found:
     hits: tuple[Hit, ...]
 
 
-def build_page(search: DemoSearch, notices: Sequence[str] = (), pace: Pace | None = None) -> gr.Blocks:
+def build_page(search: GallerySearch, notices: Sequence[str] = (), pace: Pace | None = None) -> gr.Blocks:
     """
     The page that searches a gallery.
 
@@ -255,7 +255,7 @@ def _on(event: Any, handler: Callable, inputs: list, outputs: list, name: str, *
     )  # fmt: skip
 
 
-def _filters(search: DemoSearch) -> tuple[list[gr.components.Component], list[Any]]:
+def _filters(search: GallerySearch) -> tuple[list[gr.components.Component], list[Any]]:
     """
     Inputs for the arguments of [`Wanted`], in its order; and what [`_held_handler`] fills and shows of them, once the
     page is open: a name that stood in the page itself would stay there after it has left the gallery. The purpose is
@@ -276,13 +276,13 @@ def _filters(search: DemoSearch) -> tuple[list[gr.components.Component], list[An
     return wanted, [one_per, cameras, times]
 
 
-def _held_handler(search: DemoSearch) -> Callable:
+def _held_handler(search: GallerySearch) -> Callable:
     """Says how many images are searched, and shows the filters that the gallery has facts for."""
 
     def handle() -> tuple:
         try:
             held = search.refreshed()
-        except DemoError as error:
+        except SearchError as error:
             return message_list([str(error)], wrong=True), gr.skip(), gr.skip(), gr.skip()
         return (
             message_list([f"{held.images:,} images are searched"]),
@@ -303,10 +303,12 @@ def _wanted(top_k: Any, cameras: Any, since: Any, until: Any, one_per: Any, purp
     collapsed = "" if one_per in (None, _SHOW_EVERY) else str(one_per).removeprefix("one per ")
     names = cameras if isinstance(cameras, list) else [cameras]
     chosen = [str(name) for name in names if name not in (None, "")]
-    return Wanted(number, chosen, str(since or ""), str(until or ""), collapsed, str(purpose or ""))
+    return Wanted(
+        number, chosen, since=str(since or ""), until=str(until or ""), one_per=collapsed, purpose=str(purpose or "")
+    )
 
 
-def _sentence_handler(search: DemoSearch) -> Callable:
+def _sentence_handler(search: GallerySearch) -> Callable:
     hint = "choose a result to see where each word looks" if search.explainer is not None else ""
 
     def handle(sentence: Any, *wanted: Any) -> tuple:
@@ -316,11 +318,11 @@ def _sentence_handler(search: DemoSearch) -> Callable:
     return handle
 
 
-def _image_handler(search: DemoSearch) -> Callable:
+def _image_handler(search: GallerySearch) -> Callable:
     def handle(picture: Image.Image | None, *wanted: Any) -> tuple:
         def answer() -> Answer:
             if picture is None:
-                raise DemoError("choose an image first")
+                raise SearchError("choose an image first")
             return search.by_image(picture, _wanted(*wanted))
 
         return _searched(answer, None)
@@ -335,24 +337,24 @@ def _searched(
     try:
         found = answer()
         cards = result_cards(found.hits)
-    except (DemoError, ModuleNotFoundError) as error:  # a crop out of a video needs OpenCV
+    except (SearchError, ModuleNotFoundError) as error:  # a crop out of a video needs OpenCV
         return None, message_list([str(error)], wrong=True), "", ""
     notes = [*found.notes, hint] if hint and found.hits else found.notes
     return Found(sentence, tuple(found.hits)), message_list(notes), "", cards
 
 
-def _upload_handler(search: DemoSearch) -> Callable:
+def _upload_handler(search: GallerySearch) -> Callable:
     def handle(event: gr.EventData) -> tuple:
         try:
             image = search.read_upload(_sent(event, "image"))
-        except DemoError as error:
+        except SearchError as error:
             return None, _upload_box(search), message_list([str(error)], wrong=True)
         return image, _upload_box(search, search.shown_upload(image)), ""
 
     return handle
 
 
-def _refuse_handler(search: DemoSearch) -> Callable:
+def _refuse_handler(search: GallerySearch) -> Callable:
     def handle() -> str:
         limit = search.max_upload_bytes / 2**20
         return message_list([f"the file is larger than {limit:g} MiB: choose a smaller one"], wrong=True)
@@ -360,7 +362,7 @@ def _refuse_handler(search: DemoSearch) -> Callable:
     return handle
 
 
-def _explain_handler(search: DemoSearch) -> Callable:
+def _explain_handler(search: GallerySearch) -> Callable:
     def handle(found: Found | None, event: gr.EventData) -> tuple[str, str]:
         index = _sent(event, "index")
         if found is None or type(index) is not int or not 0 <= index < len(found.hits):
@@ -369,12 +371,12 @@ def _explain_handler(search: DemoSearch) -> Callable:
         try:
             if found.sentence is None:
                 search.require_held(hit)
-                raise DemoError("an explanation shows the words of a sentence: search by a sentence to see one")
+                raise SearchError("an explanation shows the words of a sentence: search by a sentence to see one")
             picture = search.explain(hit, found.sentence)
         except GoneError as error:
             found.hits = ()
             return message_list([str(error)], wrong=True), _GONE
-        except DemoError as error:
+        except SearchError as error:
             return message_list([str(error)], wrong=True), ""
         return "", explanation_figure(hit, picture, found.sentence)
 
@@ -386,7 +388,7 @@ def _sent(event: gr.EventData, name: str) -> Any:
     return event._data.get(name) if isinstance(event._data, dict) else None
 
 
-def _upload_box(search: DemoSearch, image: Image.Image | None = None) -> str:
+def _upload_box(search: GallerySearch, image: Image.Image | None = None) -> str:
     limit = search.max_upload_bytes / 2**20
     shown = "" if image is None else f'<img alt="the image to search with" src="{data_url(image, "JPEG")}">'
     return (

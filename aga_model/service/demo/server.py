@@ -10,38 +10,16 @@ import gradio.routes
 import gradio.state_holder
 import uvicorn
 
-from ..connections import limited_server
+from ..connections import limited_server, listen
 from ..guard import Guard
 from ..logs import QuietTraceback
+from ..searching import GallerySearch
 from .page import CSS, QUEUE_SIZE, build_page, knows_session, page_functions, waiting_functions
 from .page_rules import JOIN, PageRules
-from .searching import DemoSearch
 from .turns import Pace, Turns
 
 _REST_OF_A_REQUEST = 64 * 1024  # bytes beside an uploaded image
 _SYSTEM_FONTS = ("system-ui", "sans-serif")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """
-    A listening socket.
-
-    Args:
-        host: name or address.
-        port: 0 for any free one.
-
-    Raises:
-        OSError: the port is in use or not allowed, or the host is no address of this machine; says what to do.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(
-            f"the demo cannot listen on {host} port {port} ({reason}): give another --port (0 takes a free one), or "
-            "an address of this machine as --host"
-        ) from error
 
 
 def address(listening: socket.socket, host: str, token: str | None = None) -> str:
@@ -52,7 +30,7 @@ def address(listening: socket.socket, host: str, token: str | None = None) -> st
     return f"http://{name}:{listening.getsockname()[1]}/{query}"
 
 
-def make_server(search: DemoSearch, token: str | None, notices: tuple[str, ...] = ()) -> uvicorn.Server:
+def make_server(search: GallerySearch, token: str | None, notices: tuple[str, ...] = ()) -> uvicorn.Server:
     """
     A server for `run(sockets=[...])`, which returns when it is interrupted or `should_exit` is set.
 

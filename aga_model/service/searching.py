@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -36,11 +36,12 @@ from aga_model.search import (
     SearchOptions,
     answer_image,
     answer_sentence,
+    answer_sentences,
     explanation_image,
     with_faces_hidden,
 )
 
-from ..logs import without_inputs
+from .logs import without_inputs
 
 MAX_RESULTS = 60
 MAX_PIXELS = 40_000_000  # of an uploaded image: 120 MB decoded
@@ -57,11 +58,11 @@ _IN_TERMINAL = "whoever started the demo finds the reason in its terminal"
 _logger = logging.getLogger(__name__)
 
 
-class DemoError(ValueError):
+class SearchError(ValueError):
     """Something that cannot be answered. The message is for the person at the page and names no folder."""
 
 
-class GoneError(DemoError):
+class GoneError(SearchError):
     """A result that was removed from the gallery since it was found."""
 
 
@@ -104,7 +105,7 @@ class Wanted:
 
     Args:
         top_k: number of results.
-        cameras: names of cameras; empty for all.
+        cameras, persons: names of cameras and ids of persons; empty for all.
         since, until: dates or times as text; empty for any.
         one_per: a name of `COLLAPSES`; empty to list every image.
         purpose: why, for the audit log; empty for the demo's own.
@@ -112,6 +113,7 @@ class Wanted:
 
     top_k: int = 10
     cameras: list[str] = field(default_factory=list)
+    persons: list[str] = field(default_factory=list)
     since: str = ""
     until: str = ""
     one_per: str = ""
@@ -119,15 +121,15 @@ class Wanted:
 
     def texts(self) -> list[str]:
         """What the person wrote or picked."""
-        return [*self.cameras, self.since, self.until, self.purpose]
+        return [*self.cameras, *self.persons, self.since, self.until, self.purpose]
 
 
-class DemoSearch:
+class GallerySearch:
     """
     Searches one gallery for the page.
 
     ```python
-    >>> search = DemoSearch(Gallery.open("gallery"), PersonEncoder.from_pretrained("runs/my_model"))
+    >>> search = GallerySearch(Gallery.open("gallery"), PersonEncoder.from_pretrained("runs/my_model"))
     >>> answer = search.by_sentence("a woman in a red coat", Wanted(top_k=5))
     >>> picture = search.explain(answer.hits[0], answer.query)
     ```
@@ -179,11 +181,22 @@ class DemoSearch:
         return self._held
 
     def refreshed(self) -> Held:
-        """What the gallery holds, looked through again where that is some seconds ago; DemoError if it cannot be."""
+        """What the gallery holds, looked through again where that is some seconds ago; SearchError if it cannot be."""
         if monotonic() >= self._looked_until:
             with _told_to_the_person():
                 self._look()
         return self._held
+
+    def reopen(self, gallery: Gallery) -> None:
+        """
+        Search the gallery as it is now, where it was made anew.
+
+        Raises:
+            GalleryError: it is another model's, or cannot be read; the old one goes on to be searched.
+        """
+        gallery.require_model(self.encoder.model_hash, self.encoder.name)
+        held = Held.of(gallery)
+        self.gallery, self._held = gallery, held
 
     def _look(self) -> None:
         began = monotonic()
@@ -193,7 +206,7 @@ class DemoSearch:
 
     def warm_up(self) -> None:
         """Search and explain once, so that the first person does not wait for what is made at the first use."""
-        with suppress(DemoError), _told_to_the_person():
+        with suppress(SearchError), _told_to_the_person():
             ranking = _ranking(Wanted(top_k=1), self.rerank)
             found = answer_sentence(self.gallery, self.encoder, "a person", ranking, self._reranker)
             if found.hits and self.explainer is not None:
@@ -209,18 +222,56 @@ class DemoSearch:
             return None
 
     def by_sentence(self, sentence: str, wanted: Wanted) -> Answer:
-        """The images that a sentence describes; DemoError if it cannot be answered."""
+        """The images that a sentence describes; SearchError if it cannot be answered."""
+        (answer,) = self.by_sentences([(sentence, wanted)])
+        if isinstance(answer, SearchError):
+            raise answer
+        return answer
+
+    def by_sentences(self, asked: Sequence[tuple[str, Wanted]]) -> "list[Answer | SearchError]":
+        """
+        The images that each of several people's sentences describes, found together; in the place of what cannot be
+        answered, the error that says why.
+        """
+        found: list[Answer | SearchError] = [SearchError()] * len(asked)
+        checked: dict[int, tuple[SearchOptions, Recorder]] = {}
+        for number, (sentence, wanted) in enumerate(asked):
+            try:
+                checked[number] = self._checked(sentence, wanted)
+            except SearchError as error:
+                found[number] = error
+        try:
+            with _told_to_the_person(*(text for number in checked for text in _inputs(*asked[number]))):
+                questions = [(asked[number][0], options) for number, (options, _) in checked.items()]
+                answers = answer_sentences(self.gallery, self.encoder, questions, self._reranker)
+        except SearchError as error:
+            answers = [error] * len(checked)
+        for (number, (options, recorder)), answer in zip(checked.items(), answers):
+            found[number] = self._recorded(asked[number], options, recorder, answer)
+        return found
+
+    def _checked(self, sentence: str, wanted: Wanted) -> tuple[SearchOptions, Recorder]:
         if len(sentence) > MAX_SENTENCE:
-            raise DemoError(f"the sentence has {len(sentence):,} characters: shorten it to at most {MAX_SENTENCE:,}")
-        ranking = self._ranking(wanted, self.rerank)
-        with _told_to_the_person(sentence, *wanted.texts()):
-            recorder = self._recorder(wanted)
-            answer = answer_sentence(self.gallery, self.encoder, sentence, ranking, self._reranker)
-            recorder.searched_for_sentence(sentence, ranking.where, len(answer.hits))
+            raise SearchError(f"the sentence has {len(sentence):,} characters: shorten it to at most {MAX_SENTENCE:,}")
+        options = self._ranking(wanted, self.rerank)
+        with _told_to_the_person(*_inputs(sentence, wanted)):
+            return options, self._recorder(wanted)
+
+    def _recorded(
+        self, asked: tuple[str, Wanted], options: SearchOptions, recorder: Recorder, answer: Answer | ValueError
+    ) -> "Answer | SearchError":
+        """An answer that is in the audit log and may be shown; of one that is not to be shown, the error."""
+        try:
+            with _told_to_the_person(*_inputs(*asked)):
+                if isinstance(answer, ValueError):
+                    raise answer
+                recorder.searched_for_sentence(asked[0], options.where, len(answer.hits))
+        except SearchError as error:
+            return error
         return self._shown(answer)
 
     def by_image(self, image: Image.Image, wanted: Wanted) -> Answer:
-        """The images that are like an image of [`DemoSearch.read_upload`]; DemoError if it cannot be answered."""
+        """The images that are like an image of [`GallerySearch.read_upload`]; SearchError if it cannot be answered."""
         ranking = self._ranking(wanted, None)
         with _told_to_the_person(*wanted.texts()):
             recorder = self._recorder(wanted)
@@ -235,17 +286,17 @@ class DemoSearch:
 
     def _recorder(self, wanted: Wanted) -> Recorder:
         """
-        The recorder, by the gallery's settings as they stand now, for the purpose that the person gives; DemoError if
-        there is none where there must be.
+        The recorder, by the gallery's settings as they stand now, for the purpose that the person gives; SearchError
+        if there is none where there must be.
         """
         recorder = self.recorder.following(self.gallery.settings)
         try:
             return recorder.for_purpose(wanted.purpose.strip() or self.purpose)
         except ValueError as error:
-            raise DemoError(f"say for what purpose you search, in {MAX_PURPOSE} characters at most") from error
+            raise SearchError(f"say for what purpose you search, in {MAX_PURPOSE} characters at most") from error
 
     def shown_upload(self, image: Image.Image) -> Image.Image:
-        """An image of [`DemoSearch.read_upload`] as the page shows it."""
+        """An image of [`GallerySearch.read_upload`] as the page shows it."""
         return face_hider().hide(image) if self._hides_faces else image
 
     @property
@@ -261,11 +312,11 @@ class DemoSearch:
 
         Raises:
             GoneError: the image was removed from the gallery since it was found.
-            DemoError: the picture cannot be drawn.
+            SearchError: the picture cannot be drawn.
         """
         self.require_held(hit)
         if self.explainer is None:
-            raise DemoError("the model of this gallery cannot be explained")
+            raise SearchError("the model of this gallery cannot be explained")
         with _told_to_the_person(sentence):
             image = read_hit(hit)
             # By the settings as they stand now, which may have changed since the image was found.
@@ -275,11 +326,11 @@ class DemoSearch:
     def _ranking(self, wanted: Wanted, rerank: int | None) -> SearchOptions:
         chosen = set(wanted.cameras)
         if chosen - set(self.held.cameras) and chosen - set(self.refreshed().cameras):
-            raise DemoError("the gallery holds no image of one of these cameras: reload the page")
+            raise SearchError("the gallery holds no image of one of these cameras: reload the page")
         return _ranking(wanted, rerank)
 
     def require_held(self, hit: Hit) -> None:
-        """GoneError unless the gallery still holds a result; DemoError if it cannot be read."""
+        """GoneError unless the gallery still holds a result; SearchError if it cannot be read."""
         with _told_to_the_person():
             if not self.gallery.holds(hit.row):
                 raise GoneError("this image is no longer in the gallery: search again")
@@ -289,47 +340,53 @@ class DemoSearch:
         The RGB image that a browser sent as `data:image/...;base64,...`, at most 1024 pixels wide and high.
 
         Raises:
-            DemoError: it is something else, too large as a file or decoded, or no image that can be read.
+            SearchError: it is something else, too large as a file or decoded, or no image that can be read.
         """
         if not isinstance(data_url, str):
-            raise DemoError("choose an image file")
+            raise SearchError("choose an image file")
         kind, _, encoded = data_url.partition(",")
         if not (kind.startswith("data:image/") and kind.endswith(";base64")):
-            raise DemoError("this is no image file: choose a JPEG, PNG or WebP")
-        too_large = DemoError(f"the file is larger than {self.max_upload_bytes / 2**20:g} MiB: choose a smaller one")
+            raise SearchError("this is no image file: choose a JPEG, PNG or WebP")
+        too_large = SearchError(f"the file is larger than {self.max_upload_bytes / 2**20:g} MiB: choose a smaller one")
         if len(encoded) // 4 * 3 - 2 > self.max_upload_bytes:  # in base64, of which up to two bytes are padding
             raise too_large
         try:
             data = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise DemoError("the image did not arrive whole: choose it again") from error
+            raise SearchError("the image did not arrive whole: choose it again") from error
         if len(data) > self.max_upload_bytes:
             raise too_large
         try:
             image = decode_image(data, "the image", max_pixels=MAX_PIXELS)
         except UnreadableImageError as error:
-            raise DemoError(f"the image cannot be read: {error.reason}") from error
+            raise SearchError(f"the image cannot be read: {error.reason}") from error
         image.thumbnail((_KEPT_SIDE, _KEPT_SIDE), Image.Resampling.LANCZOS)
         image.info[_UPLOAD_HASH] = hashlib.sha256(data).hexdigest()  # until it is searched with
         return image
 
 
+def _inputs(sentence: str, wanted: Wanted) -> list[str]:
+    """What somebody wrote, which no log holds."""
+    return [sentence, *wanted.texts()]
+
+
 def _ranking(wanted: Wanted, rerank: int | None) -> SearchOptions:
-    """The ranking of checked choices; DemoError for a wrong one."""
+    """The ranking of checked choices; SearchError for a wrong one."""
     if not 1 <= wanted.top_k <= MAX_RESULTS:
-        raise DemoError(f"choose between 1 and {MAX_RESULTS} results")
-    if len(wanted.cameras) > MAX_CAMERAS or any(len(name) > MAX_NAME for name in wanted.cameras):
-        raise DemoError(f"choose at most {MAX_CAMERAS:,} cameras, by their names")
+        raise SearchError(f"choose between 1 and {MAX_RESULTS} results")
+    for what, names in (("cameras", wanted.cameras), ("persons", wanted.persons)):
+        if len(names) > MAX_CAMERAS or any(len(name) > MAX_NAME for name in names):
+            raise SearchError(f"choose at most {MAX_CAMERAS:,} {what}, by their names")
     if max(len(wanted.since), len(wanted.until)) > MAX_TIME:
-        raise DemoError(f"a date or time has at most {MAX_TIME} characters, like 2026-01-31T18:30")
+        raise SearchError(f"a date or time has at most {MAX_TIME} characters, like 2026-01-31T18:30")
     if wanted.one_per and wanted.one_per not in COLLAPSES:
-        raise DemoError(f"list every image, or one per {' or '.join(COLLAPSES)}")
+        raise SearchError(f"list every image, or one per {' or '.join(COLLAPSES)}")
     try:
         since = read_time(wanted.since.strip(), "from") if wanted.since.strip() else None
         until = read_time(wanted.until.strip(), "until", end_of_day=True) if wanted.until.strip() else None
-        where = Filter(wanted.cameras or None, since, until)
+        where = Filter(wanted.cameras or None, since, until, wanted.persons or None)
     except (ValueError, OverflowError, OSError) as error:  # the calendar ends before what ISO 8601 can write
-        raise DemoError(str(error)) from error
+        raise SearchError(str(error)) from error
     return SearchOptions(wanted.top_k, rerank, where, wanted.one_per or None)
 
 
@@ -341,16 +398,16 @@ def _told_to_the_person(*inputs: str) -> Iterator[None]:
     """
     try:
         yield
-    except DemoError:
+    except SearchError:
         raise
     except UnreadableImageError as error:
-        raise DemoError(f"the image of this result cannot be read: {error.reason}") from error
+        raise SearchError(f"the image of this result cannot be read: {error.reason}") from error
     except (GalleryError, OSError, ImportError, RuntimeError) as error:  # torch runs out of memory with RuntimeError
         _logger.warning("%s", without_inputs(error, inputs))
         what = "the gallery cannot be read" if isinstance(error, GalleryError) else "this could not be computed"
-        raise DemoError(f"{what}: {_IN_TERMINAL}") from error
+        raise SearchError(f"{what}: {_IN_TERMINAL}") from error
     except ValueError as error:  # about the query
-        raise DemoError(str(error)) from error
+        raise SearchError(str(error)) from error
 
 
 __all__ = [
@@ -360,9 +417,9 @@ __all__ = [
     "MAX_RESULTS",
     "MAX_SENTENCE",
     "MAX_TIME",
-    "DemoError",
-    "DemoSearch",
+    "GallerySearch",
     "GoneError",
     "Held",
+    "SearchError",
     "Wanted",
 ]
