@@ -8,7 +8,10 @@ once, and so gets in through any number of others.
 """
 
 import asyncio
+import ctypes
 import socket
+import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +27,8 @@ _ACCEPTED_AT_ONCE = 32  # connections; they are counted only after that
 _HEADER_BYTES = 16 * 1024
 _KEEP_ALIVE_SECONDS = 5
 _BACKLOG = 1024  # connections that wait in the system for being accepted
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER of Linux
+_LAST_ACCEPTED_SECONDS = 0.25  # in which the connections that are there send their requests
 _CLOSE_SECONDS = 1  # for answers that are under way when the server is stopped
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -336,8 +341,34 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def _keep_newcomers_out(listening: socket.socket) -> bool:
+    """
+    Let the system drop requests for new connections, so that their senders try again and are then refused. False where
+    it cannot.
+    """
+    if sys.platform != "linux":
+        return False
+    # Of packets to this socket, drop those with SYN alone among the flags SYN and ACK: classic BPF on the TCP header.
+    program = [(0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
+    try:
+        listening.setsockopt(
+            socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
+        )
+    except OSError:
+        return False
+    return True
+
+
 class _Server(uvicorn.Server):
     """Accepts a few connections at a time, so that they are counted, while many may wait in the system."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # What waits in the system for being accepted would be reset with the socket that listens. So newcomers are
+        # kept out first, and what is there already is let in and heard.
+        if any([_keep_newcomers_out(listening) for listening in sockets or ()]):
+            await asyncio.sleep(_LAST_ACCEPTED_SECONDS)
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
