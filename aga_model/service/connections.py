@@ -352,9 +352,8 @@ def _keep_newcomers_out(listening: socket.socket) -> bool:
     program = [(0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     try:
-        listening.setsockopt(
-            socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
-        )
+        filtering = struct.pack("HP", len(program), ctypes.addressof(code))
+        listening.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, filtering)
     except OSError:
         return False
     return True
