@@ -21,9 +21,9 @@ MOVED: dict[str, tuple[str, ...]] = {
     "cli.demo": ("cli.galleries.demo",),
     "cli.gallery": ("cli.galleries.gallery",),
     "cli.index": ("cli.galleries.index",),
-    "cli.search": ("cli.galleries.search",),
+    "cli.search": ("cli.galleries.search", "cli.galleries.commands", "cli.opening"),
     "cli.convert": ("cli.models.convert",),
-    "cli.evaluate": ("cli.models.evaluate",),
+    "cli.evaluate": ("cli.models.evaluate", "cli.models.commands"),
     "cli.export": ("cli.models.export",),
     "cli.push": ("cli.models.push",),
     "cli.report": ("cli.models.report",),
@@ -81,6 +81,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "retrieval.tracking": ("ingest.tracking",),
     "retrieval.video": ("files.video",),
     "training.card": ("training.release.card",),
+    "training.processes": ("training.parallel.processes",),
+    "training.sharding": ("training.parallel.sharding",),
     "training.hub": ("training.release.hub",),
 }
 

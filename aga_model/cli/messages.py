@@ -24,9 +24,9 @@ EXTRAS = {
     "pymilvus": "milvus",
     "fastapi": "serve",
     "gradio": "demo",
-    "onnx": "search",
-    "onnxruntime": "search",
-    "onnxscript": "search",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
     "prometheus_client": "serve",
     "uvicorn": "serve",
 }

@@ -47,13 +47,13 @@ from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
 from .errors import TrainingStopped, another_try
-from .processes import from_main, leave_group, require_shared
+from .parallel.processes import from_main, leave_group, require_shared
+from .parallel.sharding import check_sharding, is_sharded_run
 from .release.card import write_model_card
 from .release.contents import MODEL_FOLDER, ReleaseError
 from .release.hub import open_repository
 from .run_folder import LOCK_FILE, METRICS_FILE, RUN_FILE, WRONG_PAIRS_FILE, claim_run_folder
 from .saving import SAVING, put_in_place, saving, tidying
-from .sharding import check_sharding, is_sharded_run
 from .trainer import AgaTrainer
 
 logger = logging.getLogger(__name__)

@@ -26,10 +26,10 @@ from .errors import TrainingStopped, another_try
 from .finite import EMBEDDINGS, NONFINITE_FILE, Finding, FiniteGuard
 from .momentum import MomentumTeacher
 from .optimizers import adamw_with_factors, muon_with_adamw
+from .parallel.sharding import leave_temperature_whole, plain_copy, whole_parameters
 from .release.contents import MODEL_FOLDER, read_release
 from .release.hub import open_repository, push_release
 from .saving import SAVING, checkpoints, discard_older, put_in_place, saving, tidying
-from .sharding import leave_temperature_whole, plain_copy, whole_parameters
 
 logger = logging.getLogger(__name__)
 

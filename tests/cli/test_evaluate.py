@@ -151,7 +151,7 @@ def test_as_many_images_are_reranked_as_asked_for_with_the_asked_settings(split,
 
     evaluator = SimpleNamespace(embed=lambda model: split, rerank=rerank)
     monkeypatch.setattr(command, "open_split", lambda *arguments: (None, encoder))
-    monkeypatch.setattr("aga_model.evaluation.retrieval.RetrievalEvaluator", lambda *arguments: evaluator)
+    monkeypatch.setattr("aga_model.evaluation.RetrievalEvaluator", lambda *arguments: evaluator)
     monkeypatch.setattr(command.Reranker, "from_encoder", load)
     monkeypatch.setattr(command, "_describe", lambda *arguments: {})
     options = ["--rerank", "3", "--rerank-memory", "7", "--rerank-similarity", "0.25", "--batch-size", "16"]

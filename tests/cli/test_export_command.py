@@ -29,7 +29,7 @@ def test_options_are_passed_on(monkeypatch, make_model, tmp_path, flag):
         return onnx_export.ExportReport(one, one, (1, 2), (9, 77))
 
     monkeypatch.setattr(PersonEncoder, "from_pretrained", load)
-    monkeypatch.setattr(onnx_export, "export_onnx", export)
+    monkeypatch.setattr("aga_model.conversion.export_onnx", export)
     options = [] if flag is None else [flag]
     result = CliRunner().invoke(app, ["export", "someone/model", "--out", str(tmp_path / "onnx"), *options])
     assert result.exit_code == 0, result.output

@@ -234,7 +234,7 @@ def test_facts_of_a_split(monkeypatch):
     ]
     monkeypatch.setattr(command, "detect_dataset", lambda root: "own")
     monkeypatch.setattr(
-        "aga_model.data.benchmarks.split_records", lambda name, root: {"train": records[:1], "test": records}
+        "aga_model.data.split_records", lambda name, root: {"train": records[:1], "test": records}
     )
     paths, facts_of = command._find_split(["set"], "test")
     assert paths == [Path("a.jpg").absolute(), Path("b.jpg").absolute()]

@@ -4,7 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aga_model.cli.main import app, render
+from aga_model.cli.main import app
 from aga_model.cli.messages import extra_of, fail, note
 
 LOCATION, SHOWN = "milvus://anna:secret@host:19530/people", "milvus://anna:***@host:19530/people"
@@ -46,7 +46,7 @@ def test_a_command_without_a_library_ends_with_two_and_a_fault_with_its_tracebac
     def missing(*_, **__):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(render, "render_dataset", missing)
+    monkeypatch.setattr("aga_model.cli.datasets.render.render_dataset", missing)
     result = CliRunner().invoke(app, ["render", str(tmp_path / "out"), "--identities", "4", "--seed", "0"])
     if module == "lancedb":
         assert result.exit_code == 2 and "pip install 'aga-model[search]'" in result.stderr

@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("datasets", reason="the extra `train` is not installed")
 
 from aga_model.cli import opening as splits
-from aga_model.data import benchmarks
 
 SPLITS = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e", "f"]}
 
@@ -22,7 +21,7 @@ def test_the_split_that_was_asked_for(split, rendered, trusted, monkeypatch, cap
         asked.append((names, options))
         return encoder
 
-    monkeypatch.setattr(benchmarks, "load_benchmark", lambda name, root: asked.append((name, root)) or SPLITS)
+    monkeypatch.setattr("aga_model.data.load_benchmark", lambda name, root: asked.append((name, root)) or SPLITS)
     monkeypatch.setattr(splits.PersonEncoder, "from_pretrained", load)
     options = (trusted,) if trusted else ()  # nothing is trusted by default
     assert splits.open_split("a model", Path("data"), "own", split, "cpu", *options) == (SPLITS[split], encoder)
@@ -31,6 +30,6 @@ def test_the_split_that_was_asked_for(split, rendered, trusted, monkeypatch, cap
 
 
 def test_a_split_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(benchmarks, "load_benchmark", lambda *_: SPLITS)
+    monkeypatch.setattr("aga_model.data.load_benchmark", lambda *_: SPLITS)
     with pytest.raises(ValueError, match="--split dev: data has the splits train, val, test"):
         splits.open_split("a model", Path("data"), "own", "dev", None)

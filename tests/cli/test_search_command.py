@@ -10,6 +10,8 @@ import command_line
 import pytest
 from PIL import Image
 
+import aga_model.search as rooms
+from aga_model.cli import opening
 from aga_model.cli.galleries import search as command
 from aga_model.errors import ModelLoadError
 from aga_model.gallery import Filter, GalleryError, GalleryRow, GallerySettings, Hit
@@ -79,7 +81,8 @@ def asked(monkeypatch):
         "save_explanation_picture": lambda *given: asked.drawn.append(given),
         "write_page": lambda answers, path, title: asked.saved.extend(answers),
     }.items():
-        monkeypatch.setattr(command, name, stand_in)
+        where = {"PersonEncoder": opening}.get(name, command if hasattr(command, name) else rooms)
+        monkeypatch.setattr(where, name, stand_in)
     return asked
 
 

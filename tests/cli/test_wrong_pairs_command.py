@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from aga_model.cli.datasets import wrong_pairs as command
 from aga_model.cli.main import app
 from aga_model.data.rendered import render_dataset
-from aga_model.evaluation import SplitEmbeddings, retrieval, wrong_pairs
+from aga_model.evaluation import SplitEmbeddings, wrong_pairs
 
 BASE = Path(__file__).parents[2] / "checkpoints" / "aga-small-rendered"
 
@@ -57,7 +57,7 @@ def _embedded(monkeypatch, split):
     encoder = SimpleNamespace(processor=None, model=None, device="cpu")
     monkeypatch.setattr(command, "open_split", lambda *arguments: (None, encoder))
     evaluator = SimpleNamespace(embed=lambda model: split)
-    monkeypatch.setattr(retrieval, "RetrievalEvaluator", lambda *arguments: evaluator)
+    monkeypatch.setattr("aga_model.evaluation.RetrievalEvaluator", lambda *arguments: evaluator)
 
 
 @pytest.mark.parametrize(("share", "warned"), [(0.95, True), (0.5, False)])
@@ -70,8 +70,10 @@ def test_a_model_that_cannot_tell_pairs_is_named_and_the_seed_counts(split, monk
 
     encoder = SimpleNamespace(processor=None, model=None, device="cpu")
     monkeypatch.setattr(command, "open_split", lambda *arguments: (None, encoder))
-    monkeypatch.setattr(retrieval, "RetrievalEvaluator", lambda *arguments: SimpleNamespace(embed=lambda model: split))
-    monkeypatch.setattr(wrong_pairs, "find_wrong_pairs", find)
+    monkeypatch.setattr(
+        "aga_model.evaluation.RetrievalEvaluator", lambda *arguments: SimpleNamespace(embed=lambda model: split)
+    )
+    monkeypatch.setattr("aga_model.evaluation.find_wrong_pairs", find)
     result = CliRunner().invoke(app, ["wrong-pairs", "--model", "m", "--data-root", "d", "--seed", "7"])
     assert result.exit_code == 0, result.output
     assert asked == [(split, 7, "cpu")]
@@ -84,7 +86,7 @@ def test_a_model_that_cannot_tell_pairs_is_named_and_the_seed_counts(split, monk
 def test_a_picture_of_earlier_pairs_is_removed(split, monkeypatch, tmp_path):
     _embedded(monkeypatch, split)
     monkeypatch.setattr(
-        wrong_pairs, "find_wrong_pairs", lambda *arguments: wrong_pairs.WrongPairs(np.full(6, 0.1), 0.0, 0.1)
+        "aga_model.evaluation.find_wrong_pairs", lambda *arguments: wrong_pairs.WrongPairs(np.full(6, 0.1), 0.0, 0.1)
     )
     (tmp_path / "wrong_pairs.png").write_text("of another model")
     result = CliRunner().invoke(app, ["wrong-pairs", "--model", "m", "--data-root", "d", "--out", str(tmp_path)])

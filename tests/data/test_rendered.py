@@ -321,7 +321,7 @@ def test_bad_arguments_are_named_before_anything_is_written(tmp_path, name, valu
 def test_command_writes_a_set_and_turns_errors_into_one_line(tmp_path):
     import typer
 
-    from aga_model.cli.datasets.render import render
+    from aga_model.cli.datasets.commands import render
 
     app = typer.Typer()
     app.command()(render)

@@ -214,7 +214,7 @@ def test_a_download_is_what_is_read_and_code_where_it_is_asked_for(tmp_path, mon
         (tmp_path / "config.json").touch()
         return str(tmp_path)
 
-    monkeypatch.setattr("aga_model.search.encoder.snapshot_download", download)
+    monkeypatch.setattr("aga_model.loading.snapshot_download", download)
     assert local_folder("owner/model", with_code) == tmp_path
     assert taken == there[:4] + ["modeling.py"] * with_code
 

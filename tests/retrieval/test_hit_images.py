@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from aga_model.files import UnreadableImageError
-from aga_model.files import faces as faces_module
 from aga_model.gallery import GalleryRow, Hit, read_hit, shown_image
 
 BOX = (10, 20, 40, 60)
@@ -50,7 +49,7 @@ def test_what_is_gone_is_named(photograph, tmp_path):
 
 def test_faces_are_hidden_in_what_is_shown_also_of_an_image_that_was_read_already(photograph, monkeypatch):
     path, pixels = photograph
-    monkeypatch.setattr(faces_module, "hide_faces", lambda image: Image.new("RGB", image.size, "black"))
+    monkeypatch.setattr("aga_model.files.hide_faces", lambda image: Image.new("RGB", image.size, "black"))
     other = Image.new("RGB", (5, 5), "red")
     black = np.zeros_like(pixels)
     assert np.array_equal(shown_image(hit(path, path, hide_faces=True)), black)

@@ -164,10 +164,8 @@ def test_what_to_do_next_after_a_report(monkeypatch, tmp_path):
     monkeypatch.setattr(Gallery, "open", lambda place: opened.append(place) or Store())
     for name in ("AutoModelForPreTraining", "AutoProcessor"):
         monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda *_, **__: None)
-    monkeypatch.setattr("aga_model.data.benchmarks.load_benchmark", lambda *_, **__: {"test": None})
-    monkeypatch.setattr(
-        "aga_model.evaluation.report.write_report", lambda *all_: written.append(all_) or "report.html"
-    )
+    monkeypatch.setattr("aga_model.data.load_benchmark", lambda *_, **__: {"test": None})
+    monkeypatch.setattr("aga_model.evaluation.write_report", lambda *all_: written.append(all_) or "report.html")
     result = CliRunner().invoke(app, ["report", str(tmp_path), "--gallery", location, "--query", "a man"])
     assert result.exit_code == 0, result.output
     shown = "aga search milvus://ada:***@127.0.0.1:1/people"

@@ -10,10 +10,10 @@ import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from aga_model.training import processes
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
-from aga_model.training.processes import from_main, leave_group, require_shared
+from aga_model.training.parallel import processes
+from aga_model.training.parallel.processes import from_main, leave_group, require_shared
 from aga_model.training.run import main, prepare
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import MomentumTeacher
-from aga_model.training.sharding import check_sharding, is_sharded_run
+from aga_model.training.parallel.sharding import check_sharding, is_sharded_run
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = REPOSITORY / "configs" / "accelerate"

@@ -11,7 +11,7 @@ from torch import nn
 
 from aga_model.modeling_aga import AgaForPreTraining
 
-from .arguments import AgaTrainingArguments
+from ..arguments import AgaTrainingArguments
 
 
 def is_sharded_run(args: AgaTrainingArguments) -> bool:
