@@ -422,6 +422,6 @@ def test_a_saved_folder_names_the_class_of_every_way_to_load_it(make_model, tmp_
         assert named == {
             "AutoConfig": "configuration_aga.AgaConfig",
             "AutoModel": "modeling_aga.AgaModel",
-            "AutoModelForPreTraining": "modeling_aga.AgaForPreTraining",
-            "AgaForImageTextRetrieval": "modeling_aga.AgaForImageTextRetrieval",
+            "AutoModelForPreTraining": "pretraining_aga.AgaForPreTraining",
+            "AgaForImageTextRetrieval": "retrieval_aga.AgaForImageTextRetrieval",
         }
