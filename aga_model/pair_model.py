@@ -7,7 +7,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .configuration_aga import AgaConfig
 from .enrichment import EnrichedRows, TextEnrichment
 from .fusion import AgaMLMHead
-from .losses import IGNORED, mlm_token_losses
+from .losses import IGNORED, LOSSES, mlm_token_losses
 from .masking import (
     MASKING_POLICIES,
     PATCH_SELECTIONS,
@@ -210,9 +210,10 @@ class AgaPairModel(AgaFusionModel):
 
     @torch.no_grad()
     def read_with_momentum(self, pairs: PairBatch, momentum_model: MomentumModel | None) -> None:
-        """The momentum model's embeddings of images and captions, which ITC's soft targets are made of."""
+        """The momentum model's embeddings of images and captions, for losses between these with soft targets."""
         targets = self._target_model(momentum_model)
-        if targets is None or not self._uses("itc"):
+        reads = any(self._uses(name) for name, loss in LOSSES.items() if loss.momentum and loss.between_views)
+        if targets is None or not reads:
             return
         encoder, reading = targets.model.aga, (pairs.attention_mask, pairs.packing)
         pairs.momentum_image = pairs.momentum_vision.pooler_output.float()

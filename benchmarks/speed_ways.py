@@ -97,7 +97,9 @@ def model_config(size: str, objective: dict[str, Any]) -> AgaConfig:
             "cross_modal_config": {"num_hidden_layers": 1 if tiny else 4},
         }
     # exp(3.912) is 50, IRRA's temperature of 0.02.
-    return AgaConfig(**{**sections, "objective_config": settings, "logit_scale_init_value": 3.912023})
+    # Of the checkpoint's heads, those that these losses train.
+    heads = {"has_itm_head": False, "has_mlm_head": False}
+    return AgaConfig(**{**sections, **heads, "objective_config": settings, "logit_scale_init_value": 3.912023})
 
 
 def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
