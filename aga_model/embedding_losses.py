@@ -362,7 +362,7 @@ def pair_trust(
     image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor | None, temperature: float | Tensor
 ) -> Tensor:
     """
-    How far each pair of a batch can be a right one, as weights for the other losses.
+    Per-pair weights by how likely each pair of a batch is a right one, against noisy correspondence.
 
     p is the share that the softmax over similarities gives to the pair among the pairs of other persons, the smaller
     one of both directions; a wrong pair of a batch of B has 1 / B by chance, and the weight is p / (p + 1 / B), scaled

@@ -140,7 +140,7 @@ def distilled_mlm_loss(
 
 def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
     """
-    Image-text matching loss: cross-entropy of match against mismatch over the pairs that count.
+    Image-text matching loss: weighted mean of the cross-entropy of match against mismatch.
 
     Source: ALBEF (NeurIPS 2021), section 3.2.
 
@@ -150,7 +150,7 @@ def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
         counted: (pairs,) weight of each pair; 0 where there is none, such as a hard negative that was not found.
 
     Returns:
-        scalar; 0 with a gradient path when nothing counts.
+        scalar; 0 with a gradient path when every weight is 0.
     """
     each = F.cross_entropy(logits.float(), labels.long(), reduction="none")
     return (each * counted).sum() / counted.sum().clamp(min=1e-6)
