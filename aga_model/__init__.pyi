@@ -8,8 +8,10 @@ from .configuration_aga import (
     AgaVisionConfig,
     AgaViTConfig,
 )
-from .modeling_aga import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
+from .modeling_aga import AgaModel
+from .pretraining_aga import AgaForPreTraining
 from .processing_aga import AgaProcessor
+from .retrieval_aga import AgaForImageTextRetrieval
 from .version import __version__
 
 __all__ = [

@@ -1,5 +1,8 @@
 """TEM: text enrichment, writing the MLM's predictions at the masked words back into the caption."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,6 +20,55 @@ def sample_rows(probabilities: Tensor) -> Tensor:
     # In (0, total]: the first class that reaches the level has a probability above zero, also after rounding.
     levels = (1 - torch.rand(len(probabilities), 1, device=probabilities.device)) * cumulated[:, -1:]
     return torch.searchsorted(cumulated, levels).squeeze(1).clamp(max=probabilities.shape[1] - 1)
+
+
+@dataclass(frozen=True)
+class EnrichedRows:
+    """
+    Which rows of captions TEM enriches in a step: a share of them, drawn at random.
+
+    How many rows are read again does not depend on the draw, so that shapes are the same in every step.
+
+    Args:
+        order: (rows,), the rows in random order; TEM takes the first ones.
+        whole: how many are enriched in any case.
+        chance: probability that one more is.
+    """
+
+    order: Tensor
+    whole: int
+    chance: float
+
+    @classmethod
+    def draw(cls, rows: int, probability: float, device: torch.device) -> "EnrichedRows":
+        """Of a number of rows, each with a probability in [0, 1]."""
+        share = probability * rows
+        return cls(torch.rand(rows, device=device).argsort(), math.floor(share), share - math.floor(share))
+
+    @property
+    def certain(self) -> Tensor:
+        """(whole,), the rows that are enriched in any case."""
+        return self.order[: self.whole]
+
+    @property
+    def others(self) -> Tensor:
+        """(rows - whole,), the rows that may stay as they are."""
+        return self.order[self.whole :]
+
+    @property
+    def read(self) -> Tensor:
+        """The rows that are read with TEM's words; those of the last one may go unused, which [`used`] draws."""
+        return self.order[: self.whole + (1 if self.chance > 0 else 0)]
+
+    def used(self, number: Tensor) -> Tensor:
+        """
+        Which captions are enriched in this step, bool (batch,); draws whether the last row is.
+
+        Args:
+            number: (batch,), place of each caption's row among those of `read`, below 0 for none.
+        """
+        one_more = torch.rand((), device=number.device) < self.chance
+        return (number >= 0) & ((number < self.whole) | one_more)
 
 
 class TextEnrichment:
@@ -63,4 +115,4 @@ class TextEnrichment:
         return input_ids.scatter(1, positions, written)
 
 
-__all__ = ["TextEnrichment", "sample_rows"]
+__all__ = ["EnrichedRows", "TextEnrichment", "sample_rows"]

@@ -1,4 +1,4 @@
-"""Cross-modal encoders: caption states and patch states in, fused caption states out."""
+"""Fusion encoders: caption states and patch states in, fused caption states out."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers.models.bert.modeling_bert import (
 )
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
-from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
+from .configuration_sections import AgaBertFusionConfig, AgaFusionConfig
 from .packing import pack_states, same_caption, unpack_states
 from .towers import OwnStartMixin, use_lean_layers
 
@@ -99,6 +99,7 @@ class AgaFusionEncoder(OwnStartMixin, PreTrainedModel):
     config: AgaFusionConfig
     config_class = AgaFusionConfig
     base_model_prefix = "fusion"
+    takes_packing = True
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -113,6 +114,16 @@ class AgaFusionEncoder(OwnStartMixin, PreTrainedModel):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         use_lean_layers(self)
         self.post_init()
+
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """The modules whose second output, with eager attention, says what each token attends to in the image."""
+        return [self.cross_attn]
+
+    @property
+    def image_projections(self) -> list[nn.Linear]:
+        """The layers that make keys and values of the patches, once for all captions of an image."""
+        return [self.cross_attn.k_proj, self.cross_attn.v_proj]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -161,7 +172,7 @@ class AgaFusionEncoder(OwnStartMixin, PreTrainedModel):
         states = self.final_layer_norm(states)
         return unpack_states(states, packing) if packed else states
 
-    def summary_states(
+    def pooled_states(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         """
@@ -238,7 +249,7 @@ class AgaBertFusionLayer(GradientCheckpointingLayer):
         states = attended.reshape(states.shape)
         return self.output(self.intermediate(states), states)
 
-    def summary_states(self, states: Tensor, mask: Tensor | None, image_states: Tensor, positions: Tensor) -> Tensor:
+    def pooled_states(self, states: Tensor, mask: Tensor | None, image_states: Tensor, positions: Tensor) -> Tensor:
         """What the layer gives at one token of each caption, (texts, dim); only that token attends to the patches."""
         attended, _ = self.attention(states, mask)
         rows = token_rows(attended, positions)[:, None]
@@ -257,6 +268,7 @@ class AgaBertFusionEncoder(OwnStartMixin, PreTrainedModel):
     config: AgaBertFusionConfig
     config_class = AgaBertFusionConfig
     base_model_prefix = "fusion"
+    takes_packing = False  # its layers attend to the image of each caption in turn
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -266,6 +278,17 @@ class AgaBertFusionEncoder(OwnStartMixin, PreTrainedModel):
         super().__init__(config)
         self.layers = nn.ModuleList([AgaBertFusionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_init()
+
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """The modules whose second output, with eager attention, says what each token attends to in the image."""
+        return [layer.crossattention for layer in self.layers]
+
+    @property
+    def image_projections(self) -> list[nn.Linear]:
+        """The layers that make keys and values of the patches, once for all captions of an image."""
+        attentions = [layer.crossattention.self for layer in self.layers]
+        return [projection for attention in attentions for projection in (attention.key, attention.value)]
 
     def forward(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None = None, **kwargs
@@ -286,7 +309,7 @@ class AgaBertFusionEncoder(OwnStartMixin, PreTrainedModel):
             states = layer(states, mask, image_states, **kwargs)
         return states
 
-    def summary_states(
+    def pooled_states(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         """
@@ -299,7 +322,7 @@ class AgaBertFusionEncoder(OwnStartMixin, PreTrainedModel):
         states = text_states
         for layer in self.layers[:-1]:
             states = layer(states, mask, image_states)
-        return self.layers[-1].summary_states(states, mask, image_states, positions)
+        return self.layers[-1].pooled_states(states, mask, image_states, positions)
 
 
 class AgaBertMLMHead(nn.Module):

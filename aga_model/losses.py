@@ -1,537 +1,160 @@
-"""Losses of text-based person search. Each is a function of tensors; sums run over the batch that it is given.
+"""
+The table of losses: what computes each, and what it needs.
 
-All are computed in float32 (or float64, where inputs are), since softmax over a cosine similarity divided by a
-temperature of 0.02 overflows the resolution of half precision.
+A new loss is a function of [`LossInputs`] and the objective's section, a row of `LOSSES`, and a field of
+`AgaObjectiveConfig` for each setting of its own. Its name in `loss_weights` is the row's, and the output of
+`AgaForPreTraining` has it as NAME_loss.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-SDM_EPSILON = 1e-8  # IRRA's smoothing of the target distribution
-IGNORED = -100  # label of a token that is not to be predicted
+from .distributed import global_mean
+from .embedding_losses import (
+    MomentumEmbeddings,
+    bsdm_loss,
+    cmpm_loss,
+    itc_loss,
+    match_log_probability,
+    momentum_itc_loss,
+    pair_trust,
+    sdm_loss,
+    tal_loss,
+    weighted_mean,
+)
+from .head_losses import (
+    FOCAL_WEIGHTINGS,
+    IGNORED,
+    distilled_mlm_loss,
+    id_loss,
+    identity_log_probability,
+    itm_loss,
+    mlm_loss,
+    mlm_token_losses,
+    waf_loss,
+)
+from .pair_batch import LossInputs
+
+
+def __getattr__(name: str) -> Any:
+    """The name that [`MomentumEmbeddings`] had before version 0.2, for one version more."""
+    if name != "TeacherEmbeddings":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is now called MomentumEmbeddings", DeprecationWarning, stacklevel=2)
+    return MomentumEmbeddings
+
+
+def _itc(given: LossInputs, objective: Any) -> Tensor:
+    # An exponential of its own: added up in another order, the gradient of the temperature has another last bit.
+    pairs = given.images, given.texts, given.all_person_ids, (-given.logit_scale).exp()
+    if given.momentum_embeds is None:
+        return itc_loss(*pairs, given.weights)
+    return momentum_itc_loss(*pairs, given.momentum_embeds, given.momentum_weight, given.weights)
+
+
+def _sdm(given: LossInputs, objective: Any) -> Tensor:
+    return sdm_loss(given.images, given.texts, given.all_person_ids, given.temperature, given.weights)
+
+
+def _bsdm(given: LossInputs, objective: Any) -> Tensor:
+    kl_weights = tuple(objective.bsdm_kl_weights)
+    return bsdm_loss(given.images, given.texts, given.all_person_ids, given.temperature, kl_weights, given.weights)
+
+
+def _cmpm(given: LossInputs, objective: Any) -> Tensor:
+    return cmpm_loss(given.images, given.texts, given.all_person_ids, given.weights)
+
+
+def _tal(given: LossInputs, objective: Any) -> Tensor:
+    margin = objective.tal_margin
+    return tal_loss(given.images, given.texts, given.all_person_ids, given.temperature, margin, given.weights)
+
+
+def _waf(given: LossInputs, objective: Any) -> Tensor:
+    if _waf_reads_classifier(objective):
+        own = identity_log_probability(given.image_logits, given.text_logits, given.person_ids)
+        log_probability = given.everyone.gather(own)
+    else:
+        log_probability = match_log_probability(given.images, given.texts, given.all_person_ids, given.temperature)
+    return waf_loss(log_probability, objective.waf_gamma, objective.waf_weighting)
+
+
+def _waf_reads_classifier(objective: Any) -> bool:
+    return objective.waf_target == "identity"
+
+
+def _itm(given: LossInputs, objective: Any) -> Tensor:
+    matched = given.matched
+    loss = itm_loss(matched.logits, matched.labels, matched.weights)
+    return global_mean(loss, matched.weights.sum())
+
+
+def _mlm(given: LossInputs, objective: Any) -> Tensor:
+    """Mean over the masked tokens of the global batch, of which each pair has computed its sum."""
+    losses, count = given.pairs.mlm_losses, given.pairs.mlm_counts.sum()
+    if given.own_weights is not None:
+        losses = losses * given.own_weights.to(losses)
+    return global_mean(losses.sum() / count.clamp(min=1), count)
+
+
+def _id(given: LossInputs, objective: Any) -> Tensor:
+    loss = id_loss(given.image_logits, given.text_logits, given.person_ids, given.own_weights)
+    return global_mean(loss, len(given.image_logits))
+
+
+def _always(objective: Any) -> bool:
+    return True
+
+
+def _never(objective: Any) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
-class TeacherEmbeddings:
+class Loss:
     """
-    What the momentum model says about a batch, and what it said about past ones.
+    A row of the table of losses.
 
     Args:
-        image_embeds, text_embeds: (batch, dim).
-        queue_image_embeds, queue_text_embeds: (queue, dim), or None without a queue.
-        queue_person_ids: (queue,), or None without a queue.
+        function: the loss, a scalar over the global batch, of [`LossInputs`] and the objective's section.
+        persons: it compares persons, so that a batch must bring `person_ids`.
+        classifier: whether it reads the identity classifier under an objective's section.
+        momentum: with a momentum model, that model's soft targets are mixed into its own.
+        between_views: it compares images with captions, and is computed for enriched and original captions where both
+            are views; the others are computed once.
     """
 
-    image_embeds: Tensor
-    text_embeds: Tensor
-    queue_image_embeds: Tensor | None = None
-    queue_text_embeds: Tensor | None = None
-    queue_person_ids: Tensor | None = None
-
-
-def _wide(values: Tensor) -> Tensor:
-    """float32, or float64 where it was."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of (n,) values with weights (n,) of mean 1, such as [`pair_trust`]'s; the plain mean without."""
-    return values.mean() if weights is None else (values * weights.to(values)).mean()
-
-
-def _similarity_logits(image_embeds: Tensor, text_embeds: Tensor, temperature: float | Tensor) -> Tensor:
-    """Cosine similarity over temperature, (texts, images), float32 also under autocast."""
-    if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or len(image_embeds) == 0:
-        shapes = f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}"
-        raise ValueError(f"image_embeds and text_embeds must both be (batch, dim), not empty; got {shapes}")
-    if isinstance(temperature, int | float) and temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        image = F.normalize(_wide(image_embeds), dim=-1)
-        text = F.normalize(_wide(text_embeds), dim=-1)
-        return text @ image.t() / temperature
-
-
-def _same_person(person_ids: Tensor, batch: int) -> Tensor:
-    """Same-person indicator, bool (batch, batch)."""
-    if person_ids.shape != (batch,):
-        raise ValueError(f"person_ids must be ({batch},), one per pair; got {tuple(person_ids.shape)}")
-    return person_ids[:, None] == person_ids[None, :]
-
-
-def _match_distribution(person_ids: Tensor, batch: int) -> Tensor:
-    """Row-normalised same-person indicator, (batch, batch)."""
-    same = _same_person(person_ids, batch).float()
-    return same / same.sum(dim=1, keepdim=True)
-
-
-def itc_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    person_ids: Tensor | None,
-    temperature: float | Tensor,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """
-    Image-text contrastive loss: InfoNCE in both directions, averaged.
-
-    With person ids every pair of the same person is a positive of equal share, so two captions of one person do not
-    repel each other. Source: ALBEF (NeurIPS 2021), section 3.2; with `person_ids=None` it is CLIP's loss.
-
-    Args:
-        image_embeds: (batch, dim), need not be normalised.
-        text_embeds: (batch, dim); row i describes image i.
-        person_ids: (batch,) integers, or None when only the diagonal is positive.
-        temperature: softmax temperature, positive.
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar.
-
-    Raises:
-        ValueError: shapes do not fit, or the temperature is not positive.
-
-    Example:
-
-    ```python
-    >>> image, text = torch.randn(8, 32), torch.randn(8, 32)
-    >>> loss = itc_loss(image, text, torch.arange(8) // 2, temperature=0.07)
-    ```
-    """
-    logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    targets = (
-        torch.eye(len(logits), device=logits.device)
-        if person_ids is None
-        else _match_distribution(person_ids, len(logits))
-    )
-    directions = (_soft_cross_entropy(rows, targets, weights) for rows in (logits, logits.t()))
-    return sum(directions, start=logits.new_zeros(())) / 2
-
-
-def _soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over rows of the cross-entropy with a distribution per row."""
-    return weighted_mean(-(targets * logits.log_softmax(dim=1)).sum(dim=1), weights)
-
-
-def momentum_itc_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    person_ids: Tensor | None,
-    temperature: float | Tensor,
-    teacher: TeacherEmbeddings,
-    weight: float,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """
-    [`itc_loss`] with soft targets of a momentum model, and its past embeddings as further candidates.
-
-    The target of each row is (1 - weight) times the same-person distribution plus weight times the momentum model's
-    softmax over the same candidates. Source: ALBEF (NeurIPS 2021), section 3.3; there the candidates of the batch are
-    the momentum model's embeddings, here the online model's (this project's choice, as in [`itc_loss`]).
-
-    Args:
-        image_embeds: (batch, dim), need not be normalised.
-        text_embeds: (batch, dim); row i describes image i.
-        person_ids: (batch,) integers, or None when only the diagonal is positive (without a queue).
-        temperature: softmax temperature, positive.
-        teacher: the momentum model's embeddings of the batch and its queue.
-        weight: alpha in [0, 1].
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar; with weight 0 and no queue it is [`itc_loss`].
-
-    Raises:
-        ValueError: shapes do not fit, or a queue without person ids.
-    """
-    batch = len(image_embeds)
-    if person_ids is None:
-        if teacher.queue_person_ids is not None:
-            raise ValueError("momentum_itc_loss: person_ids are needed to compare with a queue")
-        person_ids = torch.arange(batch, device=image_embeds.device)
-    candidate_ids = person_ids
-    if teacher.queue_person_ids is not None:
-        candidate_ids = torch.cat([person_ids, teacher.queue_person_ids])
-    same = (person_ids[:, None] == candidate_ids[None, :]).float()
-    hard = same / same.sum(dim=1, keepdim=True)
-    loss = image_embeds.new_zeros((), dtype=torch.float32)
-    directions = (
-        (text_embeds, image_embeds, teacher.text_embeds, teacher.image_embeds, teacher.queue_image_embeds),
-        (image_embeds, text_embeds, teacher.image_embeds, teacher.text_embeds, teacher.queue_text_embeds),
-    )
-    for rows, candidates, teacher_rows, teacher_candidates, queue in directions:
-        with torch.no_grad():
-            soft = _scores(teacher_rows, teacher_candidates, queue, temperature).softmax(dim=1)
-            targets = (1 - weight) * hard + weight * soft
-        loss = loss + _soft_cross_entropy(_scores(rows, candidates, queue, temperature), targets, weights) / 2
-    return loss
-
-
-def _scores(rows: Tensor, candidates: Tensor, queue: Tensor | None, temperature: float | Tensor) -> Tensor:
-    """Cosine similarity over temperature of rows with the candidates and the queue, (rows, candidates + queue)."""
-    with torch.autocast(rows.device.type, enabled=False):
-        everyone = candidates.float() if queue is None else torch.cat([candidates.float(), queue.float()])
-        return F.normalize(rows.float(), dim=-1) @ F.normalize(everyone, dim=-1).t() / temperature
-
-
-def sdm_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    person_ids: Tensor,
-    temperature: float | Tensor,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """
-    Similarity distribution matching: KL from the softmax over similarities to the same-person distribution.
-
-    Source: IRRA (CVPR 2023), equations 4 to 6; summed over both directions.
-
-    Args:
-        image_embeds: (batch, dim), need not be normalised.
-        text_embeds: (batch, dim).
-        person_ids: (batch,) integers.
-        temperature: softmax temperature, positive; IRRA uses 0.02.
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar.
-
-    Raises:
-        ValueError: shapes do not fit, or the temperature is not positive.
-
-    Example:
-
-    ```python
-    >>> image, text = torch.randn(8, 32), torch.randn(8, 32)
-    >>> loss = sdm_loss(image, text, torch.arange(8) // 2, temperature=0.02)
-    ```
-    """
-    logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    log_target = torch.log(_match_distribution(person_ids, len(logits)) + SDM_EPSILON)
-
-    def one_direction(rows: Tensor) -> Tensor:
-        log_predicted = rows.log_softmax(dim=1)
-        return weighted_mean((log_predicted.exp() * (log_predicted - log_target)).sum(dim=1), weights)
-
-    return one_direction(logits) + one_direction(logits.t())
-
-
-def bsdm_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    person_ids: Tensor,
-    temperature: float | Tensor,
-    kl_weights: tuple[float, float] = (1.0, 1.0),
-    weights: Tensor | None = None,
-) -> Tensor:
-    """
-    Bidirectional similarity distribution matching: both KL divergences between the softmax p over similarities and the
-    same-person distribution q, a KL(p || q) + b KL(q || p).
-
-    The second term grows only with the logarithm of a missed positive's share, where the first one also presses on
-    every negative. q is smoothed by 1e-8 as in [`sdm_loss`]. Source: AMNS (arXiv 2409.06385); that both terms weigh
-    the same is this project's choice.
-
-    Args:
-        image_embeds: (batch, dim), need not be normalised.
-        text_embeds: (batch, dim).
-        person_ids: (batch,) integers.
-        temperature: softmax temperature, positive.
-        kl_weights: a and b; (1, 0) is [`sdm_loss`].
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar, summed over image to text and text to image.
-
-    Raises:
-        ValueError: shapes do not fit, or the temperature is not positive.
-
-    Example:
-
-    ```python
-    >>> image, text = torch.randn(8, 32), torch.randn(8, 32)
-    >>> loss = bsdm_loss(image, text, torch.arange(8) // 2, temperature=0.02)
-    ```
-    """
-    logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    target = _match_distribution(person_ids, len(logits))
-    log_target = torch.log(target + SDM_EPSILON)
-    forward_weight, inverse_weight = kl_weights
-
-    def one_direction(rows: Tensor) -> Tensor:
-        log_predicted = rows.log_softmax(dim=1)
-        gap = log_predicted - log_target
-        return weighted_mean(
-            ((forward_weight * log_predicted.exp() - inverse_weight * target) * gap).sum(dim=1), weights
-        )
-
-    return one_direction(logits) + one_direction(logits.t())
-
-
-def cmpm_loss(image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, weights: Tensor | None = None) -> Tensor:
-    """
-    Cross-modal projection matching: as [`sdm_loss`], of the projections of one modality on the unit vectors of the
-    other, without a temperature.
-
-    Source: Zhang and Lu (ECCV 2018), equations 1 to 5, as IRRA's code has it: there a row of the same-person indicator
-    is divided by its Euclidean length, not by its sum.
-
-    Args:
-        image_embeds: (batch, dim), not normalised.
-        text_embeds: (batch, dim), not normalised.
-        person_ids: (batch,) integers.
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar, summed over both directions.
-    """
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        image, text = _wide(image_embeds), _wide(text_embeds)
-        same = _same_person(person_ids, len(image)).to(image)
-        log_target = torch.log(same / same.norm(dim=1, keepdim=True) + SDM_EPSILON)
-        loss = image.new_zeros(())
-        for rows, others in ((image, text), (text, image)):
-            log_predicted = (rows @ F.normalize(others, dim=-1).t()).log_softmax(dim=1)
-            loss = loss + weighted_mean((log_predicted.exp() * (log_predicted - log_target)).sum(dim=1), weights)
-    return loss
-
-
-def tal_loss(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    person_ids: Tensor,
-    temperature: float | Tensor,
-    margin: float = 0.1,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """
-    Triplet alignment loss: hinge between the softmax-weighted similarity of the positives and the log-sum-exp over the
-    negatives, an upper bound of the hardest-negative triplet loss that does not collapse on noisy pairs.
-
-    Source: RDE (CVPR 2024), equation 10.
-
-    Args:
-        image_embeds: (batch, dim), need not be normalised.
-        text_embeds: (batch, dim).
-        person_ids: (batch,) integers.
-        temperature: tau, positive; RDE uses 0.015.
-        margin: m in units of cosine similarity.
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar, summed over both directions; a row without a negative gives 0.
-
-    Raises:
-        ValueError: shapes do not fit, or the temperature is not positive.
-    """
-    logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    same = _same_person(person_ids, len(logits))
-    has_negative = (~same).any(dim=1)
-
-    def one_direction(rows: Tensor) -> Tensor:
-        share = rows.detach().masked_fill(~same, float("-inf")).softmax(dim=1)
-        positive = (share * rows).sum(dim=1)
-        # A row without negatives keeps its own logits: -inf of an empty sum has no gradient.
-        negatives = rows.masked_fill(same & has_negative[:, None], float("-inf")).logsumexp(dim=1)
-        return weighted_mean((margin + (negatives - positive) * temperature).clamp(min=0) * has_negative, weights)
-
-    return one_direction(logits) + one_direction(logits.t())
-
-
-def match_log_probability(
-    image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor, temperature: float | Tensor
-) -> Tensor:
-    """
-    Log of the share that the softmax over similarities gives to the same person, each text among the images and then
-    each image among the texts, (2 batch,). Arguments and errors as [`sdm_loss`].
-    """
-    logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    different = ~_same_person(person_ids, len(logits))
-
-    def one_direction(rows: Tensor) -> Tensor:
-        return rows.masked_fill(different, float("-inf")).logsumexp(dim=1) - rows.logsumexp(dim=1)
-
-    return torch.cat([one_direction(logits), one_direction(logits.t())])
-
-
-def identity_log_probability(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor) -> Tensor:
-    """
-    Log-probability of the right identity for the images and then for the texts, (2 batch,).
-
-    Arguments as [`id_loss`].
-    """
-    logits = _wide(torch.cat([image_logits, text_logits]))
-    return -F.cross_entropy(logits, person_ids.long().repeat(2), reduction="none")
-
-
-FOCAL_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "uniform": torch.ones_like,
-    "hard": lambda probability: 1 - probability,
-    "trusted": lambda probability: probability,
+    function: Callable[[LossInputs, Any], Tensor]
+    persons: bool = False
+    classifier: Callable[[Any], bool] = _never
+    momentum: bool = False
+    between_views: bool = True
+
+
+LOSSES: dict[str, Loss] = {
+    "itc": Loss(_itc, momentum=True),
+    "sdm": Loss(_sdm, persons=True),
+    "bsdm": Loss(_bsdm, persons=True),
+    "cmpm": Loss(_cmpm, persons=True),
+    "tal": Loss(_tal, persons=True),
+    "waf": Loss(_waf, persons=True, classifier=_waf_reads_classifier),
+    "itm": Loss(_itm, between_views=False),
+    "mlm": Loss(_mlm, momentum=True, between_views=False),
+    "id": Loss(_id, persons=True, classifier=_always),
 }
-
-
-def waf_loss(log_probability: Tensor, gamma: float = 2.0, weighting: str = "uniform") -> Tensor:
-    """
-    Weight-adjustment focal loss: the mean of -w_i (1 - p_i)^gamma log p_i.
-
-    Source: AMNS (arXiv 2409.06385), after the focal loss (ICCV 2017). Where p_i comes from and what w_i is are this
-    project's choices.
-
-    Args:
-        log_probability: (samples,), log p_i of the right match, of [`match_log_probability`] or
-            [`identity_log_probability`].
-        gamma: focusing exponent, 0 or more; 0 is cross-entropy.
-        weighting: w_i, without gradient and scaled to mean 1: `uniform`, `hard` in proportion to 1 - p_i, `trusted`
-            in proportion to p_i, which bounds what a wrong pair can pull.
-
-    Returns:
-        scalar.
-    """
-    log_probability = _wide(log_probability).clamp(max=0.0)
-    weights = FOCAL_WEIGHTINGS[weighting](log_probability.detach().exp())
-    weights = weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
-    # The floor keeps the power's gradient finite where p_i is 1.
-    miss = (-torch.expm1(log_probability)).clamp(min=1e-12)
-    return -(weights * miss**gamma * log_probability).mean()
-
-
-@torch.no_grad()
-def pair_trust(
-    image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor | None, temperature: float | Tensor
-) -> Tensor:
-    """
-    How far each pair of a batch can be a right one, as weights for the other losses.
-
-    p is the share that the softmax over similarities gives to the pair among the pairs of other persons, the smaller
-    one of both directions; a wrong pair of a batch of B has 1 / B by chance, and the weight is p / (p + 1 / B), scaled
-    to mean 1. This project's own, after the in-batch weights of AMNS's WAF; consensus by two models is RDE's way.
-
-    Args:
-        image_embeds, text_embeds: (batch, dim), need not be normalised.
-        person_ids: (batch,) integers, or None when every pair is a person of its own.
-        temperature: softmax temperature, positive.
-
-    Returns:
-        (batch,) float32 without gradient, mean 1.
-    """
-    logits = _similarity_logits(image_embeds, text_embeds, temperature)
-    batch = len(logits)
-    if person_ids is not None:
-        others = torch.eye(batch, dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(_same_person(person_ids, batch) & ~others, float("-inf"))
-    share = torch.minimum(logits.softmax(dim=1).diagonal(), logits.softmax(dim=0).diagonal())
-    trust = share / (share + 1 / batch)
-    return trust / trust.mean().clamp(min=torch.finfo(trust.dtype).tiny)
-
-
-def id_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, weights: Tensor | None = None) -> Tensor:
-    """
-    Identity loss: cross-entropy of one classifier that both modalities share, mean of the two.
-
-    Source: IRRA (CVPR 2023), section 3.4; after Zheng et al. (dual-path, TOMM 2020).
-
-    Args:
-        image_logits: (batch, identities) of the unnormalised image embeddings.
-        text_logits: (batch, identities) of the unnormalised text embeddings.
-        person_ids: (batch,) integers in [0, identities).
-        weights: (batch,) of mean 1, what each pair counts; all alike when None.
-
-    Returns:
-        scalar.
-    """
-    persons = person_ids.long()
-    image = F.cross_entropy(_wide(image_logits), persons, reduction="none")
-    text = F.cross_entropy(_wide(text_logits), persons, reduction="none")
-    return weighted_mean((image + text) / 2, weights)
-
-
-def mlm_token_losses(
-    logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None, weight: float = 0.0
-) -> Tensor:
-    """
-    Cross-entropy of each masked token, (tokens,) and 0 where the label is `IGNORED`; what [`mlm_loss`] and, with a
-    momentum model's logits, [`distilled_mlm_loss`] take the mean of.
-    """
-    hard = F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, reduction="none")
-    if teacher_logits is None:
-        return hard
-    targets = _wide(teacher_logits.detach()).softmax(dim=1)
-    soft = F.cross_entropy(_wide(logits), targets, reduction="none") * (labels != IGNORED)
-    return (1 - weight) * hard + weight * soft
-
-
-def _token_mean(losses: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean over the masked tokens (tokens,) with weights (tokens,); 0 with a gradient path when nothing is masked."""
-    total = losses.sum() if weights is None else (losses * weights.to(losses)).sum()
-    return total / (labels != IGNORED).sum().clamp(min=1)
-
-
-def mlm_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """
-    Masked language modelling loss over the masked positions alone.
-
-    Source: BERT (NAACL 2019). The caller selects the masked positions first, because the vocabulary matrix is the
-    largest product of the step when it is applied to every position.
-
-    Args:
-        logits: (tokens, vocabulary).
-        labels: (tokens,) original token ids; `IGNORED` where nothing was masked.
-        weights: (tokens,), what each token counts, of mean 1 over all pairs; all alike when None.
-
-    Returns:
-        scalar; 0 with a gradient path when nothing is masked.
-    """
-    return _token_mean(mlm_token_losses(logits, labels), labels, weights)
-
-
-def distilled_mlm_loss(
-    logits: Tensor, labels: Tensor, teacher_logits: Tensor, weight: float, weights: Tensor | None = None
-) -> Tensor:
-    """
-    [`mlm_loss`] whose targets are mixed with a momentum model's predictions.
-
-    Source: ALBEF (NeurIPS 2021), section 3.3.
-
-    Args:
-        logits: (tokens, vocabulary).
-        labels: (tokens,) original token ids; `IGNORED` where nothing was masked.
-        teacher_logits: (tokens, vocabulary) of the momentum model.
-        weight: alpha in [0, 1]; 0 is [`mlm_loss`].
-        weights: as [`mlm_loss`].
-
-    Returns:
-        scalar; 0 with a gradient path when nothing is masked.
-    """
-    return _token_mean(mlm_token_losses(logits, labels, teacher_logits, weight), labels, weights)
-
-
-def itm_loss(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
-    """
-    Image-text matching loss: cross-entropy of match against mismatch over the pairs that count.
-
-    Source: ALBEF (NeurIPS 2021), section 3.2.
-
-    Args:
-        logits: (pairs, 2), column 1 for a match.
-        labels: (pairs,), 1 for a match and 0 for a mismatch.
-        counted: (pairs,), what each pair counts; 0 for one that is none, such as a hard negative that was not found.
-
-    Returns:
-        scalar; 0 with a gradient path when nothing counts.
-    """
-    each = F.cross_entropy(logits.float(), labels.long(), reduction="none")
-    return (each * counted).sum() / counted.sum().clamp(min=1e-6)
 
 
 __all__ = [
     "FOCAL_WEIGHTINGS",
     "IGNORED",
-    "TeacherEmbeddings",
+    "LOSSES",
+    "Loss",
+    "LossInputs",
+    "MomentumEmbeddings",
     "bsdm_loss",
     "cmpm_loss",
     "distilled_mlm_loss",
@@ -541,6 +164,7 @@ __all__ = [
     "itm_loss",
     "match_log_probability",
     "mlm_loss",
+    "mlm_token_losses",
     "momentum_itc_loss",
     "pair_trust",
     "sdm_loss",

@@ -38,13 +38,13 @@ def ordinary_tokens(input_ids: Tensor, attention_mask: Tensor | None, config) ->
 
 def aggregate_class_attention(layer_attention: Tensor, ordinary: Tensor, decay: float) -> Tensor:
     """
-    Moving average over depth of the attention that the summary token pays to each word, deep layers counting most.
+    Moving average over depth of the attention that the pooled token pays to each word, deep layers counting most.
 
     a_l is the mean over heads, zero outside `ordinary` and renormalised; A_1 = a_1, A_l = decay A_(l-1) +
     (1 - decay) a_l. Source: AGA (arXiv 2412.15106), as METHODS describes it; the decay is this project's choice.
 
     Args:
-        layer_attention: (layers, batch, heads, seq), the summary token's row of each layer.
+        layer_attention: (layers, batch, heads, seq), the pooled token's row of each layer.
         ordinary: bool (batch, seq).
         decay: beta in [0, 1].
 
@@ -118,7 +118,7 @@ class MaskingPolicy(Protocol):
 
 
 class AttentionGuidedMasking:
-    """AGM's policy: words are masked in proportion to the attention that the text encoder's summary token pays them.
+    """AGM's policy: words are masked in proportion to the attention that the text encoder's pooled token pays them.
 
     Source: AGA (arXiv 2412.15106). `ratio` is rho, `max_probability` p_max of METHODS.
     """

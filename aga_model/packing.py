@@ -76,9 +76,9 @@ def unpack_states(states: Tensor, packing: dict[str, Tensor]) -> Tensor:
     return torch.nn.functional.pad(states.flatten(0, 1), (0, 0, 0, 1))[packing["slots"]]
 
 
-class CaptionRows:
+class PackedCaptions:
     """
-    The rows in which the text tower reads a batch of captions: one caption each, or several by a packing.
+    A batch of captions in the rows in which the text tower reads them: one caption each, or several by a packing.
 
     Args:
         attention_mask: (batch, seq), 0 at padding, or None; not read with a packing.
@@ -99,9 +99,9 @@ class CaptionRows:
         self.chosen: Tensor | None = None
         self._number: Tensor | None = None  # (rows,) place of each row among the chosen ones, -1 for the others
 
-    def choose(self, rows: Tensor) -> "CaptionRows":
+    def choose(self, rows: Tensor) -> "PackedCaptions":
         """Some of the rows, by their numbers (chosen,); all captions keep their places in every result."""
-        part = CaptionRows(self.attention_mask, self.shape, self.packing, self.device)
+        part = PackedCaptions(self.attention_mask, self.shape, self.packing, self.device)
         part.chosen = rows
         number = torch.full((self.count,), -1, device=self.device)
         part._number = number.scatter(0, rows, torch.arange(len(rows), device=self.device))
@@ -142,8 +142,8 @@ class CaptionRows:
         rows = self._row_of_captions()
         return rows if self._number is None else self._number[rows]
 
-    def summary_index(self, positions: Tensor) -> Tensor:
-        """The tower's `summary_index` of positions (batch,) in the captions: these, or (batch, 2) row and column."""
+    def pooled_index(self, positions: Tensor) -> Tensor:
+        """The tower's `pooled_index` of positions (batch,) in the captions: these, or (batch, 2) row and column."""
         if self.packing is None and self.chosen is None:
             return positions
         return torch.stack([self.numbers().clamp(min=0), self._columns(positions[:, None])[:, 0]], dim=1)
@@ -178,4 +178,4 @@ class CaptionRows:
         return positions + self.packing["slots"][:, :1] % self.width
 
 
-__all__ = ["CaptionRows", "pack_captions", "pack_states", "same_caption", "unpack_states"]
+__all__ = ["PackedCaptions", "pack_captions", "pack_states", "same_caption", "unpack_states"]

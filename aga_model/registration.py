@@ -26,7 +26,8 @@ def _configuration(auto: Any) -> None:
 
 def _modeling(auto: Any) -> None:
     from .configuration_aga import AgaConfig
-    from .modeling_aga import AgaForPreTraining, AgaModel
+    from .modeling_aga import AgaModel
+    from .pretraining_aga import AgaForPreTraining
 
     auto.AutoModel.register(AgaConfig, AgaModel, exist_ok=True)
     auto.AutoModelForPreTraining.register(AgaConfig, AgaForPreTraining, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Text and vision towers of both families, and attention that also gives the summary token's row."""
+"""Text and vision towers of both families, and attention that also gives the pooled token's row."""
 
 from typing import Any
 
@@ -23,19 +23,19 @@ from transformers.models.clip.modeling_clip import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs, maybe_install_capturing_hooks
 
-from .configuration_aga import AgaBertTextConfig, AgaTextConfig, AgaVisionConfig
+from .configuration_sections import AgaBertTextConfig, AgaTextConfig, AgaVisionConfig
 
-SUMMARY_ROW_ATTENTION = "aga_sdpa_summary_row"
+POOLED_ROW_ATTENTION = "aga_sdpa_pooled_row"
 
 
-def sdpa_with_summary_row(
+def sdpa_with_pooled_row(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    summary_index: Tensor | None = None,
+    pooled_index: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """
@@ -44,7 +44,7 @@ def sdpa_with_summary_row(
     Args:
         query, key, value: (batch, heads, seq, head_dim).
         attention_mask: (batch, 1, seq, seq), bool or additive, or None.
-        summary_index: (batch,) position of the query whose row is wanted, or (queries, 2) sequence and position of any
+        pooled_index: (batch,) position of the query whose row is wanted, or (queries, 2) sequence and position of any
             number of them. None skips it.
 
     Returns:
@@ -52,30 +52,30 @@ def sdpa_with_summary_row(
     """
     kwargs.pop("output_attentions", None)
     attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if summary_index is None:
+    if pooled_index is None:
         return attended, None
     causal = kwargs.get("is_causal", getattr(module, "is_causal", False))
-    return attended, summary_row(query, key, attention_mask, summary_index, scaling, causal)
+    return attended, pooled_row(query, key, attention_mask, pooled_index, scaling, causal)
 
 
 @torch.no_grad()
-def summary_row(
+def pooled_row(
     query: Tensor,
     key: Tensor,
     attention_mask: Tensor | None,
-    summary_index: Tensor,
+    pooled_index: Tensor,
     scaling: float | None,
     causal: bool,
 ) -> Tensor:
     """
     The attention of single queries, (batch or queries, heads, seq): a statistic for AGM, never a path for gradients.
 
-    Arguments as [`sdpa_with_summary_row`]; `causal` hides the keys behind the query.
+    Arguments as [`sdpa_with_pooled_row`]; `causal` hides the keys behind the query.
     """
-    if summary_index.dim() == 1:
-        sequences, positions = torch.arange(len(query), device=query.device), summary_index
+    if pooled_index.dim() == 1:
+        sequences, positions = torch.arange(len(query), device=query.device), pooled_index
     else:
-        sequences, positions = summary_index.unbind(dim=1)
+        sequences, positions = pooled_index.unbind(dim=1)
         key = key[sequences]
     row_query = query[sequences, :, positions].unsqueeze(2)
     scores = (row_query @ key.transpose(-1, -2)).squeeze(2).float()
@@ -89,8 +89,8 @@ def summary_row(
     return scores.softmax(dim=-1).to(query.dtype)
 
 
-AttentionInterface.register(SUMMARY_ROW_ATTENTION, sdpa_with_summary_row)
-AttentionMaskInterface.register(SUMMARY_ROW_ATTENTION, sdpa_mask)
+AttentionInterface.register(POOLED_ROW_ATTENTION, sdpa_with_pooled_row)
+AttentionMaskInterface.register(POOLED_ROW_ATTENTION, sdpa_mask)
 
 
 class LeanQuickGELU(nn.Module):
@@ -143,41 +143,41 @@ class OwnStartMixin:
         super()._initialize_weights(module)
 
 
-class SummaryRowMixin(OwnStartMixin):
-    """A tower whose `sdpa` can also return the attention rows of its summary token."""
+class PooledRowMixin(OwnStartMixin):
+    """A tower whose `sdpa` can also return the attention rows of its pooled token."""
 
-    def use_summary_row(self) -> None:
+    def use_pooled_row(self) -> None:
         """Put it in the place of plain SDPA; after every change of the attention implementation."""
         # Otherwise on first use, which torch.compile cannot trace.
         maybe_install_capturing_hooks(self)  # type: ignore[arg-type]
         config: Any = self.config  # type: ignore[attr-defined]
         if config._attn_implementation == "sdpa":
-            config._attn_implementation = SUMMARY_ROW_ATTENTION
+            config._attn_implementation = POOLED_ROW_ATTENTION
 
     def set_attn_implementation(self, *args, **kwargs) -> None:
         """As in transformers."""
         super().set_attn_implementation(*args, **kwargs)  # type: ignore[misc]
-        self.use_summary_row()
+        self.use_pooled_row()
 
-    def summary_rows(self, outputs: Any, summary: Tensor) -> Tensor:
+    def pooled_rows(self, outputs: Any, pooled: Tensor) -> Tensor:
         """
-        The summary token's attention in every layer, (layers, batch, heads, seq).
+        The pooled token's attention in every layer, (layers, batch, heads, seq).
 
         Args:
-            outputs: of a forward pass with `output_attentions=True, summary_index=summary`.
-            summary: (batch,) position of the summary token, or (captions, 2) its row and position.
+            outputs: of a forward pass with `output_attentions=True, pooled_index=pooled`.
+            pooled: (batch,) position of the pooled token, or (captions, 2) its row and position.
 
         Raises:
             ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
         """
         config: Any = self.config  # type: ignore[attr-defined]
-        sequences = torch.arange(len(summary), device=summary.device) if summary.dim() == 1 else summary[:, 0]
-        positions = summary if summary.dim() == 1 else summary[:, 1]
+        sequences = torch.arange(len(pooled), device=pooled.device) if pooled.dim() == 1 else pooled[:, 0]
+        positions = pooled if pooled.dim() == 1 else pooled[:, 1]
         rows = [row if row.dim() == 3 else row[sequences, :, positions] for row in outputs.attentions]
         if len(rows) != config.num_hidden_layers:
             raise ValueError(
                 f"attention implementation {config._attn_implementation!r} returns no attention rows, which AGM and "
-                f"AWM need; use {SUMMARY_ROW_ATTENTION!r} (the default) or 'eager' for this tower"
+                f"AWM need; use {POOLED_ROW_ATTENTION!r} (the default) or 'eager' for this tower"
             )
         return torch.stack(rows)
 
@@ -258,9 +258,9 @@ class AgaVisionEmbeddings(CLIPVisionEmbeddings):
         patches = patches.flatten(2).transpose(1, 2) + table
         if kept_patches is not None:
             patches = patches.gather(1, kept_patches[..., None].expand(-1, -1, patches.shape[-1]))
-        summary = self.class_embedding + positions[:, :1]
+        class_token = self.class_embedding + positions[:, :1]
         # Not len(), which an exported graph would keep as a number.
-        return torch.cat([summary.expand(patches.shape[0], -1, -1), patches], dim=1)
+        return torch.cat([class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def _interpolated(self, table: Tensor, rows: int, columns: int) -> Tensor:
         """Position embeddings (1, patches, dim) of the own grid on another one, bicubic as in CLIP."""
@@ -269,11 +269,11 @@ class AgaVisionEmbeddings(CLIPVisionEmbeddings):
         return grid.to(table.dtype).flatten(2).transpose(1, 2)
 
 
-class AgaVisionModel(SummaryRowMixin, CLIPVisionModel):
+class AgaVisionModel(PooledRowMixin, CLIPVisionModel):
     """
     CLIP's vision tower on [`AgaVisionEmbeddings`]; with `pre_layernorm=False` it is timm's ViT.
 
-    The summary token is the class token. Can return its attention rows, and can leave patches out.
+    The pooled token is the class token. Can return its attention rows, and can leave patches out.
     """
 
     config: AgaVisionConfig
@@ -288,7 +288,7 @@ class AgaVisionModel(SummaryRowMixin, CLIPVisionModel):
         self.encoder = CLIPEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         use_lean_layers(self)
-        self.use_summary_row()
+        self.use_pooled_row()
         self.post_init()
 
     @merge_with_config_defaults
@@ -312,13 +312,13 @@ class AgaVisionModel(SummaryRowMixin, CLIPVisionModel):
         states = self.encoder(inputs_embeds=states, **kwargs).last_hidden_state
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.post_layernorm(states[:, 0]))
 
-    def summary_positions(self, pixel_values: Tensor) -> Tensor:
+    def pooled_positions(self, pixel_values: Tensor) -> Tensor:
         """Position of each image's class token, (batch,)."""
         return torch.zeros(len(pixel_values), dtype=torch.long, device=pixel_values.device)
 
 
-class AgaTextModel(SummaryRowMixin, CLIPTextModel):
-    """CLIP's causal text tower; the summary token is the end-of-text. Can return its attention rows."""
+class AgaTextModel(PooledRowMixin, CLIPTextModel):
+    """CLIP's causal text tower; the pooled token is the end-of-text. Can return its attention rows."""
 
     config: AgaTextConfig
     config_class = AgaTextConfig
@@ -327,15 +327,15 @@ class AgaTextModel(SummaryRowMixin, CLIPTextModel):
     def __init__(self, config: AgaTextConfig):
         super().__init__(config)
         use_lean_layers(self)
-        self.use_summary_row()
+        self.use_pooled_row()
 
-    def summary_positions(self, input_ids: Tensor) -> Tensor:
-        """Position of each caption's summary token, (batch,)."""
+    def pooled_positions(self, input_ids: Tensor) -> Tensor:
+        """Position of each caption's pooled token, (batch,)."""
         return end_positions(input_ids, self.config)
 
 
-class AgaBertTextModel(SummaryRowMixin, BertModel):
-    """BERT without its pooler; the summary token is the first one. Can return its attention rows."""
+class AgaBertTextModel(PooledRowMixin, BertModel):
+    """BERT without its pooler; the pooled token is the first one. Can return its attention rows."""
 
     config: AgaBertTextConfig
     config_class = AgaBertTextConfig
@@ -343,10 +343,10 @@ class AgaBertTextModel(SummaryRowMixin, BertModel):
 
     def __init__(self, config: AgaBertTextConfig):
         super().__init__(config, add_pooling_layer=False)
-        self.use_summary_row()
+        self.use_pooled_row()
 
-    def summary_positions(self, input_ids: Tensor) -> Tensor:
-        """Position of each caption's summary token, (batch,)."""
+    def pooled_positions(self, input_ids: Tensor) -> Tensor:
+        """Position of each caption's pooled token, (batch,)."""
         return input_ids.new_zeros(input_ids.shape[0])
 
     def forward(
@@ -363,14 +363,14 @@ class AgaBertTextModel(SummaryRowMixin, BertModel):
 
 
 __all__ = [
-    "SUMMARY_ROW_ATTENTION",
+    "POOLED_ROW_ATTENTION",
     "AgaBertTextModel",
     "AgaTextModel",
     "AgaVisionModel",
     "LeanMLP",
     "LeanQuickGELU",
     "OwnStartMixin",
-    "SummaryRowMixin",
+    "PooledRowMixin",
     "caption_tokens",
     "end_positions",
     "use_lean_layers",

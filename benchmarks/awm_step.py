@@ -97,7 +97,7 @@ class Step:
         self.model.patch_selection = PATCH_SELECTIONS[objective.image_mask_strategy]()
         self._wait()
         began = time.perf_counter()
-        self.model(**batch, teacher=self.teacher if guided else None).loss.backward()
+        self.model(**batch, momentum_model=self.teacher if guided else None).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -224,7 +224,7 @@ class Ways:
         image_states = self.model.fusion_image_states(self.model.get_image_features(pixels))
         with recorded_cross_attention(self.fusion.fusion) as recorded:
             fused = self.fusion.fusion(states, image_states, mask)
-        summary = self.model.text_model.summary_positions(tokens.input_ids)
+        summary = self.model.text_model.pooled_positions(tokens.input_ids)
         logits = self.fusion.itm_head(fused[torch.arange(1), summary])
         gradients = torch.autograd.grad(logits[0, 1] - logits[0, 0], recorded)
         weights = torch.stack(recorded)[:, 0]  # (layers, heads, seq, patches + 1)

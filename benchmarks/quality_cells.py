@@ -190,7 +190,7 @@ def _measure(job: Job, model, processor, rows) -> dict[str, float]:
 
 def _diagnose(job: Job, run: PreparedRun, model, held_out) -> Values:
     """What the MLM does; nothing for a recipe without one."""
-    if model.config.objective_config.weight("mlm") == 0:
+    if not model.config.has_mlm_head:
         return {}
     count, words = job.settings["diagnostic_captions"], attribute_words()
     rows = held_out.select(_spread(len(held_out), count))

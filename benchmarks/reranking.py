@@ -55,7 +55,7 @@ class Data:
 
     def __init__(self, options: argparse.Namespace):
         config = AgaConfig.from_pretrained(CHECKPOINT, trust_remote_code=False)
-        config.objective_config.loss_weights |= {"itm": 1.0}
+        config.has_itm_head = True
         torch.manual_seed(options.seed)
         self.model = AgaForImageTextRetrieval(config).eval()
         self.processor = AutoProcessor.from_pretrained(CHECKPOINT, trust_remote_code=False)
@@ -92,7 +92,7 @@ def one_query_at_a_time(data: Data, padding: bool) -> np.ndarray:
                 return_tensors="pt",
             )
             states, mask = model.caption_states(inputs["input_ids"], inputs["attention_mask"])
-            summary = model.aga.text_model.summary_positions(inputs["input_ids"])
+            summary = model.aga.text_model.pooled_positions(inputs["input_ids"])
             lengths = [states.shape[1]] * len(states) if padding else mask.sum(dim=1).tolist()
             for row, length in enumerate(lengths):
                 parts = states[row : row + 1, :length], mask[row : row + 1, :length], summary[row : row + 1]

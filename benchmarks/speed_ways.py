@@ -15,7 +15,7 @@ from speed_reference import Recipe, ReferenceModel
 from torch import Tensor
 from torch.profiler import record_function
 
-from aga_model import AgaConfig, AgaForPreTraining, AgaModel, modeling_aga, towers
+from aga_model import AgaConfig, AgaForPreTraining, AgaModel, modeling_aga, pair_model, towers
 from aga_model.training.compiling import mark_lengths
 from aga_model.training.optimizers import adamw_with_factors
 
@@ -97,7 +97,9 @@ def model_config(size: str, objective: dict[str, Any]) -> AgaConfig:
             "cross_modal_config": {"num_hidden_layers": 1 if tiny else 4},
         }
     # exp(3.912) is 50, IRRA's temperature of 0.02.
-    return AgaConfig(**{**sections, "objective_config": settings, "logit_scale_init_value": 3.912023})
+    # Of the checkpoint's heads, those that these losses train.
+    heads = {"has_itm_head": False, "has_mlm_head": False}
+    return AgaConfig(**{**sections, **heads, "objective_config": settings, "logit_scale_init_value": 3.912023})
 
 
 def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:
@@ -176,14 +178,14 @@ class Step(_Run):
 
     def losses_of_given_masks(self, batch: dict[str, Any]) -> dict[str, float]:
         """The losses where the batch says which words are masked and how, for a comparison between ways."""
-        drawing = modeling_aga.sample_tokens, modeling_aga.corrupt_tokens
-        modeling_aga.sample_tokens = lambda probabilities: batch["masked"]
-        modeling_aga.corrupt_tokens = lambda input_ids, masked, config: batch["corrupted"]
+        drawing = pair_model.sample_tokens, pair_model.corrupt_tokens
+        pair_model.sample_tokens = lambda probabilities: batch["masked"]
+        pair_model.corrupt_tokens = lambda input_ids, masked, config: batch["corrupted"]
         try:
             with torch.no_grad():
                 return {name: float(value) for name, value in self.losses(batch).items()}
         finally:
-            modeling_aga.sample_tokens, modeling_aga.corrupt_tokens = drawing
+            pair_model.sample_tokens, pair_model.corrupt_tokens = drawing
 
     def run(self, batch: dict[str, Any]) -> None:
         losses = self.losses(batch)
@@ -218,13 +220,13 @@ def package_parts(model: AgaForPreTraining) -> list[tuple[Any, str, str]]:
         (model, "forward", "loss"),
         (model.aga, "get_image_features", "vision"),
         (model.aga, "fusion_image_states", "vision"),
-        (model.aga, "read_rows", "text"),
+        (model.aga, "read_packed", "text"),
         (model.aga, "fusion_text_states", "text"),
-        (towers, "summary_row", "class attention"),
+        (towers, "pooled_row", "class attention"),
         (modeling_aga, "aggregate_class_attention", "class attention"),
         (model, "mask_probabilities", "masking"),
-        (modeling_aga, "sample_tokens", "masking"),
-        (modeling_aga, "corrupt_tokens", "masking"),
+        (pair_model, "sample_tokens", "masking"),
+        (pair_model, "corrupt_tokens", "masking"),
         (model.enrichment, "enrich", "TEM's words"),
         (model.fusion, "forward", "fusion"),
         (model.mlm_head, "forward", "MLM head"),

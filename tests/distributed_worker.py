@@ -66,13 +66,13 @@ def build_teacher(model: AgaForPreTraining) -> MomentumTeacher:
 
 def fix_randomness(model: AgaForPreTraining) -> None:
     """Masks, TEM's words and hard negatives that depend on each pair alone, not on how the batch is split."""
-    import aga_model.modeling_aga as modeling
+    from aga_model import matching, pair_model
 
-    modeling.sample_tokens = lambda probabilities: (
+    pair_model.sample_tokens = lambda probabilities: (
         (torch.arange(probabilities.shape[1]) % 4 == 2)[None] & (probabilities > 0)
     )
-    modeling.corrupt_tokens = lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids)
-    modeling.hard_negatives = lambda logits, same: (
+    pair_model.corrupt_tokens = lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids)
+    matching.hard_negatives = lambda logits, same: (
         logits.masked_fill(same, float("-inf")).argmax(dim=1),
         (~same).any(dim=1),
     )
@@ -108,7 +108,7 @@ def main(rank: int, world: int, port: str, output: str, split: str, family: str,
     longest = int(batch["attention_mask"].sum(dim=1).max())  # each process pads to the longest of its own captions
     batch |= {key: batch[key][:, :longest] for key in ("input_ids", "attention_mask")}
     wrapped = DistributedDataParallel(model)
-    outputs = wrapped(**batch, teacher=teacher)
+    outputs = wrapped(**batch, momentum_model=teacher)
     outputs.loss.backward()
     loss = outputs.loss.detach().clone()
     dist.all_reduce(loss)

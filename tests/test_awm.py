@@ -81,7 +81,7 @@ def test_the_momentum_model_chooses_and_the_step_takes_its_choice(make, batch):
     with torch.no_grad():
         for parameter in teacher.model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-    output = model(**batch, teacher=teacher)
+    output = model(**batch, momentum_model=teacher)
     _, attention = teacher.model.aga.get_image_features_with_attention(batch["pixel_values"])
     assert torch.equal(output.kept_patches, best_patches(attention, 0.5))
     vision = model.aga.get_image_features(batch["pixel_values"], kept_patches=output.kept_patches)
@@ -92,7 +92,7 @@ def test_the_momentum_model_chooses_and_the_step_takes_its_choice(make, batch):
 
 def test_evaluation_sees_all_patches(make, batch):
     model = make(**AWM).eval()
-    output = model(**batch, teacher=MomentumTeacher(model))
+    output = model(**batch, momentum_model=MomentumTeacher(model))
     assert output.kept_patches is None
     plain = model.aga.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(output.image_embeds, F.normalize(plain, dim=-1))
@@ -103,7 +103,7 @@ def test_the_end_of_training_can_see_all_patches(make, batch):
     teacher = MomentumTeacher(model)
     for progress, dropped in ((0.0, True), (0.49, True), (0.5, False), (1.0, False)):
         model.training_progress = progress
-        output = model(**batch, teacher=teacher)
+        output = model(**batch, momentum_model=teacher)
         assert (output.kept_patches is not None) == dropped
     plain = model.aga.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(output.image_embeds, F.normalize(plain, dim=-1))
@@ -127,14 +127,14 @@ def test_patch_scores_alone_ask_nothing_else_of_the_momentum_model(make, batch, 
 
     monkeypatch.setattr(teacher.model, "mlm_logits", forbidden)
     monkeypatch.setattr(teacher.model.aga, "get_text_features", forbidden)
-    model(**batch, teacher=teacher).loss.backward()
+    model(**batch, momentum_model=teacher).loss.backward()
 
 
 def test_scores_at_a_lower_resolution_cover_the_grid(make, batch):
     model = make(**AWM, image_score_resolution=0.5)
     _, attention = model.aga.get_image_features_with_attention(batch["pixel_values"], 0.5)
     assert attention.shape == (len(batch["pixel_values"]), model.aga.vision_model.embeddings.num_patches)
-    output = model(**batch, teacher=MomentumTeacher(model))
+    output = model(**batch, momentum_model=MomentumTeacher(model))
     assert output.kept_patches.shape[1] == round(0.5 * attention.shape[1])
 
 
@@ -157,7 +157,7 @@ def test_scores_of_patches_that_leave_pixels_over(make_sections, batch, resoluti
     _, attention = model.aga.get_image_features_with_attention(pixels, resolution)
     assert model.config.vision_config.grid_size == (7, 4)  # (45 - 8) // 6 + 1, (26 - 8) // 6 + 1
     assert attention.shape == (4, 28) and torch.isfinite(attention).all()
-    output = model(**batch | {"pixel_values": pixels}, teacher=MomentumTeacher(model))
+    output = model(**batch | {"pixel_values": pixels}, momentum_model=MomentumTeacher(model))
     assert output.kept_patches.shape == (4, 14) and output.kept_patches.max() < 28
     output.loss.backward()
 
@@ -167,7 +167,7 @@ def test_attention_that_is_not_given_is_named(make, batch):
     teacher = MomentumTeacher(model)
     teacher.model.aga.vision_model.config._attn_implementation = "sdpa"
     with pytest.raises(ValueError, match="returns no attention rows"):
-        model(**batch, teacher=teacher)
+        model(**batch, momentum_model=teacher)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_attention_that_is_not_given_is_named(make, batch):
         ({"image_keep_until": 1.5}, "image_keep_until must lie in"),
         ({"image_mask_strategy": "best"}, "choose one of attention, random"),
         ({"bsdm_kl_weights": [0.0, 0.0]}, "bsdm_kl_weights"),
-        ({"waf_weighting": "inverse"}, "choose one of uniform, hard, trusted"),
+        ({"waf_weighting": "inverse"}, "choose one of uniform, hard, plausible, trusted"),
         ({"waf_target": "identity", "loss_weights": {"waf": 1.0}}, "num_identities must be"),
     ],
 )

@@ -92,8 +92,9 @@ def test_overlapping_patches():
 def test_an_objective_without_a_loss_loads_and_does_not_train(weights, tmp_path):
     """A dual encoder that is only used needs none."""
     AgaConfig(objective_config={"loss_weights": weights}).save_pretrained(tmp_path)
-    objective = AgaConfig.from_pretrained(tmp_path).objective_config
-    assert objective.losses == {} and not objective.has_matching_head
+    config = AgaConfig.from_pretrained(tmp_path)
+    objective = config.objective_config
+    assert objective.losses == {} and not config.has_itm_head and not config.has_mlm_head
     with pytest.raises(ValueError, match=r"objective_config\.loss_weights .* nothing to train on"):
         objective.require_losses()
 
@@ -105,18 +106,44 @@ def test_weights_that_are_none_are_refused(weight):
 
 
 @pytest.mark.parametrize(("weights", "has_head"), [({"itm": 0.1}, True), ({"itm": 0.0}, False), ({"itc": 1}, False)])
-def test_one_property_tells_whether_there_is_a_matching_head(weights, has_head):
+def test_one_key_tells_whether_there_is_a_matching_head(weights, has_head):
     config = AgaConfig(
         vision_config={**TOWER, "image_size": [32, 16], "patch_size": 8},
         text_config={**TOWER, "vocab_size": 99},
         projection_dim=64,
         objective_config={"loss_weights": weights},
     )
-    assert config.objective_config.has_matching_head is has_head
+    assert config.has_itm_head is has_head
     assert (AgaForPreTraining(config).itm_head is not None) is has_head
     if not has_head:
         with pytest.raises(ValueError, match="does not name 'itm' with a weight above 0"):
             AgaForImageTextRetrieval(config)
+
+
+def test_a_head_outlives_its_loss(tmp_path):
+    """A folder says what its model has, whatever its objective says of losses."""
+    config = AgaConfig(
+        vision_config={**TOWER, "image_size": [32, 16], "patch_size": 8},
+        text_config={**TOWER, "vocab_size": 99},
+        projection_dim=64,
+        has_itm_head=True,
+        objective_config={"loss_weights": {"itc": 1.0}},
+    )
+    AgaForImageTextRetrieval(config).save_pretrained(tmp_path)
+    again, info = AgaForImageTextRetrieval.from_pretrained(tmp_path, output_loading_info=True)
+    assert again.itm_head is not None and not info["missing_keys"]
+    trained = AgaForPreTraining(config)
+    for part in (trained.itm_head, trained.fusion):  # no gradient reaches them, which several processes would wait for
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("losses", [("itm",), ("mlm",), ("itm", "mlm"), ("itc",)])
+def test_old_configurations_have_the_heads_that_their_losses_trained(losses):
+    values = AgaConfig(objective_config={"loss_weights": dict.fromkeys(losses, 0.5)}).to_dict()
+    for key in ("has_itm_head", "has_mlm_head"):
+        del values[key]
+    config = AgaConfig.from_dict(values)
+    assert (config.has_itm_head, config.has_mlm_head) == ("itm" in losses, "mlm" in losses)
 
 
 @pytest.mark.parametrize("stride", range(1, 17))
@@ -219,7 +246,7 @@ def test_what_the_momentum_model_is_asked_for():
         ({"loss_weights": {"itc": 1.0}, "enrichment": "none"}, True),
     ):
         objective = AgaConfig(objective_config={"momentum": 0.9, **settings}).objective_config
-        assert objective.teacher_guides is guides, settings
+        assert objective.uses_momentum_targets is guides, settings
 
 
 def test_losses_that_compare_persons_or_classify_them():

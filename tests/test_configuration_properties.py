@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from transformers import PreTrainedConfig
 
 from aga_model import AgaConfig, AgaForPreTraining
-from aga_model.configuration_aga import _FAMILY_SECTIONS, _LIBRARY_KEYS, LOSS_NAMES, AgaObjectiveConfig
+from aga_model.configuration_aga import LOSS_NAMES, AgaObjectiveConfig
+from aga_model.configuration_checks import LIBRARY_KEYS
+from aga_model.families import FAMILIES
 
 LIBRARY = {field.name for field in fields(PreTrainedConfig)}
-SECTIONS = {
-    family: {**sections, "objective_config": AgaObjectiveConfig} for family, sections in _FAMILY_SECTIONS.items()
-}
+SECTIONS = {name: {**family.sections, "objective_config": AgaObjectiveConfig} for name, family in FAMILIES.items()}
 FIELDS = [
     (family, section, field.name)
     for family, sections in SECTIONS.items()
@@ -87,7 +87,7 @@ def test_a_field_is_usable_or_named(sections_of, field, value):
 @given(st.dictionaries(st.text(max_size=12), VALUES, min_size=1, max_size=3))
 @example({"eos_token_id": None, "": None})  # transformers' Trainer sets the first
 def test_unknown_keys_are_named(keys):
-    known = {field.name for field in fields(AgaConfig)} | _LIBRARY_KEYS
+    known = {field.name for field in fields(AgaConfig)} | LIBRARY_KEYS
     unknown = {key: value for key, value in keys.items() if key not in known and not key.startswith("_")}
     if not unknown:
         return

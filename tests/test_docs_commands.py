@@ -321,7 +321,7 @@ def test_what_programs_do_not_take_is_found(in_repository):
     with pytest.raises(UnknownCommand, match="no option --topk"):
         check(["aga", "search", "...", "--topk", "3"], short=True)
     with pytest.raises(UnknownCommand, match="has no Galery"):
-        check_python("from aga_model.retrieval import Galery\n")
+        check_python("from aga_model.gallery import Galery\n")
 
 
 def test_blocks_are_read():

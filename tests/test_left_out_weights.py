@@ -46,6 +46,7 @@ def _without(folder, *losses):
     config = AgaConfig.from_pretrained(folder)
     for name in losses:
         del config.objective_config.loss_weights[name]
+    config.has_itm_head = "itm" in config.objective_config.loss_weights
     return config
 
 

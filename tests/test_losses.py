@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from aga_model.losses import (
     IGNORED,
-    TeacherEmbeddings,
+    MomentumEmbeddings,
     bsdm_loss,
     cmpm_loss,
     distilled_mlm_loss,
@@ -415,13 +415,13 @@ def test_momentum_itc_equals_numpy(seed):
         soft = np.exp(_log_softmax(_numpy_logits(np.concatenate([teacher_others, queue]), teacher_rows, 0.2)))
         target = 0.75 * same / same.sum(axis=1, keepdims=True) + 0.25 * soft
         wanted += (weights * -(target * _log_softmax(logits)).sum(axis=1)).mean() / 2
-    teacher = TeacherEmbeddings(*map(torch.tensor, (teacher_image, teacher_text, queue_image, queue_text, queue_ids)))
+    teacher = MomentumEmbeddings(*map(torch.tensor, (teacher_image, teacher_text, queue_image, queue_text, queue_ids)))
     pairs = (torch.tensor(image), torch.tensor(text), torch.tensor(ids))
     loss = momentum_itc_loss(*pairs, 0.2, teacher, 0.25, torch.tensor(weights))
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
     for value in (image, text, teacher_image, teacher_text):
         value *= 3.0  # cosine similarity does not see it
-    longer = TeacherEmbeddings(*map(torch.tensor, (teacher_image, teacher_text, queue_image, queue_text, queue_ids)))
+    longer = MomentumEmbeddings(*map(torch.tensor, (teacher_image, teacher_text, queue_image, queue_text, queue_ids)))
     pairs = (torch.tensor(image), torch.tensor(text), torch.tensor(ids))
     assert momentum_itc_loss(*pairs, 0.2, longer, 0.25, torch.tensor(weights)).item() == pytest.approx(
         wanted, rel=1e-5
@@ -430,7 +430,7 @@ def test_momentum_itc_equals_numpy(seed):
 
 def test_autocast_leaves_the_momentum_models_similarities_in_float32():
     image, text, ids = (torch.tensor(values) for values in _pairs(batch=32, dim=64))
-    teacher = TeacherEmbeddings(text.float(), image.float())
+    teacher = MomentumEmbeddings(text.float(), image.float())
     plain = momentum_itc_loss(image.float(), text.float(), ids, 0.02, teacher, 0.4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(momentum_itc_loss(image.float(), text.float(), ids, 0.02, teacher, 0.4), plain)

@@ -49,7 +49,7 @@ def test_loss_counts_only_real_pairs():
 
 def test_the_models_loss_is_that_of_its_pairs_one_by_one(make_model, batch, monkeypatch):
     """Against AgaForImageTextRetrieval on the 4 pairs, 4 hard negative images and 4 hard negative captions."""
-    monkeypatch.setattr("aga_model.modeling_aga.hard_negatives", lambda logits, same: (
+    monkeypatch.setattr("aga_model.matching.hard_negatives", lambda logits, same: (
         logits.masked_fill(same, float("-inf")).argmax(dim=1), (~same).any(dim=1)
     ))  # fmt: skip
     model = make_model(loss_weights={"itc": 1.0, "itm": 1.0}).eval()
@@ -95,7 +95,7 @@ def test_several_captions_share_an_image(make_model, batch):
     """The fusion encoder's answer does not depend on how captions are grouped by image."""
     model = make_model(loss_weights={"itm": 1.0}).eval()
     states, mask = model.caption_states(batch["input_ids"], batch["attention_mask"])
-    summary = model.aga.text_model.summary_positions(batch["input_ids"])
+    summary = model.aga.text_model.pooled_positions(batch["input_ids"])
     images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"][:2]))
     shared = model.match_logits(states, mask, summary, images)
     alone = model.match_logits(states, mask, summary, images.repeat_interleave(2, dim=0))
@@ -121,7 +121,7 @@ def test_one_token_of_the_last_layer_is_the_same_as_all_of_it(make_sections, bat
     places = torch.tensor([0, 3, 1, 4])
     for text_mask in (mask, None):
         wanted = model.fusion(states, images, text_mask)[torch.arange(4), places]
-        got = model.fusion.summary_states(states, images, text_mask, places)
+        got = model.fusion.pooled_states(states, images, text_mask, places)
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -133,7 +133,7 @@ def _hardest(logits, same):
 def test_both_negatives_are_drawn_by_similarity_over_temperature(make_model, batch, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "aga_model.modeling_aga.hard_negatives",
+        "aga_model.matching.hard_negatives",
         lambda logits, same: asked.append((logits.numpy(), same.numpy())) or _hardest(logits, same),
     )
     model = make_model(loss_weights={"itm": 1.0}, learn_temperature=False).eval()
@@ -151,7 +151,7 @@ def test_both_negatives_are_drawn_by_similarity_over_temperature(make_model, bat
 
 def test_distrusted_pairs_count_less_as_matches(make_model, batch, monkeypatch):
     """The pairs' own terms by their trust, which the original captions give; mismatches stay in full."""
-    monkeypatch.setattr("aga_model.modeling_aga.hard_negatives", _hardest)
+    monkeypatch.setattr("aga_model.matching.hard_negatives", _hardest)
     model = make_model(loss_weights={"itc": 1.0, "itm": 1.0, "mlm": 1.0}, pair_weighting="trusted",
                        enrichment_probability=1.0).train()  # fmt: skip
     model.enrichment.enrich = lambda ids, masked, logits: torch.where(masked, 300, ids)
@@ -180,7 +180,7 @@ def test_the_negatives_of_both_directions_stay_apart(make_model, batch, monkeypa
     """Negative images and captions that are named, and differ: each pair's logits by themselves."""
     negatives = iter([torch.tensor([3, 0, 0, 1]), torch.tensor([1, 3, 3, 0])])
     monkeypatch.setattr(
-        "aga_model.modeling_aga.hard_negatives",
+        "aga_model.matching.hard_negatives",
         lambda logits, same: (next(negatives), torch.tensor([True, True, True, False])),
     )
     model = make_model(loss_weights={"itm": 1.0}).eval()
@@ -188,7 +188,7 @@ def test_the_negatives_of_both_directions_stay_apart(make_model, batch, monkeypa
         model.itm_head.weight.mul_(30.0)
         got = model(**batch).itm_loss
         states, mask = model.caption_states(batch["input_ids"], batch["attention_mask"])
-        summary = model.aga.text_model.summary_positions(batch["input_ids"])
+        summary = model.aga.text_model.pooled_positions(batch["input_ids"])
         images = model.aga.fusion_image_states(model.aga.get_image_features(batch["pixel_values"]))
         terms = []
         for caption, image, match in (
@@ -285,7 +285,7 @@ def test_hidden_tokens_take_no_part_in_the_fusion(make_sections, batch, family):
     places = torch.tensor([0, 4, 2, 1])
     for one, two in (
         (model.fusion(states, images, mask)[:, :5], model.fusion(other, images, mask)[:, :5]),
-        tuple(model.fusion.summary_states(each, images, mask, places) for each in (states, other)),
+        tuple(model.fusion.pooled_states(each, images, mask, places) for each in (states, other)),
         (model.fusion(states, images, mask)[:, :5], model.fusion(states[:, :5], images)),
     ):
         torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-5)

@@ -385,6 +385,21 @@ def test_words_are_masked_by_the_attention_of_their_own_caption(make_model, batc
     torch.testing.assert_close(output.mask_probabilities, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_the_identity_loss_reads_both_views(make_model, batch):
+    model = make_model(
+        loss_weights={"mlm": 1.0, "id": 1.0}, num_identities=3, enrichment="add", enrichment_probability=1.0
+    ).train()
+    model.identity_head.weight.data *= 100.0  # they begin small, and so would the difference of the views
+    output = model(**batch)
+    assert not torch.equal(output.enriched_input_ids, batch["input_ids"])
+    images = model.identity_head(model.aga.get_image_features(batch["pixel_values"]).pooler_output)
+    views = (output.enriched_input_ids, batch["input_ids"])
+    texts = [model.identity_head(model.aga.get_text_features(view).pooler_output) for view in views]
+    each = torch.stack([id_loss(images, text, batch["person_ids"]) for text in texts])
+    assert (each[0] - each[1]).abs() > 1e-4
+    torch.testing.assert_close(output.id_loss, each.mean(), atol=1e-5, rtol=1e-5)
+
+
 def test_settings_of_masking_and_enrichment_reach_them(make_model, batch):
     model = make_model(mask_ratio=0.3, mask_max_probability=0.31, attention_decay=0.9, enrichment_sampling="argmax",
                        enrichment_min_confidence=0.35, image_keep_ratio=0.5, image_mask_strategy="random")  # fmt: skip
@@ -422,6 +437,6 @@ def test_a_saved_folder_names_the_class_of_every_way_to_load_it(make_model, tmp_
         assert named == {
             "AutoConfig": "configuration_aga.AgaConfig",
             "AutoModel": "modeling_aga.AgaModel",
-            "AutoModelForPreTraining": "modeling_aga.AgaForPreTraining",
-            "AgaForImageTextRetrieval": "modeling_aga.AgaForImageTextRetrieval",
+            "AutoModelForPreTraining": "pretraining_aga.AgaForPreTraining",
+            "AgaForImageTextRetrieval": "retrieval_aga.AgaForImageTextRetrieval",
         }

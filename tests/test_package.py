@@ -14,16 +14,28 @@ import torch
 PACKAGE = Path(__file__).parents[1] / "aga_model"
 MODEL_ROOM = {
     "configuration_aga",
-    "modeling_aga",
-    "processing_aga",
+    "configuration_checks",
+    "configuration_objective",
+    "configuration_sections",
+    "distributed",
+    "embedding_losses",
+    "enrichment",
+    "families",
+    "family_record",
     "fusion",
-    "towers",
+    "head_losses",
+    "losses",
     "masking",
     "matching",
-    "enrichment",
-    "losses",
-    "distributed",
+    "modeling_aga",
+    "modeling_fusion",
     "packing",
+    "pair_batch",
+    "pair_model",
+    "pretraining_aga",
+    "processing_aga",
+    "retrieval_aga",
+    "towers",
 }
 MAY_IMPORT = {
     "files": set(),
@@ -139,16 +151,22 @@ sys.path = [p for p in sys.path if p not in ("", {package!r})]
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
 assert importlib.util.find_spec("aga_model") is None, "the package must not be importable here"
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
+from transformers.dynamic_module_utils import get_class_in_module
 data = np.load(sys.argv[1])
 for folder, output, saved in zip(*[iter(sys.argv[2:])] * 3):
+    full = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
     model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    # As AutoModel does with a repository of the Hub, whose files lie in one place: it executes this one a second time.
+    place = type(full).__module__.rpartition(".")[0].replace(".", "/")
+    assert get_class_in_module("AgaModel", f"{{place}}/modeling_aga.py") is not type(full.aga)
+    begun = type(full)(full.config).aga.visual_projection.weight.std().item()
+    assert 0.8 < begun * full.config.vision_config.hidden_size**0.5 < 1.2, begun
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     assert processor(text=["a man in red"], return_tensors="pt")["input_ids"].shape[0] == 1
     with torch.no_grad():
         text = model.get_text_features(torch.tensor(data["input_ids"])).pooler_output
         image = model.get_image_features(torch.tensor(data["pixel_values"])).pooler_output
     np.savez(output, text=text, image=image)
-    full = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
     full.save_pretrained(saved)
     processor.save_pretrained(saved)
     classes = [type(model), type(full), type(processor)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aga_model import AgaConfig, AgaForPreTraining
-from aga_model.packing import CaptionRows, pack_captions
+from aga_model.packing import PackedCaptions, pack_captions
 
 LENGTHS = [9, 14, 3, 11, 6, 13, 8, 7]
 
@@ -103,11 +103,11 @@ def test_chosen_rows_give_the_captions_that_are_in_them(make, packed):
     batch = _batch(model)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     packing = pack_captions(LENGTHS, 24) if packed else None
-    rows = CaptionRows(mask, tuple(ids.shape), packing, ids.device)
+    rows = PackedCaptions(mask, tuple(ids.shape), packing, ids.device)
     chosen = rows.choose(torch.tensor([2, 0]))
     with torch.no_grad():
         wanted, attention = model.aga.get_text_features_with_attention(ids, mask)
-        got, got_attention = model.aga.read_rows_with_attention(ids, chosen)
+        got, got_attention = model.aga.read_packed_with_attention(ids, chosen)
     present = chosen.present()
     assert 0 < present.sum() < len(LENGTHS) and rows.present() is None
     if not packed:
@@ -131,15 +131,15 @@ def test_a_step_is_the_same(make, objective, monkeypatch):
     batch = _batch(model)
     batch["pixel_values"] = batch["pixel_values"].double()
     monkeypatch.setattr(
-        "aga_model.modeling_aga.sample_tokens",
+        "aga_model.pair_model.sample_tokens",
         lambda probabilities: (torch.arange(probabilities.shape[1]) % 4 == 2)[None] & (probabilities > 0.0),
     )
     monkeypatch.setattr(
-        "aga_model.modeling_aga.corrupt_tokens",
+        "aga_model.pair_model.corrupt_tokens",
         lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids),
     )
     monkeypatch.setattr(
-        "aga_model.modeling_aga.hard_negatives",
+        "aga_model.matching.hard_negatives",
         lambda logits, same: (logits.masked_fill(same, -1e9).argmax(dim=1), (~same).any(dim=1)),
     )
     found = []

@@ -225,7 +225,7 @@ def _commands(folder, tmp_path):
 def test_commands_refuse_the_code_in_one_line(command, place, tokenizer, config, tmp_path, monkeypatch):
     folder, mark = place
     _brings_model(folder, tokenizer, config)
-    monkeypatch.setattr("aga_model.data.benchmarks.load_benchmark", lambda *args, **kwargs: {"test": []})
+    monkeypatch.setattr("aga_model.data.load_benchmark", lambda *args, **kwargs: {"test": []})
     arguments = _commands(folder, tmp_path)[command]
     result = CliRunner().invoke(app, arguments, input="y\n" * 20)
     assert result.exit_code == 2 and not mark.exists(), result.output

@@ -14,7 +14,7 @@ from speed_reference import Attention, Recipe, ReferenceModel
 from speed_ways import AGA, AGM, ENCODINGS, RANDOM, STEPS, WAYS, model_config
 from torch.profiler import record_function
 
-from aga_model import AgaForPreTraining, modeling_aga
+from aga_model import AgaForPreTraining, pair_model
 
 ARGUMENTS = ("pixel_values", "input_ids", "attention_mask", "person_ids")
 
@@ -31,10 +31,8 @@ def test_the_reference_is_this_package_in_plain_torch(size, monkeypatch):
     model, reference = _pair(size, RANDOM)
     for padded in (True, False):
         batch = make_batch(model.config, 6, padded, packed=False, seed=1)
-        monkeypatch.setattr(modeling_aga, "sample_tokens", lambda probabilities, batch=batch: batch["masked"])
-        monkeypatch.setattr(
-            modeling_aga, "corrupt_tokens", lambda ids, masked, config, batch=batch: batch["corrupted"]
-        )
+        monkeypatch.setattr(pair_model, "sample_tokens", lambda probabilities, batch=batch: batch["masked"])
+        monkeypatch.setattr(pair_model, "corrupt_tokens", lambda ids, masked, config, batch=batch: batch["corrupted"])
         with torch.no_grad():
             output = model(**{name: batch[name] for name in ARGUMENTS})
             wanted = {name: output[f"{name}_loss"] for name in ("sdm", "id", "mlm")}
@@ -62,8 +60,8 @@ def test_agm_and_tem_of_the_reference_are_this_package_s(enrichment):
 def test_gradients_of_the_reference_are_this_package_s(monkeypatch):
     model, reference = _pair("tiny", RANDOM)
     batch = make_batch(model.config, 4, padded=True, packed=False, seed=3)
-    monkeypatch.setattr(modeling_aga, "sample_tokens", lambda probabilities: batch["masked"])
-    monkeypatch.setattr(modeling_aga, "corrupt_tokens", lambda ids, masked, config: batch["corrupted"])
+    monkeypatch.setattr(pair_model, "sample_tokens", lambda probabilities: batch["masked"])
+    monkeypatch.setattr(pair_model, "corrupt_tokens", lambda ids, masked, config: batch["corrupted"])
     model(**{name: batch[name] for name in ARGUMENTS}).loss.backward()
     sum(reference.losses(batch, Recipe()).values()).backward()
     pairs = {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 
-from aga_model import AgaConfig, AgaForPreTraining, modeling_aga
+from aga_model import AgaConfig, AgaForPreTraining, pair_model
 from aga_model.masking import MASKING_POLICIES, masked_positions, sample_tokens
 from aga_model.packing import pack_captions
 from aga_model.training.compiling import mark_lengths
@@ -112,7 +112,7 @@ def test_chunks_keep_little_and_draw_the_same_again(make_model, monkeypatch):
         draws.append(sample_tokens(probabilities))
         return draws[-1]
 
-    monkeypatch.setattr(modeling_aga, "sample_tokens", draw)
+    monkeypatch.setattr(pair_model, "sample_tokens", draw)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     for chunk in (0, 4):
         storages = {}

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from aga_model import AgaConfig, AgaModel
 from aga_model.configuration_aga import AgaBertTextConfig, AgaTextConfig
-from aga_model.towers import caption_tokens, end_positions, sdpa_with_summary_row
+from aga_model.towers import caption_tokens, end_positions, sdpa_with_pooled_row
 
 CLIP = AgaTextConfig(vocab_size=20)  # start 18, end and padding 19
 BERT = AgaBertTextConfig(
@@ -53,12 +53,12 @@ def test_the_attention_row_by_numpy(mask, causal, scaling):
         (torch.tensor([4, 2]), weights[[0, 1], :, [4, 2]]),
         (torch.tensor([[1, 3], [0, 2], [1, 0]]), weights[[1, 0, 1], :, [3, 2, 0]]),
     ):
-        attended, row = sdpa_with_summary_row(
-            module, query, key, value, given, scaling=scaling, summary_index=index, is_causal=causal
+        attended, row = sdpa_with_pooled_row(
+            module, query, key, value, given, scaling=scaling, pooled_index=index, is_causal=causal
         )
         np.testing.assert_allclose(row, wanted, atol=1e-6)
         np.testing.assert_allclose(attended, (weights @ value.numpy()).transpose(0, 2, 1, 3), atol=1e-5)
-    assert sdpa_with_summary_row(module, query, key, value, given, scaling=scaling, is_causal=causal)[1] is None
+    assert sdpa_with_pooled_row(module, query, key, value, given, scaling=scaling, is_causal=causal)[1] is None
 
 
 def test_the_stem_by_functions(make_sections):

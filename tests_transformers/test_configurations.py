@@ -7,7 +7,6 @@ from upstream.test_configuration_common import ConfigTester
 
 from aga_model import AgaConfig
 from aga_model.configuration_aga import (
-    _FAMILY_SECTIONS,
     AgaBertFusionConfig,
     AgaBertTextConfig,
     AgaFusionConfig,
@@ -16,12 +15,13 @@ from aga_model.configuration_aga import (
     AgaVisionConfig,
     AgaViTConfig,
 )
+from aga_model.families import FAMILIES
 
 
 class BertFamilyConfig(AgaConfig):
     """The common tests make a configuration from its class alone and read the sections' classes off that class."""
 
-    sub_configs = AgaConfig.sub_configs | _FAMILY_SECTIONS["bert"]
+    sub_configs = AgaConfig.sub_configs | FAMILIES["bert"].sections
     family: str = "bert"
 
 

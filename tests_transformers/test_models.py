@@ -20,7 +20,7 @@ from transformers import set_seed
 from upstream.test_modeling_common import ModelTesterMixin
 
 from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
-from aga_model.towers import AgaBertTextModel, AgaTextModel, AgaVisionModel, SummaryRowMixin
+from aga_model.towers import AgaBertTextModel, AgaTextModel, AgaVisionModel, PooledRowMixin
 
 
 def skipped(beginning: str, reason: str):
@@ -41,7 +41,7 @@ def with_plain_sdpa(test):
 
     @functools.wraps(test)
     def run(self):
-        with mock.patch.object(SummaryRowMixin, "use_summary_row"):
+        with mock.patch.object(PooledRowMixin, "use_pooled_row"):
             test(self)
 
     return run

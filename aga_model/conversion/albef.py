@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.pretraining_aga import AgaForPreTraining
 
 from .bert import WORDS, decoder_is_tied, take_bert_embeddings, take_bert_layers, take_bert_mlm_head
 from .openai import HEAD_DIM, count_blocks, resize_position_table, square_grid, take_pair

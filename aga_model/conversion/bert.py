@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from aga_model.configuration_aga import AgaConfig
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.pretraining_aga import AgaForPreTraining
 from aga_model.remote_code import refusal
 
 from .openai import count_blocks, take_pair
@@ -30,7 +30,7 @@ WEIGHT_FILES = (
 WORDS = "aga.text_model.embeddings.word_embeddings.weight"
 _MLM_HEAD = "cls.predictions"
 _IGNORED = {
-    r"(bert\.)?pooler\.": "BERT's pooler; the summary token is projected instead",
+    r"(bert\.)?pooler\.": "BERT's pooler; the pooled token is projected instead",
     r"cls\.seq_relationship\.": "the head of next sentence prediction",
     r"(classifier|qa_outputs)\.": "the head of another task",
     r".*position_ids$": "a counter, not a weight",

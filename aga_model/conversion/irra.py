@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.pretraining_aga import AgaForPreTraining
 
 from .openai import count_blocks, take_attention, take_blocks, take_pair, take_towers, tower_sections
 from .state import ConversionError, StateAccount, read_config, read_state

@@ -198,9 +198,8 @@ def _random_texts(model: AgaModel, batch: int, length: int, generator: torch.Gen
     places = torch.arange(length)
     input_ids[places > ends[:, None]] = text.pad_token_id
     input_ids[torch.arange(batch), ends] = text.eos_token_id
-    if model.config.family != "bert":  # the causal towers read nothing behind the end
-        return {"input_ids": input_ids}
-    return {"input_ids": input_ids, "attention_mask": (places <= ends[:, None]).long()}
+    inputs = {"input_ids": input_ids, "attention_mask": (places <= ends[:, None]).long()}
+    return {name: inputs[name] for name in model.family.text_inputs}
 
 
 def _export_encoder(
@@ -293,10 +292,9 @@ def _describe(model: AgaModel, processor: AgaProcessor, model_hash: str, report:
     """What a program needs to know to use the files, as JSON values."""
     images, text = processor.image_processor, model.config.text_config
     height, width = model.config.vision_config.image_height_width
-    text_inputs = ["input_ids", "attention_mask"] if model.config.family == "bert" else ["input_ids"]
     return {
         "model_hash": model_hash,
-        "family": model.config.family,
+        "family": model.family.name,
         "embedding_dim": model.config.projection_dim,
         "image": {
             **_describe_encoder(report.image, ["pixel_values"], "image_embeds"),
@@ -309,7 +307,7 @@ def _describe(model: AgaModel, processor: AgaProcessor, model_hash: str, report:
             "std": list(images.image_std),
         },
         "text": {
-            **_describe_encoder(report.text, text_inputs, "text_embeds"),
+            **_describe_encoder(report.text, list(model.family.text_inputs), "text_embeds"),
             "max_tokens": text.caption_length,
             "pad_token_id": text.pad_token_id,
         },

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from aga_model.errors import ModelLoadError
 from aga_model.loading import read_model, require_weights
 from aga_model.masking import ordinary_tokens
-from aga_model.modeling_aga import AgaFusionModel
+from aga_model.modeling_fusion import AgaFusionModel
 
 from .encoder import TOKENIZING, PersonEncoder, QueryWarning
 
@@ -240,7 +240,7 @@ class Explainer:
         if self.fusion_model is None or self.fusion_model.itm_head is None:
             return None
         states, mask, image_states = self._fusion_inputs(tokens, pixels)
-        summary = self.model.text_model.summary_positions(tokens.input_ids)
+        summary = self.model.text_model.pooled_positions(tokens.input_ids)
         logits = self.fusion_model.match_logits(states, mask, summary, image_states).float()
         return float(logits[0, 1] - logits[0, 0])
 
@@ -402,11 +402,8 @@ def recorded_cross_attention(fusion: Any) -> Iterator[list[Tensor]]:
     def record(module: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         recorded.append(output[1])
 
-    modules = (
-        [fusion.cross_attn] if hasattr(fusion, "cross_attn") else [layer.crossattention for layer in fusion.layers]
-    )
     implementation = fusion.config._attn_implementation
-    hooks = [module.register_forward_hook(record) for module in modules]
+    hooks = [module.register_forward_hook(record) for module in fusion.cross_attentions]
     fusion.set_attn_implementation("eager")
     try:
         yield recorded
@@ -435,8 +432,7 @@ class _FusionModel(AgaFusionModel):
 def _load_fusion_model(encoder: PersonEncoder) -> Any | None:
     """The fusion model in the encoder's folder, around the encoder's own model; None where there is no trained one."""
     config: Any = encoder.model.config
-    objective = config.objective_config
-    if not objective.has_matching_head and objective.weight("mlm") == 0:
+    if not config.has_itm_head and not config.has_mlm_head:
         return None
     assert encoder.folder is not None
     model: Any

@@ -24,18 +24,11 @@ from aga_model.errors import ModelLoadError
 from aga_model.files import Skipped, UnreadableImageError
 from aga_model.gallery import Hit, read_hit
 from aga_model.loading import read_model, require_weights
-from aga_model.modeling_aga import AgaForImageTextRetrieval
+from aga_model.retrieval_aga import AgaForImageTextRetrieval
 
 from .encoder import TOKENIZING, PersonEncoder
 
 _PAIRS_PER_IMAGE = 4  # an image has several times the states of a caption, so fewer of them make a batch
-# Keys and values of the patches in the fusion encoder of either family.
-_KEYS_AND_VALUES = (
-    "cross_attn.k_proj.",
-    "cross_attn.v_proj.",
-    "crossattention.self.key.",
-    "crossattention.self.value.",
-)
 
 
 class Reranker:
@@ -190,8 +183,7 @@ class Reranker:
         """Shape of an image's states."""
         config = self.model.config
         rows, columns = config.vision_config.grid_size
-        width = config.vision_config.hidden_size if config.family == "bert" else config.cross_modal_config.hidden_size
-        return rows * columns + 1, width
+        return rows * columns + 1, self.model.family.image_states_width(config)
 
     def _tokenize(self, captions: Sequence[str]) -> "_Tokens":
         config = self.model.config
@@ -205,7 +197,7 @@ class Reranker:
                 return_tensors="pt",
             )
         lengths = inputs["attention_mask"].sum(dim=1).numpy()
-        padded = getattr(config.cross_modal_config, "attended_padding_id", None) is not None
+        padded = config.cross_modal_config.attended_padding_id is not None
         numbers = np.full_like(lengths, config.text_config.max_position_embeddings) if padded else lengths
         return _Tokens(inputs["input_ids"], inputs["attention_mask"], lengths, numbers)
 
@@ -246,7 +238,7 @@ class Reranker:
             if mask is None:  # IRRA's padding takes part
                 mask = torch.ones(found.shape[:2], dtype=torch.bool, device=found.device)
             place = mask.long().cumsum(dim=1) - 1  # of a token among those that are kept
-            summary = model.aga.text_model.summary_positions(ids)
+            summary = model.aga.text_model.pooled_positions(ids)
             summaries[rows] = place[torch.arange(len(rows), device=place.device), summary].cpu()
             kept[rows] = mask.sum(dim=1).cpu()
             first[rows] = end + kept[rows].cumsum(dim=0) - kept[rows]
@@ -307,12 +299,10 @@ class Reranker:
         cut into rows of c, about c / 2n of the tokens are padding (measured on captions of one to four sentences).
         r/c + c/2n is least for c = sqrt(2rn).
         """
-        shared = rest = 0
-        for name, weights in self.model.fusion.named_parameters():
-            if any(part in name for part in _KEYS_AND_VALUES):
-                shared += weights.numel()
-            else:
-                rest += weights.numel()
+        fusion = self.model.fusion
+        projections = [weights for layer in fusion.image_projections for weights in layer.parameters()]
+        shared = sum(weights.numel() for weights in projections)
+        rest = sum(weights.numel() for weights in fusion.parameters()) - shared
         ratio = self._patches[0] * shared / (length * rest)
         powers = np.rint(np.log2(np.sqrt(2 * ratio * counts))).clip(0, self.batch_size.bit_length() - 1)
         return 2 ** powers.astype(np.int64)
@@ -379,7 +369,7 @@ class _CaptionStates:
     Args:
         states: (tokens of all captions, dim).
         first, lengths: (captions,) first row of each caption and number of its rows.
-        summaries: (captions,) place of the summary token among a caption's rows.
+        summaries: (captions,) place of the pooled token among a caption's rows.
     """
 
     states: Tensor

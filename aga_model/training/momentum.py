@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.pretraining_aga import AgaForPreTraining
 
 TEACHER_FILE = "momentum_teacher.safetensors"
 _QUEUE = ("queue_image_embeds", "queue_text_embeds", "queue_person_ids")

@@ -38,11 +38,12 @@ from aga_model.data import (
 )
 from aga_model.evaluation import MOST_WRONG, NotFiniteError, RetrievalEvaluator, find_wrong_pairs
 from aga_model.files import write_json
-from aga_model.modeling_aga import AgaForPreTraining, AgaModel
+from aga_model.modeling_aga import AgaModel
+from aga_model.pretraining_aga import AgaForPreTraining
 from aga_model.processing_aga import AgaProcessor, special_token_settings
 from aga_model.remote_code import refusal
 from aga_model.serving import write_serving_files
-from aga_model.towers import SUMMARY_ROW_ATTENTION
+from aga_model.towers import POOLED_ROW_ATTENTION
 from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
@@ -206,7 +207,9 @@ def _load_start(
     # The configurations of versions before 0.2 do not name every special token.
     special = special_token_settings(processor.tokenizer)
     text = start["text_config"] | {key: special[key] for key in ("unk_token_id", "other_special_token_ids")}
-    settings = {**start, **sections, "text_config": text}
+    # Which heads the model has follows from what it is trained with from here on.
+    kept = {key: value for key, value in start.items() if key not in ("has_itm_head", "has_mlm_head")}
+    settings = {**kept, **sections, "text_config": text}
     settings["objective_config"] = {**start["objective_config"], **objective}
     config = AgaConfig(**settings)
     config.objective_config.require_losses()
@@ -430,7 +433,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
 
 def pair_collator(run: PreparedRun) -> PairCollator:
     """Captions share rows of the text tower where its attention can keep them apart and batches are read whole."""
-    keeps_apart = run.model.aga.text_model.config._attn_implementation == SUMMARY_ROW_ATTENTION
+    keeps_apart = run.model.aga.text_model.config._attn_implementation == POOLED_ROW_ATTENTION
     return PairCollator(run.processor, packed=keeps_apart and not run.args.contrastive_chunk)
 
 

@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from aga_model.configuration_aga import LOSS_NAMES
 from aga_model.evaluation import Interval, NotFiniteError, RetrievalEvaluator
 from aga_model.files import write_json
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.pretraining_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
@@ -285,7 +285,7 @@ class AgaTrainer(Trainer):
         if self.args.torch_compile:
             mark_lengths(inputs)
         if self.teacher is not None:
-            inputs = {**inputs, "teacher": self.teacher}
+            inputs = {**inputs, "momentum_model": self.teacher}
         outputs = model(**inputs)
         self._component_steps += 1
         parts = {name: value.detach() for name in COMPONENTS if (value := outputs.get(name)) is not None}

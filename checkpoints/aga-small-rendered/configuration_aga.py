@@ -1,439 +1,21 @@
-"""Configuration of AGA models: two towers and a fusion encoder of the CLIP or the BERT family, and an objective."""
+"""Configuration of AGA models: two towers and a fusion encoder of a family, and an objective."""
 
-import difflib
-from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import BertConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-LOSS_NAMES = ("itc", "sdm", "itm", "mlm", "id")
-MASK_STRATEGIES = ("attention", "random")
-ENRICHMENT_MODES = ("replace", "add", "none")
-ENRICHMENT_SAMPLING = ("sample", "argmax")
-
-# Keys that transformers itself writes into or passes through a configuration besides the declared fields.
-_LIBRARY_KEYS = {
-    "model_type",
-    "auto_map",
-    "torch_dtype",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "attn_implementation",
-    "experts_implementation",
-    "use_cache",  # set by transformers' Trainer
-    "bos_token_id",  # aligned with the tokenizer by the Trainer
-    "eos_token_id",
-    "pad_token_id",
-}
-
-
-def _reject_unknown_keys(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
-    """Raise ValueError for a key that is no field of `config`; transformers would silently keep it."""
-    known = {field.name for field in fields(config)}
-    for key in kwargs:
-        if key in known or key in _LIBRARY_KEYS or key.startswith("_"):
-            continue
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}"
-        raise ValueError(f"{type(config).__name__} has no key {key!r}{hint}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_choice(owner: str, key: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, f"{owner}.{key} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def _check_special_tokens(owner: str, config: PreTrainedConfig) -> None:
-    """Every special token must be an entry of the vocabulary, and no two may be the same."""
-    ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "mask_token_id")}
-    for name, value in ids.items():
-        _require(
-            0 <= value < config.vocab_size,
-            f"{owner}.{name} is {value}, outside the vocabulary of {config.vocab_size} entries",
-        )
-    _require(len(set(ids.values())) == 3, f"{owner}: special tokens must differ, got {ids}")
-
-
-@strict
-class AgaVisionConfig(CLIPVisionConfig):
-    r"""
-    CLIP's vision tower on a rectangular image with an own patch grid. Fields not listed are CLIP's.
-
-    Args:
-        image_size (`int` or `[height, width]`, pixels): input size; an int means a square.
-        patch_size (`int`, pixels): side of a square patch.
-        stride (`int`, pixels, *optional*): distance of neighbouring patches; the patch size when not given. IRRA's
-            overlapping patches are `patch_size=16, stride=8`.
-        stem_channels (`list[int]`): channels of stride-2 3x3 convolutions in front of the patch projection; each
-            halves the resolution that the projection sees. Empty is CLIP's plain linear patch embedding. A short stem
-            makes training from random weights take off earlier (Xiao et al., NeurIPS 2021).
-        patch_bias (`bool`): the patch projection has a bias; CLIP's has none.
-        pre_layernorm (`bool`): LN of the embeddings in front of the blocks, as in CLIP.
-    """
-
-    model_type = "aga_vision_model"
-    base_config_key = "vision_config"
-
-    image_size: int | list[int] | tuple[int, int] = (384, 128)
-    patch_size: int = 16
-    stride: int | None = None
-    stem_channels: list[int] | tuple[int, ...] = ()
-    patch_bias: bool = False
-    pre_layernorm: bool = True
-
-    def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        super().__post_init__(**kwargs)
-        if self.stride is None:
-            self.stride = self.patch_size
-        self._check_grid()
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """Input size in pixels as (height, width)."""
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
-        return int(self.image_size[0]), int(self.image_size[1])
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """Number of patches as (rows, columns)."""
-        height, width = self.image_height_width
-        stride = self.stride or self.patch_size
-        return (height - self.patch_size) // stride + 1, (width - self.patch_size) // stride + 1
-
-    def _check_grid(self) -> None:
-        """Patches must cover the image exactly and the stem must divide a patch."""
-        size = self.image_size
-        _require(
-            isinstance(size, int) or len(size) == 2,
-            f"vision_config.image_size must be an int or [height, width], got {size!r}",
-        )
-        stride = self.stride or self.patch_size
-        _require(self.patch_size > 0, f"vision_config.patch_size must be positive, got {self.patch_size}")
-        _require(
-            0 < stride <= self.patch_size,
-            f"vision_config.stride must lie between 1 and patch_size ({self.patch_size}), got {stride}",
-        )
-        for side, pixels in zip(("height", "width"), self.image_height_width):
-            _require(
-                pixels >= self.patch_size and (pixels - self.patch_size) % stride == 0,
-                f"vision_config.image_size: {side} {pixels} is not divisible into patches of patch_size "
-                f"{self.patch_size} at stride {stride}",
-            )
-        halvings = 2 ** len(self.stem_channels)
-        _require(
-            self.patch_size % halvings == 0 and stride % halvings == 0,
-            f"vision_config.stem_channels: {len(self.stem_channels)} convolutions halve the image "
-            f"{len(self.stem_channels)} times, so patch_size ({self.patch_size}) and stride ({stride}) must be "
-            f"multiples of {halvings}",
-        )
-
-
-@strict
-class AgaViTConfig(AgaVisionConfig):
-    r"""
-    The vision tower of the BERT family: ViT as ALBEF takes it from timm. Only the defaults differ from
-    [`AgaVisionConfig`]: no LN in front of the blocks, a bias in the patch projection, GELU, LN epsilon 1e-6.
-    """
-
-    model_type = "aga_vit_model"
-
-    image_size: int | list[int] | tuple[int, int] = (384, 384)
-    patch_bias: bool = True
-    pre_layernorm: bool = False
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
-
-
-@strict
-class AgaTextConfig(CLIPTextConfig):
-    r"""
-    CLIP's text tower. Special tokens that are not given take CLIP's and IRRA's places in the vocabulary: end-of-text
-    is the last id, start-of-text the one before it and the mask token the one before that (49407, 49406 and 49405 of
-    CLIP's 49,408 entries). Captions are padded with end-of-text, as CLIP's tokenizer does.
-
-    Args:
-        mask_token_id (`int`, *optional*): id of the mask token that the cross-modal MLM uses.
-    """
-
-    model_type = "aga_text_model"
-    base_config_key = "text_config"
-
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    pad_token_id: int | None = None
-    mask_token_id: int | None = None
-
-    def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        if self.eos_token_id is None:
-            self.eos_token_id = self.vocab_size - 1
-        if self.bos_token_id is None:
-            self.bos_token_id = self.vocab_size - 2
-        if self.mask_token_id is None:
-            taken = (self.bos_token_id, self.eos_token_id)
-            places = (self.bos_token_id - 1, *range(self.vocab_size - 1, -1, -1))
-            self.mask_token_id = next(place for place in places if place >= 0 and place not in taken)
-        if self.pad_token_id is None:
-            self.pad_token_id = self.eos_token_id
-        super().__post_init__(**kwargs)
-        _check_special_tokens("text_config", self)
-
-    @property
-    def caption_length(self) -> int:
-        """Tokens of the longest caption; what is longer is cut."""
-        return self.max_position_embeddings
-
-
-@strict
-class AgaBertTextConfig(BertConfig):
-    r"""
-    Text tower of the BERT family: the lower half of BERT as in ALBEF. Fields not listed are BERT's. The summary token
-    is the first one ([CLS]); the defaults of the special tokens are those of bert-base-uncased.
-
-    Args:
-        bos_token_id, eos_token_id (`int`): [CLS] and [SEP].
-        mask_token_id (`int`): id of the mask token that the cross-modal MLM uses.
-        caption_length (`int`): tokens of the longest caption with its special tokens; what is longer is cut.
-    """
-
-    model_type = "aga_bert_text_model"
-    base_config_key = "text_config"
-
-    num_hidden_layers: int = 6
-    bos_token_id: int | None = 101
-    eos_token_id: int | list[int] | None = 102
-    mask_token_id: int = 103
-    caption_length: int = 64
-
-    def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        super().__post_init__(**kwargs)
-        _check_special_tokens("text_config", self)
-        _require(
-            2 < self.caption_length <= self.max_position_embeddings,
-            f"text_config.caption_length must lie between 3 and max_position_embeddings "
-            f"({self.max_position_embeddings}), got {self.caption_length}",
-        )
-
-
-@strict
-class AgaFusionConfig(PreTrainedConfig):
-    r"""
-    Cross-modal encoder as in IRRA (CVPR 2023): one cross-attention from text to patches, then self-attention blocks.
-
-    Args:
-        hidden_size (`int`, *optional*): width; always the model's `projection_dim`, which fills it in.
-        num_hidden_layers (`int`): self-attention blocks after the cross-attention.
-        num_attention_heads (`int`, *optional*): `hidden_size / 64` when not given, as in IRRA, or the next smaller
-            number that divides `hidden_size`.
-        intermediate_size (`int`, *optional*): `4 * hidden_size` when not given.
-        cross_attention_residual (`bool`): add the text states to the cross-attention's output. IRRA has none; from
-            random weights the MLM does not take off without it.
-        attended_padding_id (`int`, *optional*): IRRA pads captions to the full text length with token 0 and lets the
-            padding take part in the fusion; this id does the same. Without it padding takes no part.
-        initializer_range (`float`): standard deviation for layers that have no rule of their own.
-    """
-
-    model_type = "aga_fusion"
-    base_config_key = "cross_modal_config"
-
-    hidden_size: int | None = None
-    num_hidden_layers: int = 4
-    num_attention_heads: int | None = None
-    intermediate_size: int | None = None
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float | int = 0.0
-    cross_attention_residual: bool = False
-    attended_padding_id: int | None = None
-    initializer_range: float = 0.02
-
-    def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        super().__post_init__(**kwargs)
-
-    def fill_in(self, projection_dim: int, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
-        """Set the width and what follows from it; ValueError when `hidden_size` was given as something else."""
-        _require(
-            self.hidden_size in (None, projection_dim),
-            f"cross_modal_config.hidden_size is {self.hidden_size}, but the fusion encoder works on projected states "
-            f"of projection_dim {projection_dim}; leave it out",
-        )
-        self.hidden_size = projection_dim
-        if self.num_attention_heads is None:
-            most = max(1, projection_dim // 64)
-            self.num_attention_heads = next(n for n in range(most, 0, -1) if projection_dim % n == 0)
-        if self.intermediate_size is None:
-            self.intermediate_size = 4 * projection_dim
-        _require(
-            self.num_attention_heads > 0 and projection_dim % self.num_attention_heads == 0,
-            f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide projection_dim "
-            f"{projection_dim}",
-        )
-
-
-@strict
-class AgaBertFusionConfig(BertConfig):
-    r"""
-    Cross-modal encoder of the BERT family, as in ALBEF (NeurIPS 2021): the upper half of BERT, each layer with a
-    cross-attention to the patches. It works on the towers' own states. Fields not listed are BERT's.
-
-    Args:
-        hidden_size, vocab_size, pad_token_id, encoder_width (`int`, *optional*): of the text tower and the width of
-            the vision tower's states; filled in.
-    """
-
-    model_type = "aga_bert_fusion"
-    base_config_key = "cross_modal_config"
-
-    hidden_size: int | None = None
-    vocab_size: int | None = None
-    pad_token_id: int | None = None
-    encoder_width: int | None = None
-    num_hidden_layers: int = 6
-
-    def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        super().__post_init__(**kwargs)
-
-    def fill_in(self, projection_dim: int, text_config: PreTrainedConfig, vision_config: PreTrainedConfig) -> None:
-        """Set what follows from the towers; ValueError when it was given as something else."""
-        wanted = {
-            "hidden_size": text_config.hidden_size,
-            "vocab_size": text_config.vocab_size,
-            "pad_token_id": text_config.pad_token_id,
-            "encoder_width": vision_config.hidden_size,
-        }
-        for key, value in wanted.items():
-            given = getattr(self, key)
-            _require(
-                given in (None, value),
-                f"cross_modal_config.{key} is {given}, but the towers' is {value}; leave it out",
-            )
-            setattr(self, key, value)
-        _require(
-            text_config.hidden_size % self.num_attention_heads == 0,
-            f"cross_modal_config.num_attention_heads: {self.num_attention_heads} does not divide the text tower's "
-            f"hidden_size {self.hidden_size}",
-        )
-
-
-@strict
-class AgaObjectiveConfig(PreTrainedConfig):
-    r"""
-    What pre-training optimises. The values marked *choice* are this project's, the papers leave them open.
-
-    Args:
-        loss_weights (`dict[str, float]`): weight per loss name; a loss that is not named is not computed. Names:
-            `itc`, `sdm`, `itm`, `mlm`, `id`.
-        num_identities (`int`): classes of the identity head, which exists when the `id` loss is used.
-        learn_temperature (`bool`): train `logit_scale`; IRRA keeps it fixed.
-        mask_strategy (`str`): `attention` is AGM, `random` the uniform baseline.
-        mask_ratio (`float`): expected share of a caption's ordinary tokens that is masked.
-        mask_max_probability (`float`): upper bound of one token's masking probability (choice).
-        attention_decay (`float`): beta of the moving average over text layers, A_l = beta A_(l-1) + (1 - beta) a_l
-            (choice).
-        enrichment (`str`): TEM. `replace` writes enriched captions in the place of the originals, `add` uses them as
-            second positive view, `none` switches TEM off.
-        enrichment_probability (`float`): p_tem, share of captions that are enriched (choice).
-        enrichment_sampling (`str`): `sample` from the MLM's distribution or its `argmax` (choice).
-        enrichment_min_confidence (`float`): predictions of a lower probability are not written (choice).
-        enrichment_start (`float`): share of training after which TEM begins; the trainer passes the progress (choice).
-        momentum (`float`, *optional*): of the momentum model, an exponential moving average of the weights that is
-            training state and no part of the released model; None does without. ALBEF and RaSa use 0.995.
-        distillation_weight (`float`): alpha, weight of the momentum model's soft targets in `itc` and `mlm`, reached
-            over the first epoch. ALBEF uses 0.4.
-        queue_size (`int`): past embeddings of the momentum model that `itc` also compares with; 0 for none.
-    """
-
-    model_type = "aga_objective"
-    base_config_key = "objective_config"
-
-    loss_weights: Any = None  # dict[str, float]; a mutable default needs filling in
-    num_identities: int = 0
-    learn_temperature: bool = True
-    mask_strategy: str = "attention"
-    mask_ratio: float | int = 0.15
-    mask_max_probability: float | int = 0.8
-    attention_decay: float | int = 0.5
-    enrichment: str = "replace"
-    enrichment_probability: float | int = 0.5
-    enrichment_sampling: str = "sample"
-    enrichment_min_confidence: float | int = 0.0
-    enrichment_start: float | int = 0.0
-    momentum: float | int | None = None
-    distillation_weight: float | int = 0.4
-    queue_size: int = 0
-
-    def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        super().__post_init__(**kwargs)
-        if self.loss_weights is None:
-            self.loss_weights = {"itc": 1.0, "mlm": 1.0}
-        self._check_objective()
-
-    def _check_objective(self) -> None:
-        """Names must be known and ratios must be probabilities."""
-        _require(
-            isinstance(self.loss_weights, dict)
-            and all(isinstance(weight, int | float) for weight in self.loss_weights.values()),
-            f"objective_config.loss_weights must give a number per loss name, got {self.loss_weights!r}",
-        )
-        for name, weight in self.loss_weights.items():
-            _require_choice("objective_config", "loss_weights", name, LOSS_NAMES)
-            _require(weight >= 0, f"objective_config.loss_weights[{name!r}] must not be negative, got {weight}")
-        _require_choice("objective_config", "mask_strategy", self.mask_strategy, MASK_STRATEGIES)
-        _require_choice("objective_config", "enrichment", self.enrichment, ENRICHMENT_MODES)
-        _require_choice("objective_config", "enrichment_sampling", self.enrichment_sampling, ENRICHMENT_SAMPLING)
-        for key in ("mask_ratio", "mask_max_probability"):
-            value = getattr(self, key)
-            _require(0 < value <= 1, f"objective_config.{key} must lie in (0, 1], got {value}")
-        shares = ("attention_decay", "enrichment_probability", "enrichment_min_confidence", "enrichment_start",
-                  "distillation_weight")  # fmt: skip
-        for key in shares:
-            value = getattr(self, key)
-            _require(0 <= value <= 1, f"objective_config.{key} must lie in [0, 1], got {value}")
-        _require(
-            self.mask_ratio <= self.mask_max_probability,
-            f"objective_config.mask_ratio {self.mask_ratio} exceeds mask_max_probability {self.mask_max_probability}",
-        )
-        _require(self.num_identities >= 0, f"objective_config.num_identities must be >= 0, got {self.num_identities}")
-        _require(
-            self.momentum is None or 0 <= self.momentum < 1,
-            f"objective_config.momentum must lie in [0, 1) or be left out, got {self.momentum}",
-        )
-        _require(self.queue_size >= 0, f"objective_config.queue_size must be >= 0, got {self.queue_size}")
-        _require(
-            self.queue_size == 0 or (self.momentum is not None and self.weight("itc") > 0),
-            "objective_config.queue_size holds embeddings of the momentum model for the loss 'itc'; give momentum and "
-            "that loss, or leave it at 0",
-        )
-
-    def weight(self, name: str) -> float:
-        """Weight of a loss, 0 when it is not used."""
-        return float(self.loss_weights.get(name, 0.0))
-
-
-_FAMILY_SECTIONS: dict[str, dict[str, Any]] = {
-    "clip": {
-        "text_config": AgaTextConfig,
-        "vision_config": AgaVisionConfig,
-        "cross_modal_config": AgaFusionConfig,
-    },
-    "bert": {
-        "text_config": AgaBertTextConfig,
-        "vision_config": AgaViTConfig,
-        "cross_modal_config": AgaBertFusionConfig,
-    },
-}
+from .configuration_checks import is_number, reject_unknown_keys, require, require_choice
+from .configuration_objective import LOSS_NAMES, AgaObjectiveConfig
+from .configuration_sections import (
+    AgaBertFusionConfig,
+    AgaBertTextConfig,
+    AgaFusionConfig,
+    AgaTextConfig,
+    AgaVisionConfig,
+    AgaViTConfig,
+)
+from .families import FAMILIES
 
 
 @strict
@@ -450,6 +32,10 @@ class AgaConfig(PreTrainedConfig):
         projection_dim (`int`): width of the joint embedding space, and of the CLIP family's fusion encoder.
         logit_scale_init_value (`float`): initial log of the inverse temperature, as in CLIP (2.6592 = temperature
             0.07).
+        has_itm_head (`bool`): the model has an ITM head and can re-rank. Set by the loss `itm`, and where a
+            configuration of versions before 0.2 names that loss.
+        has_mlm_head (`bool`): the MLM head and the fusion encoder in front of it are trained, so that the model can
+            predict words. Set by the loss `mlm`, and where a configuration of versions before 0.2 names that loss.
         tie_word_embeddings (`bool`, *optional*): the last matrix of the MLM head is the text tower's word embedding;
             so in the `bert` family unless given, and impossible in the `clip` family.
 
@@ -469,9 +55,7 @@ class AgaConfig(PreTrainedConfig):
 
     model_type = "aga"
     sub_configs = {  # noqa: RUF012 - the library reads a plain class attribute
-        "text_config": AgaTextConfig,
-        "vision_config": AgaVisionConfig,
-        "cross_modal_config": AgaFusionConfig,
+        **FAMILIES["clip"].sections,
         "objective_config": AgaObjectiveConfig,
     }
 
@@ -484,44 +68,58 @@ class AgaConfig(PreTrainedConfig):
     logit_scale_init_value: float | int = 2.6592
     initializer_range: float = 0.02
     initializer_factor: float = 1.0
+    has_itm_head: bool = False
+    has_mlm_head: bool = False
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        _reject_unknown_keys(self, kwargs)
-        _require(self.projection_dim > 0, f"projection_dim must be positive, got {self.projection_dim}")
-        _require_choice("AgaConfig", "family", self.family, tuple(_FAMILY_SECTIONS))
-        for key, config_class in (self.sub_configs | _FAMILY_SECTIONS[self.family]).items():
+        reject_unknown_keys(self, kwargs)
+        require(self.projection_dim > 0, f"projection_dim must be positive, got {self.projection_dim}")
+        for key in ("logit_scale_init_value", "initializer_range", "initializer_factor"):
             value = getattr(self, key)
-            _require(
-                value is None or isinstance(value, dict) or hasattr(value, "to_dict"),
-                f"{key} must be a section of keys and values, got {value!r}",
-            )
-            if value is None or isinstance(value, dict):
-                setattr(self, key, config_class(**(value or {})))
-            given = getattr(self, key).model_type
-            _require(
-                given == config_class.model_type,
-                f"{key} is of model_type {given!r}, family {self.family!r} wants {config_class.model_type!r}",
-            )
+            require(is_number(value), f"{key} must be a finite number, got {value}")
+        require_choice("AgaConfig", "family", self.family, tuple(FAMILIES))
+        family = FAMILIES[self.family]
+        for key, config_class in (self.sub_configs | family.sections).items():
+            self._build_section(key, config_class)
         self.cross_modal_config.fill_in(self.projection_dim, self.text_config, self.vision_config)
         if self.tie_word_embeddings is None:
-            self.tie_word_embeddings = self.family == "bert"
-        _require(
-            self.family == "bert" or not self.tie_word_embeddings,
-            "tie_word_embeddings: the MLM head of the clip family works on projected states; leave it out",
+            self.tie_word_embeddings = family.ties_mlm_head
+        require(
+            family.ties_mlm_head or not self.tie_word_embeddings,
+            f"tie_word_embeddings: the MLM head of the {self.family} family works on projected states; leave it out",
         )
         super().__post_init__(**kwargs)
         objective = self.objective_config
-        _require(
-            objective.weight("id") == 0 or objective.num_identities > 0,
-            "objective_config.loss_weights names 'id', so objective_config.num_identities must be the number of "
-            "training identities (train_hf.py fills it in from the data)",
+        self.has_itm_head = self.has_itm_head or objective.weight("itm") > 0
+        self.has_mlm_head = self.has_mlm_head or objective.weight("mlm") > 0
+        require(
+            not objective.needs_identity_head or objective.num_identities > 0,
+            "objective_config.loss_weights names 'id', or 'waf' with the target 'identity', so "
+            "objective_config.num_identities must be the number of training identities (train_hf.py fills it in from "
+            "the data)",
+        )
+
+    def _build_section(self, key: str, config_class: Any) -> None:
+        """Make a section of keys and values a configuration of its class; it must be of the family."""
+        value = getattr(self, key)
+        require(
+            value is None or isinstance(value, dict) or hasattr(value, "to_dict"),
+            f"{key} must be a section of keys and values, got {value!r}",
+        )
+        if value is None or isinstance(value, dict):
+            setattr(self, key, config_class(**(value or {})))
+        given = getattr(self, key).model_type
+        require(
+            given == config_class.model_type,
+            f"{key} is of model_type {given!r}, family {self.family!r} wants {config_class.model_type!r}",
         )
 
 
 AgaConfig.register_for_auto_class()
 
 __all__ = [
+    "LOSS_NAMES",
     "AgaBertFusionConfig",
     "AgaBertTextConfig",
     "AgaConfig",

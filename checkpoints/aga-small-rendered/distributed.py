@@ -4,6 +4,8 @@ Under DistributedDataParallel gradients are averaged over processes. A loss that
 batch, or that `global_mean` rescales, then has exactly the gradient of one process with the whole batch.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -30,51 +32,74 @@ class _GatherRows(torch.autograd.Function):
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class GlobalBatch:
     """
-    Concatenate `rows` of all processes in order of rank, with gradients.
+    The batches of all processes, in the order of their ranks.
 
     Args:
-        rows: (batch, ...); the batch size may differ between processes, the rest may not.
-
-    Returns:
-        (sum of batches, ...), the same on every process.
+        sizes: pairs of each.
+        longest: tokens of the longest caption of all.
     """
-    if world_size() == 1:
-        return rows
-    sizes = torch.zeros(world_size(), dtype=torch.long, device=rows.device)
-    sizes[dist.get_rank()] = len(rows)
-    dist.all_reduce(sizes)
-    longest = int(sizes.max())
-    padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
-    parts = _GatherRows.apply(padded).split(longest)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes.tolist())])
+
+    sizes: tuple[int, ...]
+    longest: int
+
+    @property
+    def first_row(self) -> int:
+        """Where this process's rows begin in the whole batch."""
+        return sum(self.sizes[: dist.get_rank()]) if world_size() > 1 else 0
+
+    def own(self, rows: Tensor) -> Tensor:
+        """This process's part (batch, ...) of rows (sum of batches, ...) of the whole batch."""
+        return rows if world_size() == 1 else rows[self.first_row : self.first_row + self.sizes[dist.get_rank()]]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """
+        Concatenate `rows` of all processes in order of rank, with gradients.
+
+        Args:
+            rows: (batch, ...), or a multiple of the batch that is the same in all processes.
+
+        Returns:
+            (sum of batches, ...), the same on every process.
+        """
+        if world_size() == 1:
+            return rows
+        multiple = len(rows) // self.sizes[dist.get_rank()]
+        longest = multiple * max(self.sizes)
+        padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
+        parts = _GatherRows.apply(padded).split(longest)
+        return torch.cat([part[: multiple * size] for part, size in zip(parts, self.sizes)])
+
+    def gather_captions(self, rows: Tensor) -> Tensor:
+        """
+        [`gather`] for tensors (batch, seq, ...), whose captions have another length in every process; shorter ones are
+        filled with zeros.
+        """
+        if world_size() == 1:
+            return rows
+        missing = self.longest - rows.shape[1]
+        filling = rows.new_zeros((len(rows), missing, *rows.shape[2:]))
+        return self.gather(torch.cat([rows, filling], dim=1))
 
 
-def gather_captions(rows: Tensor) -> Tensor:
+def exchange_sizes(count: int, length: int, device: torch.device) -> GlobalBatch:
     """
-    [`gather_rows`] for tensors whose second size, the caption length, may differ between processes too.
+    Tell all processes the size of each one's batch; once a step, because reading it waits for the device.
 
     Args:
-        rows: (batch, seq, ...); shorter ones are filled with zeros.
+        count: pairs of this process's batch, at least one.
+        length: tokens of its captions, padding included.
+        device: of the tensors that will be gathered.
     """
     if world_size() == 1:
-        return rows
-    longest = torch.tensor(rows.shape[1], device=rows.device)
-    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-    missing = int(longest) - rows.shape[1]
-    filling = rows.new_zeros((len(rows), missing, *rows.shape[2:]))
-    return gather_rows(torch.cat([rows, filling], dim=1))
-
-
-def first_row(count: int, device: torch.device) -> int:
-    """Where this process's rows begin in [`gather_rows`]; `count` is their number."""
-    if world_size() == 1:
-        return 0
-    sizes = torch.zeros(world_size(), dtype=torch.long, device=device)
-    sizes[dist.get_rank()] = count
-    dist.all_reduce(sizes)
-    return int(sizes[: dist.get_rank()].sum())
+        return GlobalBatch((count,), length)
+    table = torch.zeros(world_size(), 2, dtype=torch.long, device=device)
+    table[dist.get_rank(), 0], table[dist.get_rank(), 1] = count, length
+    dist.all_reduce(table)
+    sizes, lengths = zip(*table.tolist())
+    return GlobalBatch(sizes, max(lengths))
 
 
 def global_mean(mean: Tensor, count: int | Tensor) -> Tensor:
@@ -93,4 +118,4 @@ def global_mean(mean: Tensor, count: int | Tensor) -> Tensor:
     return mean * (local * world_size() / total.clamp(min=1))
 
 
-__all__ = ["first_row", "gather_captions", "gather_rows", "global_mean", "world_size"]
+__all__ = ["GlobalBatch", "exchange_sizes", "global_mean", "world_size"]

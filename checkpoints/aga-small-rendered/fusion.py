@@ -1,4 +1,4 @@
-"""Cross-modal encoders: caption states and patch states in, fused caption states out."""
+"""Fusion encoders: caption states and patch states in, fused caption states out."""
 
 from typing import Any
 
@@ -18,7 +18,9 @@ from transformers.models.bert.modeling_bert import (
 )
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
-from .configuration_aga import AgaBertFusionConfig, AgaFusionConfig
+from .configuration_sections import AgaBertFusionConfig, AgaFusionConfig
+from .packing import pack_states, same_caption, unpack_states
+from .towers import OwnStartMixin, use_lean_layers
 
 
 def _init_linear(layer: nn.Linear, std: float) -> None:
@@ -69,7 +71,7 @@ class AgaCrossAttention(nn.Module):
 
 def token_rows(states: Tensor, positions: Tensor) -> Tensor:
     """Rows of (batch, seq, dim) at (batch,) positions."""
-    return states[torch.arange(len(states), device=states.device), positions]
+    return states[torch.arange(states.shape[0], device=states.device), positions]
 
 
 def _by_image(text_states: Tensor, image_states: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ def _by_image(text_states: Tensor, image_states: Tensor) -> Tensor:
     return text_states.reshape(len(image_states), -1, text_states.shape[-1])
 
 
-class AgaFusionEncoder(PreTrainedModel):
+class AgaFusionEncoder(OwnStartMixin, PreTrainedModel):
     """
     IRRA's interaction encoder: LN of both inputs, one cross-attention, pre-LN self-attention blocks, LN.
 
@@ -97,6 +99,7 @@ class AgaFusionEncoder(PreTrainedModel):
     config: AgaFusionConfig
     config_class = AgaFusionConfig
     base_model_prefix = "fusion"
+    takes_packing = True
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -109,7 +112,18 @@ class AgaFusionEncoder(PreTrainedModel):
         self.cross_attn = AgaCrossAttention(config)
         self.layers = nn.ModuleList([CLIPEncoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        use_lean_layers(self)
         self.post_init()
+
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """The modules whose second output, with eager attention, says what each token attends to in the image."""
+        return [self.cross_attn]
+
+    @property
+    def image_projections(self) -> list[nn.Linear]:
+        """The layers that make keys and values of the patches, once for all captions of an image."""
+        return [self.cross_attn.k_proj, self.cross_attn.v_proj]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -130,7 +144,12 @@ class AgaFusionEncoder(PreTrainedModel):
             _init_linear(mlp.fc2, residual_std)
 
     def forward(
-        self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None = None, **kwargs
+        self,
+        text_states: Tensor,
+        image_states: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
+        **kwargs,
     ) -> Tensor:
         """
         Args:
@@ -138,16 +157,22 @@ class AgaFusionEncoder(PreTrainedModel):
             image_states: (images, patches + 1, dim), projected patch states with the class token first; caption i
                 attends to image i // (texts / images).
             attention_mask: (texts, seq), 0 or False where a token takes no part; None when all do.
+            packing: of `pack_captions` for these captions, whose padding then costs the blocks nothing; read with
+                `sdpa` alone, the results are the same.
 
         Returns:
             (texts, seq, dim).
         """
         states, mask = self._cross(text_states, image_states, attention_mask, **kwargs)
+        packed = packing is not None and self.config._attn_implementation == "sdpa"
+        if packed:
+            states, mask = pack_states(states, packing), same_caption(packing["captions"])
         for layer in self.layers:
             states = layer(states, mask, is_causal=False, **kwargs)
-        return self.final_layer_norm(states)
+        states = self.final_layer_norm(states)
+        return unpack_states(states, packing) if packed else states
 
-    def summary_states(
+    def pooled_states(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         """
@@ -187,6 +212,7 @@ class AgaMLMHead(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, vocab_size)
+        use_lean_layers(self)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -223,7 +249,7 @@ class AgaBertFusionLayer(GradientCheckpointingLayer):
         states = attended.reshape(states.shape)
         return self.output(self.intermediate(states), states)
 
-    def summary_states(self, states: Tensor, mask: Tensor | None, image_states: Tensor, positions: Tensor) -> Tensor:
+    def pooled_states(self, states: Tensor, mask: Tensor | None, image_states: Tensor, positions: Tensor) -> Tensor:
         """What the layer gives at one token of each caption, (texts, dim); only that token attends to the patches."""
         attended, _ = self.attention(states, mask)
         rows = token_rows(attended, positions)[:, None]
@@ -232,7 +258,7 @@ class AgaBertFusionLayer(GradientCheckpointingLayer):
         return self.output(self.intermediate(rows), rows)
 
 
-class AgaBertFusionEncoder(PreTrainedModel):
+class AgaBertFusionEncoder(OwnStartMixin, PreTrainedModel):
     """
     The upper half of BERT, each layer attending to the patches: post-LN self-attention, cross-attention, feed-forward.
 
@@ -242,6 +268,7 @@ class AgaBertFusionEncoder(PreTrainedModel):
     config: AgaBertFusionConfig
     config_class = AgaBertFusionConfig
     base_model_prefix = "fusion"
+    takes_packing = False  # its layers attend to the image of each caption in turn
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -251,6 +278,17 @@ class AgaBertFusionEncoder(PreTrainedModel):
         super().__init__(config)
         self.layers = nn.ModuleList([AgaBertFusionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_init()
+
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """The modules whose second output, with eager attention, says what each token attends to in the image."""
+        return [layer.crossattention for layer in self.layers]
+
+    @property
+    def image_projections(self) -> list[nn.Linear]:
+        """The layers that make keys and values of the patches, once for all captions of an image."""
+        attentions = [layer.crossattention.self for layer in self.layers]
+        return [projection for attention in attentions for projection in (attention.key, attention.value)]
 
     def forward(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None = None, **kwargs
@@ -271,7 +309,7 @@ class AgaBertFusionEncoder(PreTrainedModel):
             states = layer(states, mask, image_states, **kwargs)
         return states
 
-    def summary_states(
+    def pooled_states(
         self, text_states: Tensor, image_states: Tensor, attention_mask: Tensor | None, positions: Tensor
     ) -> Tensor:
         """
@@ -284,7 +322,7 @@ class AgaBertFusionEncoder(PreTrainedModel):
         states = text_states
         for layer in self.layers[:-1]:
             states = layer(states, mask, image_states)
-        return self.layers[-1].summary_states(states, mask, image_states, positions)
+        return self.layers[-1].pooled_states(states, mask, image_states, positions)
 
 
 class AgaBertMLMHead(nn.Module):

@@ -42,6 +42,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         folder = path or os.path.dirname(os.path.abspath(__file__))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # The code of the folder that this file came with, where this package is not installed.
         model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
         self.model: Any = model.to(self.device).eval()
         self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -94,7 +95,7 @@ def _read_request(data: Any) -> tuple[list[str], list[Any]]:
             'the request needs "inputs": a sentence, a list of sentences, or {"text": [...], "image": [...]}'
         )
     if data.get("parameters"):
-        raise ValueError(f'this model takes no "parameters", got {sorted(data["parameters"])}: leave them out')
+        raise ValueError(f'this model takes no "parameters", got {data["parameters"]!r}: leave them out')
     inputs = data["inputs"]
     if isinstance(inputs, Image.Image):
         inputs = {"image": inputs}

@@ -1,8 +1,9 @@
-"""AGA models: a dual encoder for retrieval, its pre-training with a fusion encoder, AGM and TEM, and a re-ranker."""
+"""AGA models: what they share, and the dual encoder for retrieval."""
 
-import math
+import logging
+import warnings
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,39 +13,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_aga import AgaConfig
-from .distributed import first_row, gather_captions, gather_rows, global_mean
-from .enrichment import TextEnrichment
-from .fusion import AgaBertFusionEncoder, AgaBertMLMHead, AgaFusionEncoder, AgaMLMHead, token_rows
-from .losses import (
-    TeacherEmbeddings,
-    distilled_mlm_loss,
-    id_loss,
-    itc_loss,
-    itm_loss,
-    mlm_loss,
-    momentum_itc_loss,
-    sdm_loss,
-)
-from .masking import (
-    MASKING_POLICIES,
-    aggregate_class_attention,
-    corrupt_tokens,
-    ordinary_tokens,
-    sample_tokens,
-    special_token_ids,
-)
-from .matching import hard_negatives
-from .towers import (
-    SUMMARY_ROW_ATTENTION,
-    AgaBertTextModel,
-    AgaTextModel,
-    AgaVisionModel,
-    caption_tokens,
-    end_positions,
-)
+from .families import FAMILIES, Family
+from .losses import itc_loss
+from .masking import aggregate_class_attention, ordinary_tokens, patch_attention
+from .packing import PackedCaptions
+from .towers import POOLED_ROW_ATTENTION, OwnStartMixin, PooledRowMixin
 
-# CLIP clips the inverse temperature at 100 to keep training stable.
-MAX_LOGIT_SCALE = math.log(100.0)
+logger = logging.getLogger(__name__)
+
+_NAMED_WEIGHTS = 8  # of those that are left out
 
 
 @dataclass
@@ -73,59 +50,7 @@ class AgaOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-@dataclass
-class AgaForPreTrainingOutput(ModelOutput):
-    """
-    Output of [`AgaForPreTraining`]. A loss that the configuration does not name is None.
-
-    Args:
-        loss (scalar): weighted sum of the losses.
-        itc_loss, sdm_loss, itm_loss, mlm_loss, id_loss (scalars): unweighted.
-        logits_per_image (`(batch, batch)`): cosine similarity over temperature within this process's batch.
-        image_embeds, text_embeds (`(batch, projection_dim)`): normalised; texts as the alignment losses saw them.
-        masked (`bool (batch, seq)`): tokens that the MLM had to predict.
-        mask_probabilities (`(batch, seq)`): the policy's probability per token.
-        mlm_logits (`(masked tokens, vocabulary)`): in the row-major order of `masked`.
-        enriched_input_ids (`(batch, seq)`): captions as TEM left them.
-    """
-
-    loss: Tensor | None = None
-    itc_loss: Tensor | None = None
-    sdm_loss: Tensor | None = None
-    itm_loss: Tensor | None = None
-    mlm_loss: Tensor | None = None
-    id_loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    masked: Tensor | None = None
-    mask_probabilities: Tensor | None = None
-    mlm_logits: Tensor | None = None
-    enriched_input_ids: Tensor | None = None
-
-
-class MomentumModel(Protocol):
-    """
-    What [`AgaForPreTraining`] asks of its momentum model (`aga_model.training.momentum.MomentumTeacher`).
-
-    Attributes:
-        model: the moving average, an AgaForPreTraining without gradients.
-        weight: alpha now, weight of the soft targets.
-    """
-
-    model: Any
-    weight: float
-
-    def remember(self, image_embeds: Tensor, text_embeds: Tensor, person_ids: Tensor) -> None:
-        """Put embeddings (global batch, dim) and persons (global batch,) into the queue."""
-        ...
-
-    def past(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Image embeddings (queue, dim), text embeddings (queue, dim) and persons (queue,); None while empty."""
-        ...
-
-
-class AgaPreTrainedModel(PreTrainedModel):
+class AgaPreTrainedModel(OwnStartMixin, PreTrainedModel):
     """Shared weight initialisation and saving: one folder serves AutoModel and AutoModelForPreTraining."""
 
     config: AgaConfig
@@ -146,34 +71,65 @@ class AgaPreTrainedModel(PreTrainedModel):
         "CLIPTextEmbeddings",
     )
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        factor = self.config.initializer_factor
-        if isinstance(module, AgaModel):
-            init.normal_(module.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
-            init.normal_(module.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-        elif isinstance(module, AgaMLMHead):
-            module.init_weights()
-        elif isinstance(module, AgaForPreTraining) and module.identity_head is not None:
-            init.normal_(module.identity_head.weight, std=0.001)
-            init.zeros_(module.identity_head.bias)
+    @property
+    def family(self) -> Family:
+        """What this model's parts are."""
+        return FAMILIES[self.config.family]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args: Any,
+        output_loading_info: bool = False,
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        As in transformers. Weights of the checkpoint that this class or its configuration has no place for are named
+        in the log, but for those that the class leaves out by design.
+        """
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+            **kwargs,
+        )
+        model, info = loaded
+        if left_out := sorted(info["unexpected_keys"]):
+            more = f" and {len(left_out) - _NAMED_WEIGHTS} more" if len(left_out) > _NAMED_WEIGHTS else ""
+            logger.warning(
+                "%s: this %s has no place for %d weights of the checkpoint, which it would not hold when it is saved "
+                "again: %s%s",
+                pretrained_model_name_or_path,
+                cls.__name__,
+                len(left_out),
+                ", ".join(left_out[:_NAMED_WEIGHTS]),
+                more,
+            )
+        return (model, info) if output_loading_info else model
 
     def set_attn_implementation(self, *args, **kwargs) -> None:
         """As in transformers; `sdpa` stays able to return the class attention."""
         super().set_attn_implementation(*args, **kwargs)
         for module in self.modules():
-            if isinstance(module, AgaTextModel | AgaBertTextModel):
-                module.use_summary_row()
+            if isinstance(module, PooledRowMixin):
+                module.use_pooled_row()
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in transformers; a fusion encoder whose configuration names the vocabulary, too, follows."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.config.cross_modal_config.follow_vocabulary(self.config.text_config.vocab_size)
+        return embeddings
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers; the configuration also names every class that loads from this folder."""
         self.config.auto_map = {
             "AutoConfig": "configuration_aga.AgaConfig",
             "AutoModel": "modeling_aga.AgaModel",
-            "AutoModelForPreTraining": "modeling_aga.AgaForPreTraining",
-            "AgaForImageTextRetrieval": "modeling_aga.AgaForImageTextRetrieval",
+            "AutoModelForPreTraining": "pretraining_aga.AgaForPreTraining",
+            "AgaForImageTextRetrieval": "retrieval_aga.AgaForImageTextRetrieval",
         }
         super().save_pretrained(save_directory, **kwargs)
 
@@ -198,16 +154,25 @@ class AgaModel(AgaPreTrainedModel):
 
     def __init__(self, config: AgaConfig):
         super().__init__(config)
-        self.is_bert = config.family == "bert"
-        text_class: Any = AgaBertTextModel if self.is_bert else AgaTextModel
-        self.text_model = text_class._from_config(config.text_config)
-        self.vision_model = AgaVisionModel._from_config(config.vision_config)
+        family = self.family
+        self.text_model = family.text_model._from_config(config.text_config)
+        self.vision_model = family.vision_model._from_config(config.vision_config)
         vision_width, text_width = config.vision_config.hidden_size, config.text_config.hidden_size
-        self.visual_projection = nn.Linear(vision_width, config.projection_dim, bias=self.is_bert)
-        self.text_projection = nn.Linear(text_width, config.projection_dim, bias=self.is_bert)
+        self.visual_projection = nn.Linear(vision_width, config.projection_dim, bias=family.projection_bias)
+        self.text_projection = nn.Linear(text_width, config.projection_dim, bias=family.projection_bias)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.logit_scale.requires_grad_(config.objective_config.learn_temperature)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # Not by isinstance: remote code that is loaded twice has two classes of one name.
+        if module is self:
+            factor = self.config.initializer_factor
+            init.normal_(self.text_projection.weight, std=self.config.text_config.hidden_size**-0.5 * factor)
+            init.normal_(self.visual_projection.weight, std=self.config.vision_config.hidden_size**-0.5 * factor)
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
@@ -217,7 +182,11 @@ class AgaModel(AgaPreTrainedModel):
 
     @can_return_tuple
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """
         Encode captions.
@@ -225,15 +194,56 @@ class AgaModel(AgaPreTrainedModel):
         Args:
             input_ids: (batch, seq); each caption holds an end-of-text token, as the processor writes it.
             attention_mask: (batch, seq), optional: padding behind the end takes no part either way.
+            packing: of `pack_captions` for these captions, which changes nothing but the time; needs `sdpa`.
 
         Returns:
             `pooler_output` (batch, projection_dim): projected, not normalised; `last_hidden_state` (batch, seq, dim).
         """
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-        # Not CLIP's own pooling, which for eos_token_id 2 takes the highest id of the caption.
-        summary = self.text_model.summary_positions(input_ids)
-        outputs.pooler_output = self.text_projection(token_rows(outputs.last_hidden_state, summary))
+        captions = self.packed_captions(input_ids, attention_mask, packing)
+        outputs = self.read_packed(input_ids, captions, **kwargs)
+        outputs.last_hidden_state = captions.by_caption(outputs.last_hidden_state)
         return outputs
+
+    def packed_captions(
+        self, input_ids: Tensor, attention_mask: Tensor | None, packing: dict[str, Tensor] | None
+    ) -> PackedCaptions:
+        """
+        Captions in the rows in which the text tower reads them; arguments as [`get_text_features`].
+
+        Raises:
+            ValueError: the text tower's attention implementation cannot read packed captions.
+        """
+        implementation = self.text_model.config._attn_implementation
+        if packing is not None and implementation != POOLED_ROW_ATTENTION:
+            raise ValueError(
+                f"attention implementation {implementation!r} cannot keep packed captions apart; use "
+                f"{POOLED_ROW_ATTENTION!r} (the default), or leave packing out"
+            )
+        return PackedCaptions(attention_mask, tuple(input_ids.shape), packing, input_ids.device)
+
+    def read_packed(self, input_ids: Tensor, captions: PackedCaptions, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """
+        [`get_text_features`] of captions (batch, seq) in rows of which some may have been chosen.
+
+        `last_hidden_state` and `attentions` are those of the rows; `pooler_output` (batch, projection_dim) has any
+        values for a caption that is not in them.
+        """
+        inputs = captions.inputs(input_ids, self.text_model.causal)
+        outputs = self.text_model(**inputs, return_dict=True, **kwargs)
+        # Not CLIP's own pooling, which for eos_token_id 2 takes the highest id of the caption.
+        pooled = captions.at(outputs.last_hidden_state, self.text_model.pooled_positions(input_ids))
+        outputs.pooler_output = self.text_projection(pooled)
+        return outputs
+
+    def read_packed_with_attention(
+        self, input_ids: Tensor, captions: PackedCaptions
+    ) -> tuple[BaseModelOutputWithPooling, Tensor]:
+        """[`read_packed`] with the class attention (batch, seq) of [`get_text_features_with_attention`]."""
+        pooled = captions.pooled_index(self.text_model.pooled_positions(input_ids))
+        outputs = self.read_packed(input_ids, captions, output_attentions=True, pooled_index=pooled)
+        attention = captions.attention_by_caption(self.text_model.pooled_rows(outputs, pooled))
+        ordinary = ordinary_tokens(input_ids, captions.attention_mask, self.config.text_config)
+        return outputs, aggregate_class_attention(attention, ordinary, self.config.objective_config.attention_decay)
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -242,6 +252,7 @@ class AgaModel(AgaPreTrainedModel):
 
         Args:
             pixel_values: (batch, channels, height, width) of the configured size.
+            kwargs: `kept_patches` (batch, kept) leaves the other patches out; see [`AgaVisionModel`].
 
         Returns:
             `pooler_output` (batch, projection_dim): projected, not normalised; `last_hidden_state`
@@ -252,10 +263,13 @@ class AgaModel(AgaPreTrainedModel):
         return outputs
 
     def get_text_features_with_attention(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        packing: dict[str, Tensor] | None = None,
     ) -> tuple[BaseModelOutputWithPooling, Tensor]:
         """
-        Encode captions and record which words the summary token attends to.
+        Encode captions and record which words the pooled token attends to. Arguments as [`get_text_features`].
 
         Returns:
             the outputs of [`get_text_features`] and the class attention (batch, seq), aggregated over layers, zero at
@@ -264,20 +278,56 @@ class AgaModel(AgaPreTrainedModel):
         Raises:
             ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
         """
-        text_config = self.config.text_config
-        summary = self.text_model.summary_positions(input_ids)
-        outputs = self.get_text_features(
-            input_ids, attention_mask, output_attentions=True, summary_index=summary, return_dict=True
+        captions = self.packed_captions(input_ids, attention_mask, packing)
+        outputs, attention = self.read_packed_with_attention(input_ids, captions)
+        outputs.last_hidden_state = captions.by_caption(outputs.last_hidden_state)
+        return outputs, attention
+
+    def get_image_features_with_attention(
+        self, pixel_values: Tensor, resolution: float = 1.0
+    ) -> tuple[BaseModelOutputWithPooling, Tensor]:
+        """
+        Encode images and record which patches the class token attends to.
+
+        Args:
+            pixel_values: (batch, channels, height, width) of the configured size.
+            resolution: height and width at which the images are encoded, as a share of theirs.
+
+        Returns:
+            the outputs of [`get_image_features`] and the class attention (batch, patches) on the configured grid, mean
+            over heads and layers.
+
+        Raises:
+            ValueError: the attention implementation gives no attention (only `sdpa` and `eager` do).
+        """
+        grid = self.config.vision_config.grid_size
+        if resolution < 1:
+            pixel_values = self._smaller(pixel_values, resolution)
+        pooled = self.vision_model.pooled_positions(pixel_values)
+        outputs = self.get_image_features(
+            pixel_values,
+            interpolate_pos_encoding=resolution < 1,
+            output_attentions=True,
+            pooled_index=pooled,
+            return_dict=True,
         )
-        rows = [row if row.dim() == 3 else row[torch.arange(len(row)), :, summary] for row in outputs.attentions]
-        if len(rows) != text_config.num_hidden_layers:
-            raise ValueError(
-                f"attention implementation {text_config._attn_implementation!r} returns no attention rows, which AGM "
-                f"needs; use {SUMMARY_ROW_ATTENTION!r} (the default) or 'eager' for the text tower"
-            )
-        ordinary = ordinary_tokens(input_ids, attention_mask, text_config)
-        decay = self.config.objective_config.attention_decay
-        return outputs, aggregate_class_attention(torch.stack(rows), ordinary, decay)
+        attention = patch_attention(self.vision_model.pooled_rows(outputs, pooled))
+        if resolution < 1:
+            coarse = attention.unflatten(1, self._grid_of(pixel_values))
+            attention = nn.functional.interpolate(coarse[:, None], size=grid, mode="bilinear")[:, 0].flatten(1)
+        return outputs, attention
+
+    def _smaller(self, pixel_values: Tensor, resolution: float) -> Tensor:
+        """Images at a share of their height and width, rounded to whole patches."""
+        patch = self.config.vision_config.patch_size
+        sides = [max(patch, round(side * resolution / patch) * patch) for side in pixel_values.shape[-2:]]
+        return nn.functional.interpolate(pixel_values, size=sides, mode="bilinear", antialias=True)
+
+    def _grid_of(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Rows and columns of the patches of images."""
+        vision = self.config.vision_config
+        height, width = pixel_values.shape[-2:]
+        return vision.patches_along(height), vision.patches_along(width)
 
     def fusion_image_states(self, outputs: BaseModelOutputWithPooling) -> Tensor:
         """
@@ -287,7 +337,7 @@ class AgaModel(AgaPreTrainedModel):
         vision hidden size) for the BERT family, as in ALBEF.
         """
         states: Tensor = self.vision_model.post_layernorm(outputs.last_hidden_state)
-        return states if self.is_bert else self.visual_projection(states)
+        return self.visual_projection(states) if self.family.fuses_projected_states else states
 
     def fusion_text_states(self, outputs: BaseModelOutputWithPooling) -> Tensor:
         """
@@ -296,7 +346,7 @@ class AgaModel(AgaPreTrainedModel):
         (batch, seq, projection_dim) in the joint space for the CLIP family; (batch, seq, text hidden size) for BERT's.
         """
         states: Tensor = outputs.last_hidden_state
-        return states if self.is_bert else self.text_projection(states)
+        return self.text_projection(states) if self.family.fuses_projected_states else states
 
     @can_return_tuple
     def forward(
@@ -337,509 +387,29 @@ class AgaModel(AgaPreTrainedModel):
         )
 
 
-class AgaFusionModel(AgaPreTrainedModel):
-    """The dual encoder with a fusion encoder on top, shared by pre-training and re-ranking."""
-
-    def __init__(self, config: AgaConfig):
-        super().__init__(config)
-        fusion_class: Any = AgaBertFusionEncoder if config.family == "bert" else AgaFusionEncoder
-        self.aga = AgaModel._from_config(config)
-        self.fusion = fusion_class._from_config(config.cross_modal_config)
-        self.itm_head = None
-        if config.objective_config.weight("itm") > 0:
-            self.itm_head = nn.Linear(config.cross_modal_config.hidden_size, 2)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.aga.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.aga.set_input_embeddings(value)
-
-    def caption_states(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        outputs: BaseModelOutputWithPooling | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """
-        Token states of captions, ready to be fused with an image.
-
-        Padding behind the end-of-text takes no part, unless `cross_modal_config.attended_padding_id` says that
-        captions are padded to the model's text length and all of it is attended to, as in IRRA.
-
-        Args:
-            input_ids: (batch, seq).
-            attention_mask: (batch, seq), optional.
-            outputs: of [`AgaModel.get_text_features`] for these captions, when they are there.
-
-        Returns:
-            states (batch, seq or text length, dim) and bool of the same first two sizes, or None when all tokens
-            take part.
-        """
-        text_config = self.config.text_config
-        padding_id = getattr(self.config.cross_modal_config, "attended_padding_id", None)
-        if padding_id is None:
-            if outputs is None:
-                outputs = self.aga.get_text_features(input_ids, attention_mask)
-            return self.aga.fusion_text_states(outputs), caption_tokens(input_ids, attention_mask, text_config)
-        length = input_ids.shape[1]
-        inside = torch.arange(length, device=input_ids.device)[None] <= end_positions(input_ids, text_config)[:, None]
-        padded = input_ids.new_full((len(input_ids), text_config.max_position_embeddings), padding_id)
-        padded[:, :length] = torch.where(inside, input_ids, padding_id)
-        return self.aga.fusion_text_states(self.aga.get_text_features(padded)), None
-
-    def fuse(self, input_ids: Tensor, image_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """
-        Caption states after attending to the image, (texts, seq, dim).
-
-        Args:
-            input_ids: (texts, seq).
-            image_states: (images, patches + 1, dim) of [`AgaModel.fusion_image_states`]; caption i attends to image
-                i // (texts / images).
-            attention_mask: (texts, seq), optional.
-        """
-        states, mask = self.caption_states(input_ids, attention_mask)
-        return self.fusion(states, image_states, mask)[:, : input_ids.shape[1]]
-
-    def match_logits(
-        self, text_states: Tensor, text_mask: Tensor | None, summary: Tensor, image_states: Tensor
-    ) -> Tensor:
-        """
-        ITM logits of captions with images, (texts, 2), column 1 for a match.
-
-        Args:
-            text_states, text_mask: of [`caption_states`].
-            summary: (texts,) position of each caption's summary token.
-            image_states: (images, patches + 1, dim); caption i goes with image i // (texts / images).
-        """
-        if self.itm_head is None:
-            raise ValueError(
-                "this model has no ITM head: objective_config.loss_weights must name 'itm' in the run that trains it"
-            )
-        return self.itm_head(self.fusion.summary_states(text_states, image_states, text_mask, summary))
-
-
-@dataclass(frozen=True)
-class _MaskedWords:
-    """
-    One masking of a batch of captions.
-
-    Args:
-        probabilities: (batch, seq) of masking each token.
-        masked: bool (batch, seq).
-        logits: (masked tokens, vocabulary) in the row-major order of `masked`.
-        predictions: the logits that TEM reads, of the momentum model where there is one.
-        loss: scalar.
-    """
-
-    probabilities: Tensor
-    masked: Tensor
-    logits: Tensor
-    predictions: Tensor
-    loss: Tensor
-
-
-class AgaForPreTraining(AgaFusionModel):
-    """
-    [`AgaModel`] with a fusion encoder and heads for MLM, ITM and identities, trained by AGA.
-
-    The masked caption goes through the text tower, the fusion encoder attends to the patches and the MLM head predicts
-    the masked tokens. AGM chooses them by the class attention of the same step; TEM writes the predictions back into
-    the caption for the alignment losses. Source: AGA (arXiv 2412.15106); CLIP family's fusion, SDM and identity head:
-    IRRA; BERT family's fusion, ITM and momentum model: ALBEF.
-
-    Example:
-
-    ```python
-    >>> batch = processor(images=images, text=captions, return_tensors="pt")
-    >>> output = AgaForPreTraining(config)(**batch, person_ids=torch.tensor([0, 1]))
-    >>> output.loss.backward()
-    ```
-    """
-
-    def __init__(self, config: AgaConfig):
-        super().__init__(config)
-        objective, text_config = config.objective_config, config.text_config
-        self.mlm_head: nn.Module
-        if config.family == "bert":
-            self.mlm_head = AgaBertMLMHead(config.cross_modal_config, text_config.vocab_size)
-            self._tied_weights_keys = {
-                "mlm_head.decoder.weight": "aga.text_model.embeddings.word_embeddings.weight",
-            }
-        else:
-            self.mlm_head = AgaMLMHead(config.cross_modal_config, text_config.vocab_size)
-        self.identity_head = None
-        if objective.num_identities > 0:
-            self.identity_head = nn.Linear(config.projection_dim, objective.num_identities)
-        self.masking = MASKING_POLICIES[objective.mask_strategy](objective.mask_ratio, objective.mask_max_probability)
-        self.enrichment = TextEnrichment(
-            objective.enrichment_sampling, objective.enrichment_min_confidence, special_token_ids(text_config)
-        )
-        # What no gradient reaches, which DistributedDataParallel would wait for.
-        if objective.weight("mlm") == 0:
-            self.mlm_head.requires_grad_(False)
-            if objective.weight("itm") == 0:
-                self.fusion.requires_grad_(False)
-        self.training_progress = 0.0  # share of training done in [0, 1]; the trainer keeps it up to date
-        self.post_init()
-
-    @property
-    def temperature(self) -> Tensor:
-        """Softmax temperature of the alignment losses, a scalar with gradient when it is learnt."""
-        return (-self.aga.logit_scale).exp()
-
-    def mask_probabilities(self, input_ids: Tensor, attention_mask: Tensor | None, attention: Tensor | None) -> Tensor:
-        """The masking policy's probability per token, (batch, seq), from the class attention (batch, seq)."""
-        ordinary = ordinary_tokens(input_ids, attention_mask, self.config.text_config)
-        return self.masking.probabilities(ordinary, attention)
-
-    def mlm_logits(
-        self, corrupted: Tensor, image_states: Tensor, masked: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:
-        """
-        MLM logits at the masked positions of captions.
-
-        Args:
-            corrupted: (batch, seq), captions with the masked tokens replaced, as [`corrupt_tokens`] does.
-            image_states: (batch, patches + 1, dim) of [`AgaModel.fusion_image_states`].
-            masked: bool (batch, seq).
-            attention_mask: (batch, seq), optional.
-
-        Returns:
-            (masked tokens, vocabulary) in the row-major order of `masked`.
-        """
-        return self.mlm_head(self.fuse(corrupted, image_states, attention_mask)[masked])
-
-    def predict_masked(self, input_ids: Tensor, image_states: Tensor, masked: Tensor) -> Tensor:
-        """[`mlm_logits`] of captions that are first corrupted by BERT's rule."""
-        return self.mlm_logits(corrupt_tokens(input_ids, masked, self.config.text_config), image_states, masked)
-
-    def _encode_texts(
-        self, input_ids: Tensor, attention_mask: Tensor | None
-    ) -> tuple[BaseModelOutputWithPooling, Tensor | None]:
-        """The text tower's outputs and, when the masking policy wants it, the class attention (batch, seq)."""
-        if self.config.objective_config.weight("mlm") > 0 and self.masking.needs_attention:
-            return self.aga.get_text_features_with_attention(input_ids, attention_mask)
-        return self.aga.get_text_features(input_ids, attention_mask), None
-
-    def _itc_loss(
-        self,
-        images: Tensor,
-        texts: Tensor,
-        person_ids: Tensor | None,
-        teacher: MomentumModel | None,
-        teacher_embeds: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """ITC over the global batch, with the momentum model's targets when there is one."""
-        if teacher is None or teacher_embeds is None:
-            return itc_loss(images, texts, person_ids, self.temperature)
-        embeddings = TeacherEmbeddings(*teacher_embeds, *(teacher.past() or ()))
-        return momentum_itc_loss(images, texts, person_ids, self.temperature, embeddings, teacher.weight)
-
-    def _alignment_losses(
-        self,
-        image: Tensor,
-        text: Tensor,
-        person_ids: Tensor | None,
-        teacher: MomentumModel | None = None,
-        teacher_embeds: tuple[Tensor, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """
-        Losses between image (batch, dim) and text (batch, dim) embeddings over the global batch.
-
-        `teacher_embeds` are those of the momentum model for the global batch, images and texts.
-        """
-        objective = self.config.objective_config
-        losses = {}
-        if objective.weight("itc") > 0 or objective.weight("sdm") > 0:
-            all_images, all_texts = gather_rows(image), gather_rows(text)
-            all_ids = None if person_ids is None else gather_rows(person_ids)
-            if objective.weight("itc") > 0:
-                losses["itc"] = self._itc_loss(all_images, all_texts, all_ids, teacher, teacher_embeds)
-            if objective.weight("sdm") > 0:
-                losses["sdm"] = sdm_loss(all_images, all_texts, all_ids, self.temperature)
-        if objective.weight("id") > 0:
-            loss = id_loss(self.identity_head(image), self.identity_head(text), person_ids)
-            losses["id"] = global_mean(loss, len(image))
-        return losses
-
-    def _matching_loss(
-        self,
-        vision: BaseModelOutputWithPooling,
-        text: BaseModelOutputWithPooling,
-        image_states: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        person_ids: Tensor | None,
-    ) -> Tensor:
-        """
-        ITM of the batch's pairs, and of one hard negative image per caption and one hard negative caption per image.
-
-        The negatives come from the batches of all processes.
-        """
-        batch, offset = len(input_ids), first_row(len(input_ids), input_ids.device)
-        states, mask = self.caption_states(input_ids, attention_mask, text)
-        if mask is None:
-            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        summary = self.aga.text_model.summary_positions(input_ids)
-        all_images, all_states = gather_rows(image_states), gather_captions(states)
-        all_masks, all_summaries = gather_captions(mask), gather_rows(summary)
-        with torch.no_grad():
-            images = gather_rows(nn.functional.normalize(vision.pooler_output.float(), dim=-1))
-            texts = gather_rows(nn.functional.normalize(text.pooler_output.float(), dim=-1))
-            pairs = torch.arange(len(images), device=images.device)
-            persons = pairs if person_ids is None else gather_rows(person_ids)
-            rows = slice(offset, offset + batch)
-            same = persons[rows, None] == persons[None, :]
-            logits = texts[rows] @ images.t() / self.temperature
-            negative_image, found_image = hard_negatives(logits, same)
-            negative_text, found_text = hard_negatives(images[rows] @ texts.t() / self.temperature, same)
-        own = pairs[rows]
-        # Both captions of an image follow each other, so that its keys and values are computed once.
-        first = torch.stack([own, negative_text], dim=1).flatten()
-        with_own_image = self.match_logits(all_states[first], all_masks[first], all_summaries[first], image_states)
-        with_negative_image = self.match_logits(
-            all_states[own], all_masks[own], all_summaries[own], all_images[negative_image]
-        )
-        matches = torch.ones(batch, dtype=torch.bool, device=own.device)
-        labels = torch.cat([torch.stack([matches, ~matches], dim=1).flatten(), ~matches])
-        counted = torch.cat([torch.stack([matches, found_text], dim=1).flatten(), found_image])
-        loss = itm_loss(torch.cat([with_own_image, with_negative_image]), labels, counted)
-        return global_mean(loss, counted.sum())
-
-    def _enriches_now(self) -> bool:
-        objective = self.config.objective_config
-        if objective.enrichment == "none" or objective.weight("mlm") == 0 or not self.training:
-            return False
-        return objective.enrichment_probability > 0 and self.training_progress >= objective.enrichment_start
-
-    def _enriched_texts(
-        self, input_ids: Tensor, attention_mask: Tensor | None, text: Tensor, words: _MaskedWords
-    ) -> tuple[Tensor, Tensor]:
-        """TEM: captions (batch, seq) of which a share is enriched, and the embeddings (batch, dim) of these."""
-        probability = self.config.objective_config.enrichment_probability
-        chosen = torch.rand(len(input_ids), 1, device=input_ids.device) < probability
-        enriched = torch.where(chosen, self.enrichment.enrich(input_ids, words.masked, words.predictions), input_ids)
-        changed = (enriched != input_ids).any(dim=1).nonzero().squeeze(1)
-        if len(changed) == 0:
-            return enriched, text
-        mask = None if attention_mask is None else attention_mask[changed]
-        embeds = self.aga.get_text_features(enriched[changed], mask).pooler_output
-        return enriched, text.index_copy(0, changed, embeds.to(text.dtype))
-
-    def _check_inputs(self, person_ids: Tensor | None, teacher: MomentumModel | None) -> None:
-        objective = self.config.objective_config
-        wanting = [name for name in ("sdm", "id") if objective.weight(name) > 0]
-        wanting += ["itc with a queue"] if objective.queue_size > 0 and self.training else []
-        if wanting and person_ids is None:
-            raise ValueError(f"the losses {', '.join(wanting)} need person_ids, (batch,) integers")
-        if objective.momentum is not None and self.training and teacher is None:
-            raise ValueError(
-                "objective_config.momentum asks for a momentum model in training: pass "
-                "teacher=aga_model.training.momentum.MomentumTeacher(model), or leave momentum out"
-            )
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        person_ids: Tensor | None = None,
-        teacher: MomentumModel | None = None,
-    ) -> AgaForPreTrainingOutput:
-        """
-        Compute the losses that the objective names, over the global batch.
-
-        Args:
-            input_ids: (batch, seq); caption i describes image i.
-            pixel_values: (batch, channels, height, width).
-            attention_mask: (batch, seq), 0 at padding.
-            person_ids: (batch,) integers; without them only the diagonal pairs are positives of ITC and ITM.
-            teacher: the momentum model, whose queue takes up the batch; needed in training when the objective has one.
-
-        Raises:
-            ValueError: a loss needs `person_ids`, or the objective a `teacher`, and they are missing.
-        """
-        objective = self.config.objective_config
-        self._check_inputs(person_ids, teacher)
-        if self.training:
-            with torch.no_grad():
-                self.aga.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        vision = self.aga.get_image_features(pixel_values)
-        image = vision.pooler_output
-        text_outputs, attention = self._encode_texts(input_ids, attention_mask)
-        text = text_outputs.pooler_output
-        teacher_vision = None
-        if teacher is not None:
-            with torch.no_grad():
-                teacher_vision = teacher.model.aga.get_image_features(pixel_values)
-        losses: dict[str, Tensor] = {}
-        image_states = None
-        if objective.weight("mlm") > 0 or objective.weight("itm") > 0:
-            image_states = self.aga.fusion_image_states(vision)
-        words = None
-        views = [(input_ids, text)]
-        if objective.weight("mlm") > 0:
-            words = self._masked_words(input_ids, attention_mask, attention, image_states, teacher, teacher_vision)
-            losses["mlm"] = words.loss
-            # Decided by settings alone, so that all processes take part in the same collectives.
-            if self._enriches_now():
-                enriched = self._enriched_texts(input_ids, attention_mask, text, words)
-                views = [enriched, *views] if objective.enrichment == "add" else [enriched]
-        if objective.weight("itm") > 0:
-            losses["itm"] = self._matching_loss(
-                vision, text_outputs, image_states, input_ids, attention_mask, person_ids
-            )
-        targets = [self._teacher_embeds(teacher, teacher_vision, ids, attention_mask) for ids, _ in views]
-        alignment = [
-            self._alignment_losses(image, embeds, person_ids, teacher, target)
-            for (_, embeds), target in zip(views, targets)
-        ]
-        losses |= {name: sum(view[name] for view in alignment) / len(alignment) for name in alignment[0]}
-        if teacher is not None and targets[-1] is not None and objective.queue_size > 0 and self.training:
-            teacher.remember(*targets[-1], gather_rows(person_ids))
-        enriched_ids, enriched_text = views[0]
-        loss = sum((objective.weight(name) * value for name, value in losses.items()), start=image.sum() * 0.0)
-        image_embeds = nn.functional.normalize(image, dim=-1)
-        text_embeds = nn.functional.normalize(enriched_text, dim=-1)
-        return AgaForPreTrainingOutput(
-            loss=loss,
-            itc_loss=losses.get("itc"),
-            sdm_loss=losses.get("sdm"),
-            itm_loss=losses.get("itm"),
-            mlm_loss=losses.get("mlm"),
-            id_loss=losses.get("id"),
-            logits_per_image=image_embeds @ text_embeds.t() / self.temperature,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            masked=None if words is None else words.masked,
-            mask_probabilities=None if words is None else words.probabilities,
-            mlm_logits=None if words is None else words.logits,
-            enriched_input_ids=enriched_ids,
-        )
-
-    def _masked_words(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        attention: Tensor | None,
-        image_states: Tensor,
-        teacher: MomentumModel | None,
-        teacher_vision: BaseModelOutputWithPooling | None,
-    ) -> _MaskedWords:
-        """Mask a batch of captions and predict what was masked."""
-        probabilities = self.mask_probabilities(input_ids, attention_mask, attention)
-        masked = sample_tokens(probabilities)
-        corrupted = corrupt_tokens(input_ids, masked, self.config.text_config)
-        logits = self.mlm_logits(corrupted, image_states, masked, attention_mask)
-        labels, predictions = input_ids[masked], logits
-        if teacher is None:
-            loss = mlm_loss(logits, labels)
-        else:
-            with torch.no_grad():
-                states = teacher.model.aga.fusion_image_states(teacher_vision)
-                predictions = teacher.model.mlm_logits(corrupted, states, masked, attention_mask)
-            loss = distilled_mlm_loss(logits, labels, predictions, teacher.weight)
-        return _MaskedWords(probabilities, masked, logits, predictions, global_mean(loss, len(labels)))
-
-    @torch.no_grad()
-    def _teacher_embeds(
-        self,
-        teacher: MomentumModel | None,
-        vision: BaseModelOutputWithPooling | None,
-        ids: Tensor,
-        attention_mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """The momentum model's image and text embeddings of the global batch, (global batch, dim), where ITC asks."""
-        if teacher is None or self.config.objective_config.weight("itc") == 0:
-            return None
-        text = teacher.model.aga.get_text_features(ids, attention_mask)
-        return gather_rows(vision.pooler_output.float()), gather_rows(text.pooler_output.float())
-
-
-@dataclass
-class AgaForImageTextRetrievalOutput(ModelOutput):
-    """
-    Output of [`AgaForImageTextRetrieval`].
-
-    Args:
-        logits (`(batch, 2)`): of ITM, column 1 for a match.
-        image_embeds, text_embeds (`(batch, projection_dim)`): of the dual encoder, normalised.
-    """
-
-    logits: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-
-
-class AgaForImageTextRetrieval(AgaFusionModel):
-    """
-    [`AgaModel`] with the fusion encoder and the ITM head, to re-rank what the dual encoder finds.
-
-    A checkpoint of [`AgaForPreTraining`] trained with the loss `itm` loads into it.
-
-    Example:
-
-    ```python
-    >>> model = AgaForImageTextRetrieval.from_pretrained(folder)
-    >>> batch = processor(images=crops, text=["a man in red"] * len(crops), return_tensors="pt")
-    >>> scores = model.score(**batch)
-    ```
-    """
-
-    _keys_to_ignore_on_load_unexpected = (r"^mlm_head\.", r"^identity_head\.")
-
-    def __init__(self, config: AgaConfig):
-        super().__init__(config)
-        if self.itm_head is None:
-            raise ValueError(
-                "objective_config.loss_weights does not name 'itm': this checkpoint has no ITM head to re-rank with; "
-                "train one with that loss, or use AgaModel"
-            )
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None = None
-    ) -> AgaForImageTextRetrievalOutput:
-        """
-        Match caption i with image i.
-
-        Args:
-            input_ids: (batch, seq).
-            pixel_values: (batch, channels, height, width).
-            attention_mask: (batch, seq), 0 at padding.
-        """
-        if len(input_ids) != len(pixel_values):
-            raise ValueError(f"caption i goes with image i, got {len(input_ids)} captions, {len(pixel_values)} images")
-        vision, text = self.aga.get_image_features(pixel_values), self.aga.get_text_features(input_ids, attention_mask)
-        states, mask = self.caption_states(input_ids, attention_mask, text)
-        summary = self.aga.text_model.summary_positions(input_ids)
-        return AgaForImageTextRetrievalOutput(
-            logits=self.match_logits(states, mask, summary, self.aga.fusion_image_states(vision)),
-            image_embeds=nn.functional.normalize(vision.pooler_output, dim=-1),
-            text_embeds=nn.functional.normalize(text.pooler_output, dim=-1),
-        )
-
-    @torch.no_grad()
-    def score(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Log-odds that caption i describes image i, (batch,) float32, without gradients."""
-        logits = self(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask).logits.float()
-        return logits[:, 1] - logits[:, 0]
-
-
 AgaModel.register_for_auto_class("AutoModel")
-AgaForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-# transformers has no Auto class for image-text matching: the entry names the class for get_class_from_dynamic_module.
-AgaForImageTextRetrieval._auto_class = "AgaForImageTextRetrieval"
 
-__all__ = [
-    "AgaForImageTextRetrieval",
-    "AgaForImageTextRetrievalOutput",
-    "AgaForPreTraining",
-    "AgaForPreTrainingOutput",
-    "AgaModel",
-    "AgaOutput",
-    "AgaPreTrainedModel",
-]
+
+def __getattr__(name: str) -> Any:
+    """
+    The classes that were in this file before version 0.2, for one version more.
+
+    The imports also tell transformers to save these files beside this one, so that a folder of the dual encoder holds
+    all classes that its configuration names.
+    """
+    if name in ("AgaForPreTraining", "AgaForPreTrainingOutput"):
+        from .pretraining_aga import AgaForPreTraining, AgaForPreTrainingOutput
+
+        found: Any = {"AgaForPreTraining": AgaForPreTraining, "AgaForPreTrainingOutput": AgaForPreTrainingOutput}[name]
+    elif name in ("AgaForImageTextRetrieval", "AgaForImageTextRetrievalOutput"):
+        from .retrieval_aga import AgaForImageTextRetrieval, AgaForImageTextRetrievalOutput
+
+        classes = (AgaForImageTextRetrieval, AgaForImageTextRetrievalOutput)
+        found = {each.__name__: each for each in classes}[name]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} has moved to {found.__module__}", DeprecationWarning, stacklevel=2)
+    return found
+
+
+__all__ = ["AgaModel", "AgaOutput", "AgaPreTrainedModel"]

@@ -233,9 +233,7 @@ def test_facts_of_a_split(monkeypatch):
         SimpleNamespace(path="a.jpg", camera_id=None, person_name="8"),
     ]
     monkeypatch.setattr(command, "detect_dataset", lambda root: "own")
-    monkeypatch.setattr(
-        "aga_model.data.split_records", lambda name, root: {"train": records[:1], "test": records}
-    )
+    monkeypatch.setattr("aga_model.data.split_records", lambda name, root: {"train": records[:1], "test": records})
     paths, facts_of = command._find_split(["set"], "test")
     assert paths == [Path("a.jpg").absolute(), Path("b.jpg").absolute()]
     assert facts_of(str(paths[0])) == ImageFacts(None, "8")

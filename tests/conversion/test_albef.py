@@ -63,7 +63,7 @@ def test_outputs_and_loss_equal_rasas(model, golden, padding):
     )
     summary = ids.new_zeros(len(ids))
     vision = model.aga.get_image_features(golden["pixel_values"])
-    text = model.aga.get_text_features(ids, mask, output_attentions=True, summary_index=summary, return_dict=True)
+    text = model.aga.get_text_features(ids, mask, output_attentions=True, pooled_index=summary, return_dict=True)
     image_states = model.aga.fusion_image_states(vision)
     states, inside = model.caption_states(ids, mask, text)
     logits = model.mlm_head(model.fuse(mlm_ids, image_states, mask))

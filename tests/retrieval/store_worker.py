@@ -8,22 +8,11 @@ It imports the stores alone, since importing the whole package takes longer than
 """
 
 import sys
-import types
-from pathlib import Path
 
 import numpy as np
 
-PACKAGE = Path(__file__).parents[2] / "aga_model"
 DIM = 16
 MODEL = "a" * 64
-
-
-def import_stores():
-    for name, path in (("aga_model", PACKAGE), ("aga_model.retrieval", PACKAGE / "retrieval")):
-        if name not in sys.modules:
-            module = types.ModuleType(name)
-            module.__path__ = [str(path)]
-            sys.modules[name] = module
 
 
 def unit(number, seed=0, dim=DIM):
@@ -77,7 +66,6 @@ def search(store):
 
 
 if __name__ == "__main__":
-    import_stores()
     opened = open_store(sys.argv[2])
     if sys.argv[1] == "write":
         sys.stdin.readline()  # imported and opened: wait for the word

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from aga_model.gallery import Filter, Gallery, GalleryError
 from aga_model.service import GallerySearch
-from aga_model.service.demo import searching as service
+from aga_model.service import searching as service
 from aga_model.service.logs import FormatterWithoutInputs, without_inputs
 from aga_model.service.searching import SearchError, Wanted
 

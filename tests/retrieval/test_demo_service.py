@@ -13,7 +13,7 @@ from PIL import Image
 from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, Hit, Recorder
 from aga_model.search import Answer, SearchOptions
 from aga_model.service import GallerySearch
-from aga_model.service.demo import searching as service
+from aga_model.service import searching as service
 from aga_model.service.searching import GoneError, Held, SearchError, Wanted, _ranking
 
 SENTENCE = "a man in a red coat"

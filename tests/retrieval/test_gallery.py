@@ -203,7 +203,7 @@ WITHOUT_STORES = """
 import sys
 sys.modules["lancedb"] = sys.modules["pymilvus"] = None
 import aga_model.search.encoder
-from aga_model.retrieval import Gallery, GalleryError
+from aga_model.gallery import Gallery, GalleryError
 for location, extra in (("g", "search"), ("milvus://host/g", "milvus")):
     try:
         Gallery.open(location)

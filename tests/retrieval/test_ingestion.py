@@ -11,7 +11,7 @@ from aga_model.data.rendered import render_person, sample_person
 from aga_model.files import UnreadableImageError, UnreadableVideoError, VideoDamagedWarning, sample_frames
 from aga_model.gallery import cut_again
 from aga_model.ingest import Detection, TrackedBox, crops_of_image, crops_of_video, save_crop
-from aga_model.retrieval import ingestion
+from aga_model.ingest import people as cutting
 
 SIZE = WIDTH, HEIGHT = 320, 160
 FRAMES, RATE = 40, 10.0
@@ -103,11 +103,11 @@ def test_margin_is_cut_off_at_the_edges(video, scenes):
 def test_a_margin_is_of_each_side_within_the_image_and_can_be_taken_off_again():
     """40 x 100 pixels and a quarter of it: 10 to the sides, 25 above and below."""
     image = Image.new("RGB", (100, 200))
-    assert ingestion._cut_box((20, 40, 60, 140), 0.25, image) == (10, 15, 70, 165)
-    assert ingestion._without_margin((10, 15, 70, 165), 0.25) == (20, 40, 60, 140)
-    assert ingestion._cut_box((20.75, 40.75, 60.25, 140.25), 0.0, image) == (20, 40, 61, 141)  # whole pixels around it
-    assert ingestion._cut_box((5, 10, 45, 110), 0.25, image) == (0, 0, 55, 135)
-    assert ingestion._cut_box((58, 95, 98, 195), 0.25, image) == (48, 70, 100, 200)
+    assert cutting._cut_box((20, 40, 60, 140), 0.25, image) == (10, 15, 70, 165)
+    assert cutting._without_margin((10, 15, 70, 165), 0.25) == (20, 40, 60, 140)
+    assert cutting._cut_box((20.75, 40.75, 60.25, 140.25), 0.0, image) == (20, 40, 61, 141)  # whole pixels around it
+    assert cutting._cut_box((5, 10, 45, 110), 0.25, image) == (0, 0, 55, 135)
+    assert cutting._cut_box((58, 95, 98, 195), 0.25, image) == (48, 70, 100, 200)
 
 
 def test_low_and_narrow_boxes_are_left_out(video):

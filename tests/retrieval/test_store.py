@@ -421,13 +421,13 @@ class TwoGroups:
 def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apart):
     from functools import partial
 
+    from aga_model.gallery import exact
     from aga_model.gallery.lance import store as lance_store
-    from aga_model.retrieval import store as gallery_store
 
     monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 100)
     if way == "indexed":
         monkeypatch.setattr(lance_store.LanceStore, "held_bytes", 0, raising=False)
-    monkeypatch.setattr(gallery_store, "_RECALL_QUERIES", 16)  # of each kind
+    monkeypatch.setattr(exact, "_RECALL_QUERIES", 16)  # of each kind
     # As many partitions as a million rows have.
     monkeypatch.setattr(lance_store, "IvfRq", partial(lance_store.IvfRq, num_partitions=125))
     store, data = lance_store.LanceStore.create(tmp_path / "gallery", Manifest(NAME, MODEL, DIM)), TwoGroups(apart)
@@ -439,10 +439,10 @@ def test_a_filter_finds_rows_far_from_the_query(tmp_path, monkeypatch, way, apar
 
 
 def test_a_filter_finds_rows_far_from_the_query_on_a_server(milvus_server, monkeypatch):
+    from aga_model.gallery import exact
     from aga_model.gallery.milvus import store as milvus_store
-    from aga_model.retrieval import store as gallery_store
 
-    monkeypatch.setattr(gallery_store, "_RECALL_QUERIES", 16)  # of each kind
+    monkeypatch.setattr(exact, "_RECALL_QUERIES", 16)  # of each kind
     monkeypatch.setattr(milvus_store.MilvusStore, "exact_rows", 100)
     monkeypatch.setattr(milvus_store, "_SCANNED_ROWS", 50)
     store, data = milvus_store.MilvusStore.create(f"{milvus_server}/apart", Manifest(NAME, MODEL, DIM)), TwoGroups(3.0)

@@ -152,7 +152,7 @@ def test_a_step_without_numbers_ends_in_a_loss_that_says_so(make_model, batch, o
     else:
         with torch.no_grad():
             model.aga.text_model.embeddings.token_embedding.weight.fill_(NAN)
-    assert not model(**batch, **({"teacher": teacher} if teacher else {})).loss.isfinite()
+    assert not model(**batch, **({"momentum_model": teacher} if teacher else {})).loss.isfinite()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
-from aga_model.losses import TeacherEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
+from aga_model.losses import MomentumEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.momentum import TEACHER_FILE, MomentumTeacher
 from aga_model.training.run import main
@@ -129,7 +129,7 @@ def test_itc_targets_by_hand():
     image, text, teacher_image, teacher_text = (torch.randn(2, 4) for _ in range(4))
     queue_image, queue_text = torch.randn(1, 4), torch.randn(1, 4)
     ids, queue_ids, tau, alpha = torch.tensor([5, 6]), torch.tensor([6]), 0.5, 0.3
-    embeddings = TeacherEmbeddings(teacher_image, teacher_text, queue_image, queue_text, queue_ids)
+    embeddings = MomentumEmbeddings(teacher_image, teacher_text, queue_image, queue_text, queue_ids)
     got = momentum_itc_loss(image, text, ids, tau, embeddings, alpha)
 
     def unit(rows):
@@ -151,7 +151,7 @@ def test_itc_targets_by_hand():
 def test_weight_zero_is_the_loss_without_a_teacher():
     torch.manual_seed(0)
     image, text = torch.randn(6, 4), torch.randn(6, 4)
-    teacher = TeacherEmbeddings(torch.randn(6, 4), torch.randn(6, 4))
+    teacher = MomentumEmbeddings(torch.randn(6, 4), torch.randn(6, 4))
     for ids in (torch.arange(6) // 2, None):
         got = momentum_itc_loss(image, text, ids, 0.1, teacher, 0.0)
         torch.testing.assert_close(got, itc_loss(image, text, ids, 0.1))
@@ -163,7 +163,7 @@ def test_weight_zero_is_the_loss_without_a_teacher():
 
 def test_training_without_the_teacher_says_so(make_model, batch):
     model = make_model(momentum=0.9)
-    with pytest.raises(ValueError, match=r"teacher=aga_model\.training\.momentum"):
+    with pytest.raises(ValueError, match=r"momentum_model=aga_model\.training\.momentum"):
         model.train()(**batch)
     model.eval()(**batch)
     with pytest.raises(ValueError, match="momentum is not set"):
@@ -174,13 +174,13 @@ def test_the_queue_takes_up_each_training_batch(make_model, batch):
     model = make_model(momentum=0.9, queue_size=6).train()
     teacher = MomentumTeacher(model)
     for _ in range(2):
-        model(**batch, teacher=teacher)
+        model(**batch, momentum_model=teacher)
     assert teacher.past()[2].tolist() == [0, 1, 1, 2, 0, 1]
-    model.eval()(**batch, teacher=teacher)
+    model.eval()(**batch, momentum_model=teacher)
     assert len(teacher.past()[0]) == 6
     batch.pop("person_ids")
     with pytest.raises(ValueError, match="itc with a queue need person_ids"):
-        model.train()(**batch, teacher=teacher)
+        model.train()(**batch, momentum_model=teacher)
 
 
 def test_enrichment_takes_the_teachers_predictions(make_model, batch):
@@ -191,7 +191,7 @@ def test_enrichment_takes_the_teachers_predictions(make_model, batch):
         teacher.model.mlm_head.decoder.weight.zero_()
         teacher.model.mlm_head.decoder.bias.zero_()
         teacher.model.mlm_head.decoder.bias[300] = 50.0
-    output = model(**batch, teacher=teacher)
+    output = model(**batch, momentum_model=teacher)
     assert (output.enriched_input_ids[output.masked] == 300).all() and output.masked.any()
 
 
@@ -300,7 +300,7 @@ def test_the_models_losses_have_the_teachers_targets_by_alpha(make_model, batch,
     model half of the patches. ITC and MLM from both models' embeddings and logits, in numpy.
     """
     monkeypatch.setattr(
-        "aga_model.modeling_aga.corrupt_tokens",
+        "aga_model.pair_model.corrupt_tokens",
         lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids),
     )
     objective = {"momentum": 0.9, "distillation_weight": 0.8, "enrichment": "none", "mask_ratio": 0.3,
@@ -310,7 +310,7 @@ def test_the_models_losses_have_the_teachers_targets_by_alpha(make_model, batch,
     with torch.no_grad():
         teacher.model.mlm_head.decoder.weight.mul_(20.0)  # of a mind of its own
     teacher.weight = 0.25
-    output = model(**batch, teacher=teacher)
+    output = model(**batch, momentum_model=teacher)
     ids, mask, pixels = batch["input_ids"], batch["attention_mask"], batch["pixel_values"]
     corrupted = torch.where(output.masked, model.config.text_config.mask_token_id, ids)
     embeds, words = [], []
@@ -331,7 +331,7 @@ def test_the_teacher_reads_the_enriched_captions(make_model, batch):
     _write_300(model)
     teacher = MomentumTeacher(make_model(seed=1, momentum=0.9, queue_size=4))
     teacher.weight = 0.4
-    output = model(**batch, teacher=teacher)
+    output = model(**batch, momentum_model=teacher)
     assert (output.enriched_input_ids == 300).any()
     teacher_text = teacher.model.aga.get_text_features(output.enriched_input_ids).pooler_output
     teacher_image = teacher.model.aga.get_image_features(batch["pixel_values"]).pooler_output
@@ -351,7 +351,7 @@ def test_each_view_is_taught_by_the_teachers_reading_of_it(make_model, batch):
     _write_300(model)
     teacher = MomentumTeacher(make_model(seed=1, **objective))
     teacher.weight = 1.0
-    output = model(**batch, teacher=teacher)
+    output = model(**batch, momentum_model=teacher)
     images = [each.aga.get_image_features(batch["pixel_values"]).pooler_output for each in (model, teacher.model)]
     views = []
     for ids in (batch["input_ids"], output.enriched_input_ids):
@@ -383,7 +383,7 @@ def test_a_queue_fills_without_soft_targets(make_model, batch):
     objective = {"momentum": 0.9, "queue_size": 6, "distillation_weight": 0.0, "enrichment": "none"}
     model = make_model(**objective).train()
     teacher = MomentumTeacher(model)
-    model(**batch, teacher=teacher)
+    model(**batch, momentum_model=teacher)
     wanted = model.aga.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(teacher.past()[0], wanted, atol=1e-5, rtol=1e-5)
 
@@ -391,8 +391,8 @@ def test_a_queue_fills_without_soft_targets(make_model, batch):
 def test_evaluation_leaves_the_queue_alone(make_model, batch):
     model = make_model(momentum=0.9, queue_size=9).train()
     teacher = MomentumTeacher(model)
-    model(**batch, teacher=teacher)
-    model.eval()(**batch | {"person_ids": torch.tensor([5, 6, 7, 8])}, teacher=teacher)
+    model(**batch, momentum_model=teacher)
+    model.eval()(**batch | {"person_ids": torch.tensor([5, 6, 7, 8])}, momentum_model=teacher)
     assert teacher.past()[2].tolist() == [0, 1, 1, 2] and len(teacher.past()[0]) == 4
 
 
@@ -404,7 +404,7 @@ def test_past_batches_are_candidates_of_the_next(make_model, batch):
     teacher.weight = 0.3
     queue = torch.randn(5, 32), torch.randn(5, 32), torch.tensor([1, 7, 0, 1, 8])
     teacher.remember(*queue)
-    output = model(**batch, teacher=teacher)
+    output = model(**batch, momentum_model=teacher)
     embeds = [
         features.pooler_output
         for each in (model, teacher.model)
@@ -414,7 +414,7 @@ def test_past_batches_are_candidates_of_the_next(make_model, batch):
         )
     ]
     wanted = momentum_itc_loss(
-        *embeds[:2], batch["person_ids"], model.temperature, TeacherEmbeddings(*embeds[2:], *queue), 0.3
+        *embeds[:2], batch["person_ids"], model.temperature, MomentumEmbeddings(*embeds[2:], *queue), 0.3
     )
     torch.testing.assert_close(output.itc_loss, wanted, atol=1e-5, rtol=1e-5)
     assert teacher.past()[2].tolist() == [0, 1, 1, 2, 1, 7, 0, 1, 8]

@@ -351,9 +351,19 @@ def test_drawings_after_photographs_are_not_drawings_alone(hub, place, tmp_path)
 @pytest.mark.parametrize(("weight", "offered"), [(1.0, True), (0.0, False), (0, False)])
 def test_a_card_offers_a_re_ranker_where_there_is_one(hub, place, tmp_path, weight, offered):
     run, metrics = _described(place)
+    del run["model"]["has_itm_head"]  # as in runs of versions before 0.2, whose losses say it
     run["model"]["objective_config"]["loss_weights"]["itm"] = weight
     run["model"]["objective_config"]["loss_weights"]["mlm"] = weight
     text = ModelCard.load(write_model_card(tmp_path, run, metrics, 2)).text
     assert ("AgaForImageTextRetrieval" in text) is offered
     assert ("itm x" in text) is offered and "itc x 1.0" in text
     assert ("| enrichment | TEM" in text) is offered
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_a_card_goes_by_the_head_and_not_by_its_loss(hub, place, tmp_path, has_head):
+    run, metrics = _described(place)
+    run["model"]["has_itm_head"] = has_head
+    run["model"]["objective_config"]["loss_weights"]["itm"] = 1.0 - has_head
+    text = ModelCard.load(write_model_card(tmp_path, run, metrics, 2)).text
+    assert ("AgaForImageTextRetrieval" in text) is has_head

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 
-from aga_model import AgaConfig, modeling_aga
+from aga_model import AgaConfig, pair_model, pretraining_aga
 from aga_model.data import FORMATS
 from aga_model.serving import SERVING_FILES
 from aga_model.training import run as training_run
@@ -335,14 +335,16 @@ def test_two_processes_under_accelerate(python, run_file, tmp_path):
 def test_a_run_in_chunks(run_file, tmp_path, monkeypatch):
     """Its losses and weights are those of whole batches, where masks do not depend on how pairs are shared out."""
     monkeypatch.setattr(
-        modeling_aga, "sample_tokens", lambda odds: (torch.arange(odds.shape[1]) % 4 == 2)[None] & (odds > 0)
+        pair_model, "sample_tokens", lambda odds: (torch.arange(odds.shape[1]) % 4 == 2)[None] & (odds > 0)
     )
     monkeypatch.setattr(
-        modeling_aga, "corrupt_tokens", lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids)
+        pair_model, "corrupt_tokens", lambda ids, masked, config: torch.where(masked, config.mask_token_id, ids)
     )
-    sizes, checkpoint = [], modeling_aga.checkpoint
+    sizes, checkpoint = [], pretraining_aga.checkpoint
     monkeypatch.setattr(
-        modeling_aga, "checkpoint", lambda *args, **kwargs: sizes.append(len(args[1])) or checkpoint(*args, **kwargs)
+        pretraining_aga,
+        "checkpoint",
+        lambda *args, **kwargs: sizes.append(len(args[1])) or checkpoint(*args, **kwargs),
     )
     settings = ["--model_config.objective_config.enrichment_sampling", "argmax"]
     settings += ["--model_config.objective_config.enrichment_probability", "1"]

@@ -70,7 +70,7 @@ def test_the_data_set_of_the_training_has_the_runs_augmentation_and_seed(run):
 
 
 def test_captions_share_rows_unless_a_batch_is_cut_into_chunks(run):
-    run.model.aga.text_model.config._attn_implementation = training_run.SUMMARY_ROW_ATTENTION
+    run.model.aga.text_model.config._attn_implementation = training_run.POOLED_ROW_ATTENTION
     assert training_run.pair_collator(run).packed is True
     run.args.contrastive_chunk = 3
     assert training_run.pair_collator(run).packed is False

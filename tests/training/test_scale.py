@@ -149,7 +149,7 @@ def test_gradient_checkpointing_changes_no_gradient(make_sections, batch, family
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         model.zero_grad()
         torch.manual_seed(1)
-        output = model(**inputs, teacher=teacher)
+        output = model(**inputs, momentum_model=teacher)
         output.loss.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         found.append((output.masked, output.kept_patches, output.mask_probabilities, gradients))

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from aga_model.modeling_aga import AgaForPreTraining
+from aga_model.pretraining_aga import AgaForPreTraining
 
 from ..arguments import AgaTrainingArguments
 
@@ -28,7 +28,9 @@ def check_sharding(model: AgaForPreTraining, args: AgaTrainingArguments) -> None
     """
     objective = model.config.objective_config
     against = {
-        "model_config.family: bert (the MLM head shares the word embedding)": model.config.family == "bert",
+        f"model_config.family: {model.family.name} (the MLM head shares the word embedding)": (
+            model.family.ties_mlm_head
+        ),
         "model_config.objective_config.learn_temperature: true": objective.learn_temperature,
         "model_config.objective_config.momentum": objective.momentum is not None,
         "muon_learning_rate": args.muon_learning_rate > 0,

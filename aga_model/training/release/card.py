@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from aga_model.configuration_aga import AgaObjectiveConfig
 from aga_model.data import FORMATS, OWN, RENDERED_TAG
+from aga_model.families import FAMILIES
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 TASK = "text-to-image-retrieval"
@@ -194,11 +195,11 @@ def write_model_card(
         template_path=str(TEMPLATE),
         model_name=model_name,
         location=location.as_posix(),
-        family={"clip": "CLIP", "bert": "BERT"}[model["family"]],
+        family=FAMILIES[model["family"]].title,
         version=run["versions"]["aga_model"],
         rendered=_only_rendered(run),
         rendered_data=run["rendered_data"],
-        has_matching_head=trained.has_matching_head,
+        has_matching_head=model.get("has_itm_head", "itm" in trained.losses),
         height=height,
         width=width,
         text_length=model["text_config"].get("caption_length", model["text_config"]["max_position_embeddings"]),

@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 
-from aga_model import modeling_aga
+from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from aga_model.configuration_aga import AgaConfig
 from aga_model.processing_aga import AgaProcessor
 from aga_model.serving import SERVING_FILES
@@ -415,8 +415,9 @@ def _require_loadable(folder: Path, values: dict[str, Any]) -> None:
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise ReleaseError(f"{folder / CONFIG_FILE}: {_first_line(error)}") from error
     names = values.get("architectures") or ["AgaModel"]
-    model_class = getattr(modeling_aga, str(names[0]), None)
-    if model_class is None or not hasattr(model_class, "from_pretrained"):
+    classes = {each.__name__: each for each in (AgaModel, AgaForPreTraining, AgaForImageTextRetrieval)}
+    model_class = classes.get(str(names[0]))
+    if model_class is None:
         raise ReleaseError(
             f"{folder / CONFIG_FILE}: architectures names {names[0]}, which is no class of this package"
         )
