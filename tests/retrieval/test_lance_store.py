@@ -15,7 +15,9 @@ from aga_model.gallery.store import Manifest
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
-from aga_model.gallery.lance import store as lance_store
+from aga_model.gallery.lance import beside
+from aga_model.gallery.lance import held as in_memory
+from aga_model.gallery.lance.rows import row_in
 from aga_model.gallery.lance.store import LanceStore
 
 MANIFEST = Manifest("some/model", MODEL, DIM)
@@ -70,7 +72,7 @@ def way(request, monkeypatch):
     monkeypatch.setattr(LanceStore, "exact_rows", 48 if request.param == "few" else 10)
     monkeypatch.setattr(LanceStore, "held_bytes", 2**20 if request.param == "held" else 0)
     if request.param == "indexed":
-        monkeypatch.setattr(lance_store, "most_candidates", lambda top_k: 0)
+        monkeypatch.setattr("aga_model.gallery.lance.table.most_candidates", lambda top_k: 0)
     return request.param
 
 
@@ -116,7 +118,9 @@ def test_every_way_to_search_reads_a_filter_alike(store, way):
         for top_k in (3, 48):
             assert_best(store.search(query[None], top_k, where)[0], rows, unit(48)[left], query, top_k)
     store.search(query[None], 3)
-    assert held(store) == {"few": "_Held", "held": "_HeldVectors", "read": "NoneType", "indexed": "_Indexed"}[way]
+    assert (
+        held(store) == {"few": "HeldTable", "held": "HeldVectors", "read": "NoneType", "indexed": "IndexedTable"}[way]
+    )
 
 
 def test_equal_scores_are_ranked_by_id_in_every_way(store, way):
@@ -142,7 +146,7 @@ def test_a_deletion_takes_no_row_that_says_nothing_of_the_condition(store):
 def test_many_queries_are_compared_in_parts(store, monkeypatch, held):
     """With 7 queries 5 rows at a time."""
     monkeypatch.setattr(LanceStore, "exact_rows", 0 if held else 48)
-    monkeypatch.setattr(lance_store, "_PRODUCTS", 5 * 7 + 3)
+    monkeypatch.setattr(in_memory, "_PRODUCTS", 5 * 7 + 3)
     queries = unit(7, seed=3)
     for where, passes in ((None, lambda row: True), FILTERS[0], FILTERS[7]):
         left = [number for number, row in enumerate(ROWS) if passes(row)]
@@ -153,7 +157,7 @@ def test_many_queries_are_compared_in_parts(store, monkeypatch, held):
 def test_as_much_is_held_in_memory_as_is_laid_down(store, monkeypatch):
     """Of a row 16 numbers of 4 bytes, and 128 for what a search filters by."""
     monkeypatch.setattr(LanceStore, "exact_rows", 10)
-    for held_bytes, kind in ((48 * (16 * 4 + 128), "_HeldVectors"), (48 * (16 * 4 + 128) - 1, "NoneType")):
+    for held_bytes, kind in ((48 * (16 * 4 + 128), "HeldVectors"), (48 * (16 * 4 + 128) - 1, "NoneType")):
         monkeypatch.setattr(LanceStore, "held_bytes", held_bytes)
         store._held = None
         assert_best(store.search(unit(1, seed=1), 5)[0], ROWS, unit(48), unit(1, seed=1)[0], 5)
@@ -252,7 +256,7 @@ def test_an_addition_that_fails_leaves_the_crops_that_were_there_and_no_others(t
     store = LanceStore.create(tmp_path / "gallery", MANIFEST)
     store.add(unit(1), [crop(0)], [picture(0)])
     written = []
-    write = lance_store.write_crop
+    write = beside.write_crop
 
     def full(image, path):
         if len(written) == 2:
@@ -260,7 +264,7 @@ def test_an_addition_that_fails_leaves_the_crops_that_were_there_and_no_others(t
         written.append(path)
         write(image, path)
 
-    monkeypatch.setattr(lance_store, "write_crop", full)
+    monkeypatch.setattr(beside, "write_crop", full)
     with pytest.raises(GalleryError, match="no space left"):
         store.add(unit(3), [crop(number) for number in range(3)], [picture(number) for number in range(3)])
     assert [path.name for path in store.folder.rglob("*.jpg")] == ["00000000_0_0_8_8.jpg"]
@@ -281,7 +285,7 @@ def test_a_crop_of_the_gallerys_own_folder_is_found_where_the_gallery_lies_now(t
     assert {row.frame: row.path for row in store.rows()} == {0: str(moved / "crops" / "mine" / "a.jpg"), 1: out}
     stored = {"path": "../letter.txt", "source": "/a.avi", "box": [0, 0, 8, 8], "added": 1.0}
     values = {name: None for name in GalleryRow.__dataclass_fields__} | stored
-    assert lance_store._row_of(values, moved).path == ""
+    assert row_in(values, moved).path == ""
 
 
 def test_the_list_of_unreadable_files_tells_of_nobody_who_is_deleted(store):

@@ -765,10 +765,11 @@ def test_what_a_killed_writer_left_goes_with_the_next_deletion(folder):
 @pytest.mark.parametrize("reading", ["few", "many", "rows"])
 def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, reading):
     """A search that takes the rows into memory, one of more than that, and all rows."""
+    from aga_model.gallery.lance import rows, table
     from aga_model.gallery.lance import store as lance_store
 
-    store, other, real, calls = reopened(folder), reopened(folder), lance_store._batches, []
-    read = {"few": lance_store._COLUMNS, "many": ["id", "embedding"], "rows": lance_store._COLUMNS[2:]}[reading]
+    store, other, real, calls = reopened(folder), reopened(folder), table.read_batches, []
+    read = {"few": rows.COLUMNS, "many": ["id", "embedding"], "rows": rows.COLUMNS[2:]}[reading]
     if reading == "many":
         monkeypatch.setattr(lance_store.LanceStore, "exact_rows", 20)
         monkeypatch.setattr(lance_store.LanceStore, "held_bytes", 0)
@@ -782,18 +783,18 @@ def test_a_read_whose_files_are_tidied_away_reads_again(folder, monkeypatch, rea
                 other.compact()
         return batches
 
-    monkeypatch.setattr(lance_store, "_batches", late)
+    monkeypatch.setattr(table, "read_batches", late)
     found = list(store.rows()) if reading == "rows" else store.search(unit(1), 100)[0]
     assert len(found) == 52 and len(calls) == 3
 
 
 def test_a_search_by_the_index_whose_files_are_tidied_away_searches_again(folder, monkeypatch):
-    from aga_model.gallery.lance import store as lance_store
+    from aga_model.gallery.lance import held as in_memory
 
     search_by("indexed", monkeypatch)
     store, other = reopened(folder), reopened(folder)
     store.build_index()
-    real, calls = lance_store.nearest, []
+    real, calls = in_memory.nearest, []
 
     def late(*arguments):
         calls.append(arguments)
@@ -802,16 +803,17 @@ def test_a_search_by_the_index_whose_files_are_tidied_away_searches_again(folder
             other.compact()
         return real(*arguments)
 
-    monkeypatch.setattr(lance_store, "nearest", late)
+    monkeypatch.setattr(in_memory, "nearest", late)
     assert store.search(unit(1, seed=2), 1)[0][0].row == photograph(102)
     assert len(calls) == 3
 
 
 def test_a_gallery_that_does_not_fit_is_not_held(folder, monkeypatch):
+    from aga_model.gallery.lance import held as in_memory
     from aga_model.gallery.lance import store as lance_store
 
     search_by("held", monkeypatch)
-    needed = 50 * (4 * DIM + lance_store._HELD_ROW_BYTES)
+    needed = 50 * (4 * DIM + in_memory.HELD_ROW_BYTES)
     for room, held in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr(lance_store.LanceStore, "held_bytes", room)
         store = reopened(folder)
@@ -822,11 +824,11 @@ def test_a_gallery_that_does_not_fit_is_not_held(folder, monkeypatch):
 def test_searches_at_the_same_time_read_a_gallery_once(folder, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from aga_model.gallery.lance.store import _HeldVectors
+    from aga_model.gallery.lance.held import HeldVectors
 
     search_by("held", monkeypatch)
-    store, real, calls = reopened(folder), _HeldVectors.of, []
-    monkeypatch.setattr(_HeldVectors, "of", lambda *arguments: calls.append(arguments) or real(*arguments))
+    store, real, calls = reopened(folder), HeldVectors.of, []
+    monkeypatch.setattr(HeldVectors, "of", lambda *arguments: calls.append(arguments) or real(*arguments))
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: store.search(unit(1), 5), range(16)))
     assert len(calls) == 1 and all(hits == found[0] for hits in found) and len(found[0][0]) == 5
@@ -862,7 +864,7 @@ def test_overwriting_leaves_the_old_gallery_until_the_new_one_is_there(folder, m
 
     old = reopened(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(lance_store, "_replace_file", interrupted)
+        patch.setattr("aga_model.gallery.lance.files.replace_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lance_store.LanceStore.create(folder, Manifest("other", "b" * 64, 4))
     assert reopened(folder).count() == 50
@@ -875,9 +877,8 @@ def test_overwriting_leaves_the_old_gallery_until_the_new_one_is_there(folder, m
 
 
 def test_a_busy_gallery_says_so(folder, monkeypatch):
-    from aga_model.gallery.lance import store as lance_store
 
-    monkeypatch.setattr(lance_store, "_LOCK_SECONDS", 0)
+    monkeypatch.setattr("aga_model.gallery.lance.files._LOCK_SECONDS", 0)
     with FileLock(folder / ".lock"), pytest.raises(GalleryError, match="written by another process"):
         reopened(folder).add(unit(1), photographs(1))
 
