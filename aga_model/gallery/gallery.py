@@ -10,19 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from .crops import CROPS, crop_name, is_crop_name
-from .locations import is_mistyped, redacted
 from .rows import Filter, GalleryError, GalleryRow, check_row
 from .store import GallerySettings, GalleryStore, Manifest, VectorIndex, VectorIndexReport
-
-if TYPE_CHECKING:
-    from .lance.store import LanceStore
-    from .milvus.store import MilvusStore
+from .stores import EmptyStore, store_type
 
 _NORM_TOLERANCE = 1e-3
 
@@ -78,12 +73,12 @@ class Gallery:
         self,
         location: str,
         manifest: Manifest,
-        store: GalleryStore | None,
+        store: GalleryStore,
         first: Callable[[], AbstractContextManager[bool]] = _alone,
     ):
         self.location = location
         self._manifest = manifest
-        self._opened = store
+        self._store = store
         self._first = first
         self.expired = 0  # images that this object erased because they were older than the gallery keeps them
         # Called with filter, number of images and `delete` or `purge` before images are removed; stops it by an error.
@@ -115,8 +110,9 @@ class Gallery:
             GalleryError: there is a gallery and `overwrite` is not set, there is something else, or it cannot be made.
         """
         location = os.fspath(location)
-        _store_type(location).check_place(location, overwrite)
-        return cls(location, Manifest(model_name, model_hash, dim), None, first)
+        store_type(location).check_place(location, overwrite)
+        manifest = Manifest(model_name, model_hash, dim)
+        return cls(location, manifest, EmptyStore(manifest), first)
 
     @classmethod
     def open(cls, location: str | os.PathLike) -> "Gallery":
@@ -128,18 +124,18 @@ class Gallery:
                 names the file and says what to do.
         """
         location = os.fspath(location)
-        store = _store_type(location).open(location)
+        store = store_type(location).open(location)
         return cls(location, store.manifest, store)
 
     @staticmethod
     def exists(location: str | os.PathLike) -> bool:
         """Whether there is a gallery, readable or not."""
-        return _store_type(os.fspath(location)).exists(os.fspath(location))
+        return store_type(os.fspath(location)).exists(os.fspath(location))
 
     @property
     def is_made(self) -> bool:
         """Whether it is on disk: one that was created is not before the first `add`."""
-        return self._opened is not None
+        return not isinstance(self._store, EmptyStore)
 
     @property
     def model_name(self) -> str:
@@ -169,7 +165,7 @@ class Gallery:
     @property
     def settings(self) -> GallerySettings:
         """What was laid down for everyone who uses the gallery, as it stands now."""
-        return GallerySettings() if self._opened is None else self._opened.settings
+        return self._store.settings
 
     def change_settings(self, settings: GallerySettings) -> None:
         """
@@ -178,15 +174,15 @@ class Gallery:
         Raises:
             GalleryError: the gallery is empty, or cannot be written.
         """
-        if self._opened is None:
+        if not self.is_made:
             raise GalleryError(f"gallery {self} is empty: add images before you change its settings")
-        self._opened.change_settings(settings)
+        self._store.change_settings(settings)
         self.purge()
 
     @property
     def unfinished(self) -> str:
         """What is left to do of a deletion that was interrupted, in a sentence; empty if there is nothing."""
-        return "" if self._opened is None else self._opened.unfinished
+        return self._store.unfinished
 
     def require_model(self, model_hash: str, model_name: str) -> None:
         """Raise GalleryError unless the gallery was made with this model: other embeddings cannot be compared."""
@@ -230,11 +226,11 @@ class Gallery:
             self.require_model(row.model_hash, "the model of these embeddings")
             if crop is not None:
                 _check_crop(row)
-        if self._opened is None:
-            store = _store_type(self.location)
+        if not self.is_made:
+            store = store_type(self.location)
             with self._first() as first:
-                self._opened = store.create(self.location, self._manifest) if first else store.open(self.location)
-        self._opened.add(embeddings, rows, crops)
+                self._store = store.create(self.location, self._manifest) if first else store.open(self.location)
+        self._store.add(embeddings, rows, crops)
         self.purge()
 
     def search(self, query_embeddings: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[Hit]]:
@@ -257,12 +253,12 @@ class Gallery:
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         queries = _unit_rows(query_embeddings, self.dim)
-        if self._opened is None or not len(queries):
-            return [[] for _ in queries]
+        if not len(queries):
+            return []
         hide_faces = self.settings.hide_faces
         return [
             [Hit(rank, scored.score, scored.row, hide_faces=hide_faces) for rank, scored in enumerate(found, start=1)]
-            for found in self._opened.search(queries, top_k, self._fresh(where))
+            for found in self._store.search(queries, top_k, self._fresh(where))
         ]
 
     def delete(self, where: Filter) -> int:
@@ -283,16 +279,14 @@ class Gallery:
         """
         if where.is_empty:
             raise ValueError("a filter without a condition would delete every image: say which")
-        if self._opened is None:
-            return 0
         self._tell(where, "delete")
-        removed = self._opened.delete(where)
+        removed = self._store.delete(where)
         self.purge()
         return removed
 
     def _tell(self, where: Filter, action: str) -> None:
-        if self.before_removal is not None and self._opened is not None:
-            self.before_removal(where, self._opened.count(where), action)
+        if self.before_removal is not None and self.is_made:
+            self.before_removal(where, self._store.count(where), action)
 
     def purge(self) -> int:
         """
@@ -306,10 +300,10 @@ class Gallery:
             GalleryError: the gallery cannot be written.
         """
         stale = self._stale()
-        if self._opened is None or stale is None or not self._opened.count(stale):
+        if stale is None or not self._store.count(stale):
             return 0
         self._tell(stale, "purge")
-        expired = self._opened.delete(stale)
+        expired = self._store.delete(stale)
         self.expired += expired
         return expired
 
@@ -330,7 +324,7 @@ class Gallery:
 
     def count(self, where: Filter | None = None) -> int:
         """Number of images."""
-        return 0 if self._opened is None else self._opened.count(self._fresh(where))
+        return self._store.count(self._fresh(where))
 
     def holds(self, row: GalleryRow) -> bool:
         """Whether a row that a search has found is still there."""
@@ -338,15 +332,15 @@ class Gallery:
 
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
         """What is known of the images, in no particular order."""
-        return iter(()) if self._opened is None else self._opened.rows(self._fresh(where))
+        return self._store.rows(self._fresh(where))
 
     def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids of images and their embeddings, float32 (n, dim), a few thousand at a time, in no particular order."""
-        return iter(()) if self._opened is None else self._opened.embeddings(self._fresh(where))
+        return self._store.embeddings(self._fresh(where))
 
     def vector_index(self) -> VectorIndex:
         """How searches are answered now."""
-        return VectorIndex("FLAT", 0) if self._opened is None else self._opened.vector_index()
+        return self._store.vector_index()
 
     def build_index(self) -> VectorIndexReport:
         """
@@ -356,45 +350,15 @@ class Gallery:
         Raises:
             GalleryError: the gallery is empty, or cannot be written.
         """
-        if self._opened is None or self._opened.count() == 0:
+        if self._store.count() == 0:
             raise GalleryError(f"gallery {self} is empty: there is nothing to index")
         self.purge()
-        return self._opened.build_index()
+        return self._store.build_index()
 
     def compact(self) -> None:
         """Write the gallery anew without what was replaced or deleted."""
-        if self._opened is not None:
-            self.purge()
-            self._opened.compact()
-
-
-def _store_type(location: str) -> "type[LanceStore] | type[MilvusStore]":
-    # Imported when a gallery is made or opened, so that encoding and evaluation need neither package.
-    scheme, separator, _ = location.partition("://")
-    if is_mistyped(location):
-        raise GalleryError(
-            f"{redacted(location)} looks like a gallery on a server, which is milvus://[user:password@]host:port/"
-            "collection; write ./ before the name of a folder"
-        )
-    if not separator:
-        try:
-            from .lance.store import LanceStore
-        except ImportError as error:
-            raise _missing(error, "a gallery in a folder", "lancedb", "search") from error
-        return LanceStore
-    if scheme != "milvus":
-        raise GalleryError(
-            f"a gallery lies in a folder or at milvus://host:port/collection, not at {redacted(location)}"
-        )
-    try:
-        from .milvus.store import MilvusStore
-    except ImportError as error:
-        raise _missing(error, "a gallery on a server", "pymilvus", "milvus") from error
-    return MilvusStore
-
-
-def _missing(error: ImportError, what: str, package: str, extra: str) -> GalleryError:
-    return GalleryError(f"{what} needs {package} ({error}): pip install 'aga-model[{extra}]'")
+        self.purge()
+        self._store.compact()
 
 
 def _check_crop(row: GalleryRow) -> None:

@@ -1,10 +1,4 @@
-"""
-What a gallery keeps of an image, and what a store must be able to do with it.
-
-Two stores fulfil [`GalleryStore`]: LanceDB in a folder (`lance_store`) and a Milvus server (`milvus_store`). Both hold
-one entry per image or crop, an embedding and a [`GalleryRow`], and both are asked with a [`Filter`]. What they share
-is here: the order of results, which is that of exact scores, and how the recall of an approximate index is measured.
-"""
+"""What a gallery keeps of an image, which images a filter means, and how both are written down."""
 
 import hashlib
 import json
@@ -110,6 +104,13 @@ def check_row(row: GalleryRow) -> None:
             raise ValueError(f"{name} of {row.source!r} is not finite")
 
 
+def _lies_within(moment: float | None, since: float | None, until: float | None) -> bool:
+    """Whether a moment is at `since` or later and before `until`; without a moment only if neither is given."""
+    if moment is None:
+        return since is None and until is None
+    return (since is None or moment >= since) and (until is None or moment < until)
+
+
 @dataclass(frozen=True)
 class Filter:
     """
@@ -197,6 +198,18 @@ class Filter:
             for column, values in columns.items()
             if values is not None
         }
+
+    def accepts(self, row: GalleryRow) -> bool:
+        """
+        Whether an image fulfils it. Stores say the same in the languages of their data bases; this is what they mean.
+        """
+        for column, values in self.texts().items():
+            value = row.id if column == "id" else getattr(row, column)
+            if value is None or store_text(value) not in values:
+                return False
+        # A time behind the moment at which an image was added comes from a wrong clock: the earlier of both counts.
+        age = min((moment for moment in (row.time, row.added) if moment is not None), default=None)
+        return _lies_within(row.time, *self.times()) and _lies_within(age, *self.ages())
 
     @property
     def is_empty(self) -> bool:
