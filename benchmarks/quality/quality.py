@@ -295,6 +295,11 @@ def _save_random_model(base: Values, data: Path, folder: Path) -> None:
     AgaForPreTraining(config).save_pretrained(folder)
 
 
+def name_of(settings: Path) -> str:
+    """Of the results and the page of a settings file."""
+    return settings.resolve().parent.name if settings.stem == "bench" else settings.stem
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 when runs failed, 2 for bad settings or results of other settings."""
     parser = bench_parser(__name__, __doc__, whole=True)
@@ -308,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report-only", action="store_true", help="write the report of the results that are there")
     options = parser.parse_args(arguments)
     path = options.settings or HERE / ("smoke.yaml" if options.smoke else "bench.yaml")
-    name = path.resolve().parent.name if path.stem == "bench" else path.stem
+    name = name_of(path)
     work = options.work or ROOT / "runs" / ("quality-smoke" if options.smoke else name)
     out = options.out or (work / "results" if options.smoke else RESULTS / name)
     doc = options.doc or (work / "quality.md" if options.smoke else ROOT / "docs" / f"{name}.md")

@@ -42,10 +42,14 @@ def write_report(settings: Settings, out: Path, doc: Path, command: str) -> None
     summary = summarise(settings, out)
     write_json(out / "summary.json", summary)
     doc.parent.mkdir(parents=True, exist_ok=True)
-    plot = doc.with_suffix(".png")
-    draw(summary, plot)
+    draw(summary, doc.with_suffix(".png"))
+    doc.write_text(page(summary, out, doc, command), encoding="utf-8")
+
+
+def page(summary: Values, out: Path, doc: Path, command: str) -> str:
+    """The Markdown file of results, as it stands at `doc` with its plot beside it."""
     pictures = [Path(os.path.relpath(path, doc.parent)) for path in sorted((out / "pictures").glob("*.png"))]
-    doc.write_text(markdown(summary, command, plot.name, pictures), encoding="utf-8")
+    return markdown(summary, command, doc.with_suffix(".png").name, pictures)
 
 
 def _spread(figure: Values | None, seeds: int, digits: int = 1) -> str:
