@@ -34,10 +34,9 @@ def test_the_list_is_there_before_anything_is_installed(tmp_path):
 def test_a_bench_is_run_without_the_others(python, name):
     assert f"python -m benchmarks {name}" in run_bench(python, name, "--help").stdout
     program = (
-        "import sys; from benchmarks.runner import import_bench, benches; "
-        f"import_bench({name!r}); "
-        "print(*(one for one in benches() if any(module.endswith(f'.{one}') for module in sys.modules "
-        "if module.startswith('benchmarks.'))))"
+        "import sys; from benchmarks.runner import benches, import_bench; "
+        f"import_bench({name!r}); print(*(one for one, path in benches().items() "
+        "if f'benchmarks.{path.parent.name}.{one}' in sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert run.stdout.split() == [name], run.stderr

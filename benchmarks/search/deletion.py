@@ -25,14 +25,16 @@ from benchmarks.runner import bench_parser
 
 WORK = Path(__file__).with_name("deletion_work.py")
 OUT = RESULTS / "deletion.json"
-FIRST_PERSON = {"deletion": 0, "command": 1000}
 
 
 def in_version(source: Path, *arguments: object) -> str:
     """What a process of a version prints."""
     # -P: the folder of the script, or this one, must not come before the version's.
     command, environment = [sys.executable, "-P", *map(str, arguments)], os.environ | {"PYTHONPATH": str(source)}
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if run.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr[-2000:]}")
+    return run.stdout
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:
@@ -46,8 +48,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
         galleries = {name: folder / f"{name}-{indexed}" for name in versions}
         for name, source in versions.items():
             in_version(source, WORK, "fill", galleries[name], options.rows, options.dim, int(indexed))
-        for kind, one in (("deletion", seconds_of_deletion), ("command", seconds_of_command)):
-            first = FIRST_PERSON[kind]
+        ways_to_delete = {"deletion": seconds_of_deletion, "command": seconds_of_command}
+        for first, (kind, one) in zip((0, options.rounds), ways_to_delete.items()):
             ways = {name: deletions(one, source, galleries[name], first) for name, source in versions.items()}
             seconds = in_turns(ways, options.rounds)
             middle = {name: statistics.median(each) for name, each in seconds.items()}

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-try:
+import aga_model
+
+# Not by trying: an editable installation would lend the earlier version the room that it lacks.
+if Path(aga_model.__path__[0], "gallery").is_dir():
     from aga_model.gallery import Filter, Gallery, GalleryRow
-except ImportError:  # versions before the galleries had a room of their own
+else:
     from aga_model.retrieval import Filter, Gallery, GalleryRow
 
 PER_PERSON = 10
