@@ -59,7 +59,7 @@ test-transformers: install
 	$(BIN)/python -m pytest --config-file tests_transformers/pytest.ini -n 2 --dist loadscope tests_transformers
 
 mutants: install
-	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python -m benchmarks mutants
 
 lint: install
 	$(BIN)/ruff check .
@@ -74,7 +74,7 @@ base-model: install
 	@echo "the model is in runs/base_fusion/model"
 
 quality: install
-	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python -m benchmarks quality
 
 clean:
 	rm -rf $(VENV) runs data build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -21,8 +21,8 @@ def aga(*arguments, code=0, **environment):
 
 
 def run_bench(python, name, *arguments, **environment):
-    """The finished process of `benchmarks/NAME.py`, which succeeds."""
-    command = [python, REPOSITORY / "benchmarks" / f"{name}.py", *arguments]
+    """The finished process of `python -m benchmarks NAME`, which succeeds."""
+    command = [python, "-m", "benchmarks", name, *arguments]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
     run = subprocess.run(
         list(map(str, command)), env=environment, capture_output=True, text=True, timeout=BENCH_SECONDS

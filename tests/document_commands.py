@@ -10,9 +10,7 @@ import functools
 import importlib
 import io
 import re
-import runpy
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,13 @@ import typer.main
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from huggingface_hub.cli.hf import app as hub_app
-from install_size import BASE, requirements
 from transformers import HfArgumentParser
 
 from aga_model.cli.main import app
 from aga_model.training.arguments import _argument_classes, parse_run_arguments
 from aga_model.training.run import _check_config
+from benchmarks.runner import benches, import_bench
+from benchmarks.speed.install_size import BASE, requirements
 
 REPOSITORY = Path(__file__).parents[1]
 # What documents write for a file of the reader's -> one that is there.
@@ -183,22 +182,19 @@ class _ParserFound(Exception):
 
 
 @functools.cache
-def _parser_of(script: str) -> argparse.ArgumentParser:
-    """The parser of a script: it is run up to where it parses its arguments."""
+def _parser_of(bench: str) -> argparse.ArgumentParser:
+    """The parser of a bench: it is run up to where it parses its arguments."""
 
     def found(parser, *_, **__):
         raise _ParserFound(parser)
 
-    folder = str(REPOSITORY / "benchmarks")
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", found), mock.patch.object(sys, "argv", [script]):
-        sys.path.insert(0, folder)
+    module = import_bench(bench)
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", found):
         try:
-            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+            module.main([])
         except _ParserFound as end:
             return end.parser
-        finally:
-            sys.path.remove(folder)
-    raise UnknownCommand(f"{script} parses no arguments")
+    raise UnknownCommand(f"the bench {bench} parses no arguments")
 
 
 def _python_check(words: list[str], short: bool) -> None:
@@ -206,17 +202,26 @@ def _python_check(words: list[str], short: bool) -> None:
         compile(words[1], "python -c", "exec")
         return
     if words[0] == "-m":
-        _require(words[1] == "aga_model", f"python -m {words[1]} is not known here")
-        _aga_check(words[2:], short)
+        _require(words[1] in _MODULES, f"python -m {words[1]} is not known here")
+        _MODULES[words[1]](words[2:], short)
         return
     script, words = words[0], words[1:]
     _require((REPOSITORY / script).is_file(), f"no file {script}")
-    if script == "train_hf.py":
-        _train_check(words, short)
-    elif short:
-        _check_names(words, set(_parser_of(script)._option_string_actions))
+    _require(script == "train_hf.py", f"{script} is not known here")
+    _train_check(words, short)
+
+
+def _bench_check(words: list[str], short: bool) -> None:
+    if not words:
+        return
+    name, *words = words
+    if short:
+        _check_names(words, set(_parser_of(name)._option_string_actions))
     else:
-        _parse(_parser_of(script), words)
+        _parse(_parser_of(name), words)
+
+
+_MODULES = {"aga_model": _aga_check, "benchmarks": _bench_check}
 
 
 def _launched(parser: argparse.ArgumentParser, words: list[str], short: bool) -> argparse.Namespace:
@@ -277,9 +282,7 @@ def every_option() -> set[str]:
             yield _options_of(command)
 
     parsers = [HfArgumentParser(_argument_classes()), launch_command_parser()]
-    for script in sorted((REPOSITORY / "benchmarks").glob("*.py")):
-        if "ArgumentParser(" in script.read_text(encoding="utf-8"):
-            parsers.append(_parser_of(f"benchmarks/{script.name}"))
+    parsers += map(_parser_of, benches())
     return set().union(*below(_aga()), *(parser._option_string_actions for parser in parsers))
 
 
@@ -313,7 +316,7 @@ def check_links(page: Path) -> None:
         assert file.exists(), f"{page.name}: no file {target}"
         if anchor:
             assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page.name}: no heading for {target}"
-    results = "".join(script.read_text(encoding="utf-8") for script in (REPOSITORY / "benchmarks").glob("*.py"))
+    results = "".join(script.read_text(encoding="utf-8") for script in (REPOSITORY / "benchmarks").rglob("*.py"))
     for code in inline_code(text):
         if re.fullmatch(r"(aga_model|benchmarks|configs|docs|tests|\.ci)/[\w./*-]+", code):
             written = code.startswith("benchmarks/results/") and Path(code).name in results

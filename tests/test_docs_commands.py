@@ -284,7 +284,7 @@ def test_the_commands_of_the_makefile_and_of_the_reports_advice(in_repository):
     for line in recipes:
         for name, value in values.items():
             line = line.replace(f"$({name})", value)
-        if line.startswith(("aga", "python train_hf.py", "python benchmarks")):
+        if line.startswith(("aga", "python train_hf.py", "python -m benchmarks")):
             check(shlex.split(line))
     assert any(line.startswith("aga report") for line in recipes)
     for words in commands(NEXT_STEPS.format(gallery="gallery")):
@@ -300,8 +300,9 @@ def test_what_programs_do_not_take_is_found(in_repository):
         "python train_hf.py configs/quickstart.yaml --steps_at_most 3": "not used by the HfArgumentParser",
         "python train_hf.py configs/nothing.yaml": "no run file",
         "python train_hf.py RUN.yaml --model_config.objective_config.mask_stratgy random": "mask_stratgy",
-        "python benchmarks/speed.py --devices cuda": "unrecognized arguments",
-        "python benchmarks/nothing.py": "no file",
+        "python -m benchmarks speed --devices cuda": "unrecognized arguments",
+        "python -m benchmarks sped": "did you mean 'speed'",
+        "python nothing.py": "no file",
         "accelerate launch --config_file configs/accelerate/none.yaml train_hf.py RUN.yaml": "no file",
         "accelerate launch --number 2 train_hf.py RUN.yaml": "--number",
         "accelerate launch train_hf.py RUN.yaml --steps_at_most 3": "not used by the HfArgumentParser",

@@ -22,7 +22,7 @@ def test_a_kill_of_each_operation_leaves_no_trace_and_loses_nothing(python, tmp_
 def test_traces_are_counted(tmp_path):
     import hashlib
 
-    from erasure import SECRET, count_traces, direction, place_foreign_files, secret_crops
+    from benchmarks.reliability.erasure import SECRET, count_traces, direction, place_foreign_files, secret_crops
 
     place_foreign_files(tmp_path / "g")
     assert count_traces(tmp_path, [SECRET.encode(), direction("x").tobytes()], set()) == 0

@@ -2,9 +2,10 @@
 
 import json
 
-import explanation
 import numpy as np
 import pytest
+
+from benchmarks.quality import explanation
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,7 @@ def test_share_of_patches():
 def test_report(tmp_path, monkeypatch, capsys):
     out = tmp_path / "found.json"
     monkeypatch.setattr(explanation, "SMOKE", {"images": 2})
-    monkeypatch.setattr("sys.argv", ["explanation.py", "--smoke", "--seed", "5", "--out", str(out)])
-    explanation.main()
+    explanation.main(["--smoke", "--seed", "5", "--out", str(out)])
     found = json.loads(out.read_text())
     assert found["settings"] == {"images": 2, "seed": 5, "model": "aga-small-rendered"}
     assert found["device"]["processor"] in capsys.readouterr().out

@@ -10,11 +10,10 @@ pytest.importorskip("onnxscript")
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)  # two exports and a rendering, however busy the machine is
-def test_all_ways_are_compared(tmp_path, monkeypatch, capsys):
-    import export
+def test_all_ways_are_compared(tmp_path, capsys):
+    from benchmarks.speed import export
 
-    monkeypatch.setattr("sys.argv", ["export.py", "--smoke", "--out", str(tmp_path / "found.json")])
-    export.main()
+    export.main(["--smoke", "--out", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
     results = found["results"]
     assert found["device"]["processor"] and found["device"]["threads"] == 1

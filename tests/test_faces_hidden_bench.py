@@ -2,15 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
-from faces_hidden import RESULTS, Person, cut_close, measure, read_people
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from benchmarks.places import RESULTS, ROOT
+from benchmarks.quality.faces_hidden import PEOPLE, Person, cut_close, measure, read_people
 
 
 def test_shares_of_faces_heads_and_area():
@@ -40,7 +38,7 @@ def test_a_close_crop_keeps_what_is_within_it():
 
 
 def test_every_drawn_face_lies_on_its_head():
-    _, people = read_people(BENCHMARKS / "street_faces.json")
+    _, people = read_people(PEOPLE)
     assert sorted(people) == [f"{number:03}.jpg" for number in range(51)]
     for one in (one for drawn in people.values() for one in drawn):
         assert one.view in ("front", "profile", "away", "back") and (one.face is None) == (one.view == "back")
@@ -51,8 +49,8 @@ def test_every_drawn_face_lies_on_its_head():
 
 
 def test_the_documents_give_the_measured_numbers():
-    results = json.loads(RESULTS.read_text())["results"]
-    text = " ".join((BENCHMARKS.parent / "docs" / "search.md").read_text().split())
+    results = json.loads((RESULTS / "faces_hidden.json").read_text())["results"]
+    text = " ".join((ROOT / "docs" / "search.md").read_text().split())
     numbers = re.search(
         r"Of (\d+) faces in 51 crops .*?, (\d+) are hidden, of (\d+) in the same crops cut close to the person all; "
         r"(\d+) and (\d+) % of the pictures .* alone find (\d+) and (\d+)\.",

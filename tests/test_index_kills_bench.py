@@ -23,7 +23,7 @@ def test_three_kills_lose_nothing(python, tmp_path):
 
 
 def test_what_is_wrong_is_counted():
-    from index_kills import compare
+    from benchmarks.reliability.index_kills import compare
 
     rows = {row_id: {"source": row_id} for row_id in "abc"}
     embeddings = {row_id: np.ones(2, np.float32) for row_id in "abc"}

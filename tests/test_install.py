@@ -13,7 +13,6 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
-from install_size import BASE, RESULTS, closure, requirements
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
@@ -21,6 +20,7 @@ from aga_model.cli import main as main_module
 from aga_model.cli.main import app
 from aga_model.cli.messages import EXTRAS
 from aga_model.version import __version__
+from benchmarks.speed.install_size import BASE, OUT, closure, requirements
 
 REPOSITORY = Path(__file__).parents[1]
 MODEL = REPOSITORY / "checkpoints" / "aga-small-rendered"
@@ -125,7 +125,7 @@ def test_install_md_says_of_every_dependency_why(name):
     rows = _rows(name)
     assert list(rows) == [Requirement(line).name for line in requirements()[name]]
     assert all(len(why.split()) > 3 for _, why in rows.values())
-    measured = json.loads(RESULTS.read_text())["tables"][name]["requirements"]
+    measured = json.loads(OUT.read_text())["tables"][name]["requirements"]
     assert {package: mib for package, (mib, _) in rows.items()} == {
         package: row["mib"] for package, row in measured.items()
     }

@@ -1,13 +1,16 @@
-"""The faults of benchmarks/mutants fit the code, and benchmarks/mutants.py tells which of them tests notice."""
+"""The faults of benchmarks/mutants fit the code, and the bench `mutants` tells which of them tests notice."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import mutants
 import pytest
-from mutants_tests import statement_lines
+
+from benchmarks.reliability.faults import Mutant, read_lists
+from benchmarks.reliability.mutants import LISTS
+from benchmarks.reliability.mutants_tests import statement_lines
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,8 +129,9 @@ def project(tmp_path):
 
 
 def _run(project, *options):
-    command = [sys.executable, ROOT / "benchmarks/mutants.py", "--root", project, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "benchmarks", "mutants", "--root", project, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
 @pytest.mark.timeout(120)
@@ -158,7 +162,7 @@ def test_chosen_tests_are_run_in_the_place_of_those_that_execute_the_line(projec
 
 
 def test_every_fault_of_the_lists_fits_the_code():
-    faults = mutants.read_lists(ROOT / mutants.LISTS)
+    faults = read_lists(ROOT / LISTS)
     assert len(faults) >= 200
     for fault in faults:
         fault.applied((ROOT / fault.file).read_text(encoding="utf-8"))
@@ -175,7 +179,7 @@ def test_every_fault_of_the_lists_fits_the_code():
     ],
 )
 def test_a_fault_that_does_not_fit_is_refused(old, new, said):
-    fault = mutants.Mutant("name", "aga_model/numbers.py", old, new, "why")
+    fault = Mutant("name", "aga_model/numbers.py", old, new, "why")
     with pytest.raises(ValueError, match=said):
         fault.applied(CODE)
 
@@ -185,10 +189,10 @@ def test_two_faults_of_one_name_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_text(json.dumps([entry]))
     (tmp_path / "b.yaml").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match="same name: one"):
-        mutants.read_lists(tmp_path)
+        read_lists(tmp_path)
     (tmp_path / "b.yaml").write_text(json.dumps([{**entry, "wy": "c"}]))
     with pytest.raises(ValueError, match=r"b\.yaml, entry 1: .*wy"):
-        mutants.read_lists(tmp_path)
+        read_lists(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_two_faults_of_one_name_are_refused(tmp_path):
     ],
 )
 def test_lines_that_a_fault_changes(old, new, lines):
-    assert list(mutants.Mutant("name", "f", old, new, "why").changed_lines("a = 1\nb = 2\nc = 3\n")) == lines
+    assert list(Mutant("name", "f", old, new, "why").changed_lines("a = 1\nb = 2\nc = 3\n")) == lines
 
 
 def test_a_statement_is_found_by_any_of_its_lines():

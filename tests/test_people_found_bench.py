@@ -1,7 +1,8 @@
 """How the bench of people found counts."""
 
 import numpy as np
-from people_found import compare
+
+from benchmarks.quality.people_found import compare
 
 PEOPLE = np.array([[0, 0, 20, 60], [30, 0, 50, 60], [100, 0, 120, 60]], float)
 HIDDEN = np.array([[200, 0, 220, 60]], float)

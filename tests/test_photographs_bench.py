@@ -4,11 +4,11 @@ import json
 from itertools import permutations
 
 import numpy as np
-import photographs
 import pytest
 from PIL import Image
 
 from aga_model.evaluation.metrics import retrieval_metrics
+from benchmarks.search import photographs
 
 
 @pytest.mark.parametrize(("relevant", "images"), [(1, 1), (1, 5), (2, 5), (5, 5)])
@@ -44,12 +44,11 @@ def test_an_image_that_is_not_there_is_named(folder):
         photographs.read_queries(folder / "queries.yaml", folder)
 
 
-def test_report(folder, make_model, processor, tmp_path, monkeypatch, capsys):
+def test_report(folder, make_model, processor, tmp_path, capsys):
     make_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     options = ["--model", tmp_path / "model", "--images", folder, "--queries", folder / "queries.yaml"]
-    monkeypatch.setattr("sys.argv", ["photographs.py", *map(str, options), "--out", str(tmp_path / "out")])
-    photographs.main()
+    photographs.main([*map(str, options), "--out", str(tmp_path / "out")])
     report = json.loads((tmp_path / "out" / "photographs.json").read_text())
     assert [(query["relevant"], query["images"]) for query in report["queries"]] == [(1, 2), (1, 3)]
     assert report["queries"][0]["chance"] == 75.0

@@ -3,10 +3,11 @@
 import json
 import string
 
-import pretrained_text
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
+
+from benchmarks.quality import pretrained_text
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import quality
-import quality_cells
 import yaml
 from datasets import Dataset
-from quality_report import _draw_recipes, _draws_lines, chance_beyond, draw, markdown, write_report
-from quality_settings import load_settings, merge, run_values
-from quality_summary import mean_sd, paired_difference, summarise
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.data import CaptionError, NoiseRecord
 from aga_model.data.rendered import render_dataset
 from aga_model.training.run_folder import NOISE_FILE
+from benchmarks.quality import cells as quality_cells
+from benchmarks.quality import quality
+from benchmarks.quality.report import _draw_recipes, _draws_lines, chance_beyond, draw, markdown, write_report
+from benchmarks.quality.settings import load_settings, merge, run_values
+from benchmarks.quality.summary import mean_sd, paired_difference, summarise
 
 REPOSITORY = Path(__file__).parents[1]
-BENCHMARKS = REPOSITORY / "benchmarks"
+SETTINGS = REPOSITORY / "benchmarks" / "quality"
 
 # --- arithmetic -------------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class ToldTrials:
 
 
 def _search(tmp_path, workers, **search):
-    settings = load_settings(BENCHMARKS / "quality" / "bench.yaml")
+    settings = load_settings(SETTINGS / "bench.yaml")
     rates = dataclasses.replace(settings.learning_rates, **search)
     bench = quality.Bench(dataclasses.replace(settings, learning_rates=rates), tmp_path / "out", tmp_path, 1)
     bench.base_model, bench.fixed = "a model", {}
@@ -138,7 +138,7 @@ def test_steps_at_equal_time():
 @pytest.fixture
 def settings_folder(tmp_path):
     folder = tmp_path / "quality"
-    shutil.copytree(BENCHMARKS / "quality", folder)
+    shutil.copytree(SETTINGS, folder)
     return folder
 
 
@@ -148,7 +148,7 @@ def _change(path: Path, **changes) -> Path:
 
 
 def test_the_committed_settings_can_be_read():
-    bench = load_settings(BENCHMARKS / "quality" / "bench.yaml")
+    bench = load_settings(SETTINGS / "bench.yaml")
     assert {"itc", "irra", "irra_agm", "irra_agm_tem"} <= bench.recipes.keys()
     assert len(bench.seeds) >= 3 and set(bench.budgets) == {"steps", "time"} and bench.noise[bench.clean] == {}
     rates = {(noise.get("noisy_correspondence", 0), noise.get("caption_errors", 0)) for noise in bench.noise.values()}
@@ -158,8 +158,8 @@ def test_the_committed_settings_can_be_read():
 
 
 def test_settings_stand_on_those_that_they_extend():
-    bench = load_settings(BENCHMARKS / "quality" / "bench.yaml")
-    choices = load_settings(BENCHMARKS / "choices" / "bench.yaml")
+    bench = load_settings(SETTINGS / "bench.yaml")
+    choices = load_settings(SETTINGS / "choices" / "bench.yaml")
     assert choices.data == bench.data and choices.base_model == bench.base_model
     assert choices.run == {**bench.run, "learning_rate": 1e-3, "muon_learning_rate": 1e-3}
     assert choices.learning_rates.factors == (1.0,) and choices.learning_rates.seed == bench.learning_rates.seed
@@ -186,7 +186,7 @@ def test_a_recipe_adds_to_the_common_settings():
 
 
 def test_a_run_has_its_factor_and_the_noise_of_its_seed():
-    bench = load_settings(BENCHMARKS / "quality" / "bench.yaml")
+    bench = load_settings(SETTINGS / "bench.yaml")
     plain = run_values(bench, "itc", "clean", 3, 100, 1.0)
     noisy = run_values(bench, "irra", "correspondence-0.2", 3, 100, 2.0)
     assert noisy["learning_rate"] == 2 * plain["learning_rate"]
@@ -215,11 +215,11 @@ def test_bad_settings_are_named(settings_folder, changes, message):
 @pytest.mark.parametrize(
     "file",
     [
-        "quality/bench.yaml",
-        "quality/published.yaml",
-        "quality/noise.yaml",
-        "quality/noise_seeds.yaml",
-        "quality/bert.yaml",
+        "bench.yaml",
+        "published.yaml",
+        "noise.yaml",
+        "noise_seeds.yaml",
+        "bert.yaml",
         "choices/bench.yaml",
         "choices_amns/bench.yaml",
         "choices_weights/bench.yaml",
@@ -227,7 +227,7 @@ def test_bad_settings_are_named(settings_folder, changes, message):
 )
 def test_recipes_say_what_their_method_does(file):
     """What a recipe leaves unsaid comes from the base model's file, not from the defaults of the day."""
-    for recipe in load_settings(BENCHMARKS / file).recipes.values():
+    for recipe in load_settings(SETTINGS / file).recipes.values():
         objective = recipe.run["model_config"]["objective_config"]
         if "mlm" in objective["loss_weights"]:
             assert {"mask_strategy", "mask_ratio", "mask_max_probability", "enrichment"} <= objective.keys()
@@ -247,7 +247,7 @@ def test_recipes_say_what_their_method_does(file):
 def test_random_weights_have_the_words_of_the_data(tmp_path):
     sizes = {"val_identities": 2, "test_identities": 2, "height": 64, "width": 32, "processes": 1}
     render_dataset(tmp_path / "data", 12, 0, **sizes)
-    base = load_settings(BENCHMARKS / "quality" / "bert.yaml").base_model
+    base = load_settings(SETTINGS / "bert.yaml").base_model
     quality._save_random_model(base | {"vocab_size": 600}, tmp_path / "data", tmp_path / "base")
     model = AgaForPreTraining.from_pretrained(tmp_path / "base")
     tokenizer = AgaProcessor.from_pretrained(tmp_path / "base").tokenizer
@@ -303,7 +303,7 @@ RANK1 = {  # recipe, noise -> of the seeds 1, 2
 
 @pytest.fixture
 def smoke():
-    return load_settings(BENCHMARKS / "quality" / "smoke.yaml")
+    return load_settings(SETTINGS / "smoke.yaml")
 
 
 @pytest.fixture
@@ -444,7 +444,7 @@ def test_results_of_different_data_are_not_compared(results, smoke, tmp_path):
 
 
 def _start(python: str, folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [python, str(BENCHMARKS / "quality.py"), "--smoke", "--work", str(folder), "--workers", "1"]
+    command = [python, "-m", "benchmarks", "quality", "--smoke", "--work", str(folder), "--workers", "1"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -543,7 +543,7 @@ def test_learning_rates_are_chosen_on_validation(finished):
 @pytest.mark.nightly
 def test_the_report(finished):
     text = (finished / "quality.md").read_text()
-    for part in ("python benchmarks/quality.py --smoke", "| Seeds | 1, 2 |", "## Equal steps", "## Equal time", "TEM"):
+    for part in ("python -m benchmarks quality --smoke", "| Seeds | 1, 2 |", "## Equal steps", "## Equal time", "TEM"):
         assert part in text
     assert "| Cells | 16 of 16 |" in text and "](results/pictures/irra_agm_tem--clean--seed1--steps.png)" in text
     assert (finished / "quality.png").read_bytes().startswith(b"\x89PNG")

@@ -5,16 +5,16 @@ import time
 from pathlib import Path
 
 import pytest
-import speed
 import torch
 from command_line import run_bench
-from speed_data import make_batch, make_loader, write_images
-from speed_meters import OTHER, PREFIX, count_flops, labelled, time_by_part
-from speed_reference import Attention, Recipe, ReferenceModel
-from speed_ways import AGA, AGM, ENCODINGS, RANDOM, STEPS, WAYS, model_config
 from torch.profiler import record_function
 
 from aga_model import AgaForPreTraining, pair_model
+from benchmarks.speed import speed
+from benchmarks.speed.batches import make_batch, make_loader, write_images
+from benchmarks.speed.reference import Attention, Recipe, ReferenceModel
+from benchmarks.speed.step_meters import OTHER, PREFIX, count_flops, labelled, time_by_part
+from benchmarks.speed.ways import AGA, AGM, ENCODINGS, RANDOM, STEPS, WAYS, model_config
 
 ARGUMENTS = ("pixel_values", "input_ids", "attention_mask", "person_ids")
 

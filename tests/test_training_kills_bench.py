@@ -23,7 +23,7 @@ def test_killed_runs_come_to_the_same_end(python, tmp_path):
 
 
 def _bench():
-    import training_kills
+    from benchmarks.reliability import training_kills
 
     return training_kills
 

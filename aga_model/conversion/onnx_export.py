@@ -56,7 +56,7 @@ class EncoderReport:
         files: name -> bytes.
         largest_difference: of the float32 file's embeddings from PyTorch's, in any entry of any checked batch.
         int8_cosine: least cosine of the int8 file's embeddings with PyTorch's, on the same random inputs; None
-            without such a file. What int8 costs in ranks is measured by `benchmarks/export.py`.
+            without such a file. What int8 costs in ranks is measured by `python -m benchmarks export`.
     """
 
     files: dict[str, int]

@@ -4,7 +4,7 @@ Hide faces in images for people to look at, with the detectors that OpenCV bring
 Faces of person crops are 8 to 25 pixels wide, less than face detectors need. So heads are looked for, too, by way of
 head and shoulders, from whichever side; and where no head is found in an image that is not wider than high, as crops
 of people are, its upper part is hidden. That keeps faces from being read off a picture. It is no anonymisation:
-clothes, build and place stay, and some faces are missed (`benchmarks/faces_hidden.py` counts them).
+clothes, build and place stay, and some faces are missed (`python -m benchmarks faces_hidden` counts them).
 """
 
 import threading

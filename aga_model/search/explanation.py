@@ -4,7 +4,7 @@ Where the words of a query look in an image, and how much each of them speaks fo
 A word's contribution to a pair is the similarity of the sentence with the image, less that of the sentence with the
 word masked. Occlusion, the default, blanks one window of the image after the other and shows where the contribution
 comes from. It asks for nothing but the score. The other method shows the fusion encoder's cross-attention.
-`benchmarks/explanation.py` compares both, and more, with the true place of the clothes: docs/explain.md.
+`python -m benchmarks explanation` compares both, and more, with the true place of the clothes: docs/explain.md.
 """
 
 import re

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import aga
-from faces_hidden import cut_close, measure, read_people
 from PIL import Image, ImageDraw, ImageFilter
 
 from aga_model.files import FaceHider, face_hider, faces, hide_faces, read_image
@@ -20,6 +19,7 @@ from aga_model.search import Answer, Explainer, PersonEncoder, explanation_image
 from aga_model.service import GallerySearch
 from aga_model.service.demo.markup import result_cards
 from aga_model.service.searching import Wanted
+from benchmarks.quality.faces_hidden import PEOPLE, cut_close, measure, read_people
 
 pytest.importorskip("cv2", reason="the extra `search` is not installed")
 
@@ -191,7 +191,7 @@ def test_threads_find_what_one_thread_finds():
 
 @pytest.mark.skipif(not STREET_CROPS.is_dir(), reason="no real photographs here")
 def test_the_faces_of_real_crops_are_hidden():
-    _, people = read_people(REPOSITORY / "benchmarks" / "street_faces.json")
+    _, people = read_people(PEOPLE)
     wide = [(read_image(STREET_CROPS / name), drawn) for name, drawn in list(people.items())[::3]]
     for images in (wide, [cut_close(*one) for one in wide]):
         result = measure(FaceHider().boxes, images)
