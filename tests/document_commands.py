@@ -25,7 +25,7 @@ from transformers import HfArgumentParser
 
 from aga_model.cli.main import app
 from aga_model.training.arguments import _argument_classes, parse_run_arguments
-from aga_model.training.run import _check_config
+from aga_model.training.checks import check_config
 from benchmarks.runner import benches, import_bench
 from benchmarks.speed.install_size import BASE, requirements
 
@@ -173,7 +173,7 @@ def _train_check(words: list[str], short: bool) -> None:
             model, _, _ = parse_run_arguments(words)  # without asking what this machine's devices can do
     except SystemExit:
         raise UnknownCommand(said.getvalue().strip().splitlines()[-1]) from None
-    _check_config(model.model_config or {})
+    check_config(model.model_config or {})
 
 
 class _ParserFound(Exception):

@@ -258,7 +258,7 @@ class Gallery:
         hide_faces = self.settings.hide_faces
         return [
             [Hit(rank, scored.score, scored.row, hide_faces=hide_faces) for rank, scored in enumerate(found, start=1)]
-            for found in self._store.search(queries, top_k, self._fresh(where))
+            for found in self._store.search(queries, top_k, _fresh(where, self.settings))
         ]
 
     def delete(self, where: Filter) -> int:
@@ -299,7 +299,7 @@ class Gallery:
         Raises:
             GalleryError: the gallery cannot be written.
         """
-        stale = self._stale()
+        stale = _stale(self.settings)
         if stale is None or not self._store.count(stale):
             return 0
         self._tell(stale, "purge")
@@ -307,24 +307,9 @@ class Gallery:
         self.expired += expired
         return expired
 
-    def _stale(self) -> Filter | None:
-        """The images that are older than the gallery keeps them; None where it keeps them for ever."""
-        keep = self.settings.keep_seconds
-        return None if keep is None else Filter(stale_before=time.time() - keep)
-
-    def _fresh(self, where: Filter | None) -> Filter | None:
-        """The filter without images that are older than the gallery keeps them."""
-        keep = self.settings.keep_seconds
-        if keep is None:
-            return where
-        kept_since = time.time() - keep
-        if where is not None and where.fresh_since is not None:
-            kept_since = max(kept_since, where.ages()[0] or 0.0)
-        return replace(where or Filter(), fresh_since=kept_since)
-
     def count(self, where: Filter | None = None) -> int:
         """Number of images."""
-        return self._store.count(self._fresh(where))
+        return self._store.count(_fresh(where, self.settings))
 
     def holds(self, row: GalleryRow) -> bool:
         """Whether a row that a search has found is still there."""
@@ -332,11 +317,11 @@ class Gallery:
 
     def rows(self, where: Filter | None = None) -> Iterator[GalleryRow]:
         """What is known of the images, in no particular order."""
-        return self._store.rows(self._fresh(where))
+        return self._store.rows(_fresh(where, self.settings))
 
     def embeddings(self, where: Filter | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids of images and their embeddings, float32 (n, dim), a few thousand at a time, in no particular order."""
-        return self._store.embeddings(self._fresh(where))
+        return self._store.embeddings(_fresh(where, self.settings))
 
     def vector_index(self) -> VectorIndex:
         """How searches are answered now."""
@@ -359,6 +344,23 @@ class Gallery:
         """Write the gallery anew without what was replaced or deleted."""
         self.purge()
         self._store.compact()
+
+
+def _stale(settings: GallerySettings) -> Filter | None:
+    """The images that are older than a gallery keeps them; None where it keeps them for ever."""
+    keep = settings.keep_seconds
+    return None if keep is None else Filter(stale_before=time.time() - keep)
+
+
+def _fresh(where: Filter | None, settings: GallerySettings) -> Filter | None:
+    """The filter without images that are older than a gallery keeps them."""
+    keep = settings.keep_seconds
+    if keep is None:
+        return where
+    kept_since = time.time() - keep
+    if where is not None and where.fresh_since is not None:
+        kept_since = max(kept_since, where.ages()[0] or 0.0)
+    return replace(where or Filter(), fresh_since=kept_since)
 
 
 def _check_crop(row: GalleryRow) -> None:

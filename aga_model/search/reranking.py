@@ -142,7 +142,7 @@ class Reranker:
         with _evaluating(self.model), tqdm(
             total=total, desc="re-ranking", unit="pair", leave=False, disable=not progress
         ) as bar:  # fmt: skip
-            tokens = self._tokenize(captions)
+            tokens = _tokenized(self.model, self.processor, captions)
             for block in self._blocks(tokens.numbers):
                 scores[block] = self._score_block(
                     self._encode_captions(tokens, block), load_pixels, candidates[block], bar
@@ -184,22 +184,6 @@ class Reranker:
         config = self.model.config
         rows, columns = config.vision_config.grid_size
         return rows * columns + 1, self.model.family.image_states_width(config)
-
-    def _tokenize(self, captions: Sequence[str]) -> "_Tokens":
-        config = self.model.config
-        with TOKENIZING:
-            inputs = self.processor(
-                text=list(captions),
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=config.text_config.caption_length,
-                return_tensors="pt",
-            )
-        lengths = inputs["attention_mask"].sum(dim=1).numpy()
-        padded = config.cross_modal_config.attended_padding_id is not None
-        numbers = np.full_like(lengths, config.text_config.max_position_embeddings) if padded else lengths
-        return _Tokens(inputs["input_ids"], inputs["attention_mask"], lengths, numbers)
 
     def _blocks(self, numbers: np.ndarray) -> Iterator[slice]:
         """Consecutive captions whose states fit into half of the memory; `numbers` counts the states of each."""
@@ -344,6 +328,23 @@ class Reranker:
                 found[torch.from_numpy(pairs).to(device)] = logits[:, 1] - logits[:, 0]
                 bar.update(len(pairs))
         return found.cpu().numpy()
+
+
+def _tokenized(model: Any, processor: Any, captions: Sequence[str]) -> "_Tokens":
+    config = model.config
+    with TOKENIZING:
+        inputs = processor(
+            text=list(captions),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=config.text_config.caption_length,
+            return_tensors="pt",
+        )
+    lengths = inputs["attention_mask"].sum(dim=1).numpy()
+    padded = config.cross_modal_config.attended_padding_id is not None
+    numbers = np.full_like(lengths, config.text_config.max_position_embeddings) if padded else lengths
+    return _Tokens(inputs["input_ids"], inputs["attention_mask"], lengths, numbers)
 
 
 @dataclass(frozen=True)

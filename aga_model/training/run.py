@@ -3,23 +3,20 @@
 import errno
 import json
 import logging
-import platform
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import transformers
 from accelerate import PartialState
 from datasets import Dataset
 from filelock import FileLock
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor, set_seed
+from transformers import set_seed
 
-from aga_model.configuration_aga import AgaConfig, AgaObjectiveConfig
+from aga_model.configuration_aga import AgaConfig
 from aga_model.data import (
     NoiseRecord,
     PairCollator,
@@ -30,7 +27,6 @@ from aga_model.data import (
     find_unreadable,
     has_validation_split,
     hold_out_identities,
-    is_rendered,
     load_benchmark,
     says_rendered,
     text_settings,
@@ -41,19 +37,27 @@ from aga_model.files import write_json
 from aga_model.modeling_aga import AgaModel
 from aga_model.pretraining_aga import AgaForPreTraining
 from aga_model.processing_aga import AgaProcessor, special_token_settings
-from aga_model.remote_code import refusal
 from aga_model.serving import write_serving_files
 from aga_model.towers import POOLED_ROW_ATTENTION
-from aga_model.version import __version__
 
 from .arguments import AgaTrainingArguments, DataArguments, ModelArguments, parse_run_arguments
+from .checks import (
+    check_batches,
+    check_chunks,
+    check_config,
+    check_devices,
+    check_optimizer,
+    check_start,
+    load_processor,
+    uses_identities,
+)
 from .errors import TrainingStopped, another_try
 from .parallel.processes import from_main, leave_group, require_shared
 from .parallel.sharding import check_sharding, is_sharded_run
 from .release.card import write_model_card
 from .release.contents import MODEL_FOLDER, ReleaseError
 from .release.hub import open_repository
-from .run_folder import LOCK_FILE, METRICS_FILE, RUN_FILE, WRONG_PAIRS_FILE, claim_run_folder
+from .run_folder import LOCK_FILE, METRICS_FILE, RUN_FILE, WRONG_PAIRS_FILE, claim_run_folder, describe_run
 from .saving import SAVING, put_in_place, saving, tidying
 from .trainer import AgaTrainer
 
@@ -130,7 +134,7 @@ def _find_wrong_pairs(train_rows: Dataset, name: str, args: AgaTrainingArguments
     """What the model `name` says about the training pairs, as JSON values; all processes must ask."""
     model: Any = AgaModel.from_pretrained(name, trust_remote_code=False)
     model.to(args.device)
-    evaluator = RetrievalEvaluator(train_rows, _load_processor(name), args.per_device_eval_batch_size)
+    evaluator = RetrievalEvaluator(train_rows, load_processor(name), args.per_device_eval_batch_size)
     split = evaluator.embed(model)
     found = find_wrong_pairs(split, args.seed, model.device)
     if found.wrong_share > MOST_WRONG:
@@ -167,22 +171,6 @@ def _read_found(file: Path, rows: int) -> dict[str, Any]:
     return found
 
 
-def _load_processor(name: str) -> AgaProcessor:
-    """The processor of a model to start from."""
-    try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-    except ValueError as error:
-        if refusal(error, name, trusted=False) is None:
-            raise
-        raise ValueError(
-            f"{name}: its processor names Python code of its own, which a training does not run; save the model with "
-            "a processor of this package"
-        ) from error
-    if not hasattr(processor, "tokenizer"):
-        raise ValueError(f"{name} holds no processor: save it there with `processor.save_pretrained`")
-    return processor
-
-
 def _load_start(
     name: str, sections: dict[str, Any], objective: dict[str, Any]
 ) -> tuple[AgaForPreTraining, AgaProcessor]:
@@ -203,7 +191,7 @@ def _load_start(
             f"towers come from the checkpoint, so remove {', '.join(sorted(foreign))}"
         )
     start = AgaConfig.from_pretrained(name, trust_remote_code=False).to_dict()
-    processor = _load_processor(name)
+    processor = load_processor(name)
     # The configurations of versions before 0.2 do not name every special token.
     special = special_token_settings(processor.tokenizer)
     text = start["text_config"] | {key: special[key] for key in ("unk_token_id", "other_special_token_ids")}
@@ -216,94 +204,13 @@ def _load_start(
     model, info = AgaForPreTraining.from_pretrained(
         name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
     )
-    _check_start(name, model, info)
+    check_start(name, model, info)
     if model.identity_head is not None:  # the checkpoint's classes are the persons of its own data
         torch.nn.init.normal_(model.identity_head.weight, std=0.001)
         torch.nn.init.zeros_(model.identity_head.bias)
     if "logit_scale_init_value" in sections:
         torch.nn.init.constant_(model.aga.logit_scale, sections["logit_scale_init_value"])
     return model, processor
-
-
-def _check_start(name: str, model: AgaForPreTraining, info: dict[str, Any]) -> None:
-    """Raise ValueError, as [`_load_start`], for weights that a start takes from no checkpoint or leaves there."""
-    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    # Of a dual encoder: all of the fusion encoder begins with random weights, or nothing of it.
-    fusion = {f"fusion.{key}" for key in model.fusion.state_dict()}
-    missing -= fusion if fusion <= missing else set()
-    wrong = {
-        "are missing": {key for key in missing if not key.startswith(("mlm_head.", "itm_head.", "identity_head."))},
-        "are of another size": {key for key in mismatched if not key.startswith("identity_head.")},
-        "have no place": {key for key in unexpected if not key.startswith(("itm_head.", "identity_head."))},
-    }
-    for what, keys in wrong.items():
-        if keys:
-            raise ValueError(
-                f"{name}: {len(keys)} weights {what} by its config.json, such as {', '.join(sorted(keys)[:3])}: the "
-                "configuration is not that of the weights; start from a folder as save_pretrained wrote it"
-            )
-    if any(key.startswith("itm_head.") for key in unexpected):
-        logger.warning(
-            "%s has an ITM head, which this run leaves out, because objective_config.loss_weights gives 'itm' no "
-            "weight: the trained model cannot re-rank",
-            name,
-        )
-
-
-def _uses_identities(model_args: ModelArguments) -> bool:
-    """Whether a loss reads the identity classifier, by the run's objective on top of that of the checkpoint."""
-    objective = (model_args.model_config or {}).get("objective_config") or {}
-    if model_args.model_name_or_path:
-        start = AgaConfig.from_pretrained(model_args.model_name_or_path, trust_remote_code=False)
-        objective = start.objective_config.to_dict() | objective
-    return AgaObjectiveConfig(**objective).needs_identity_head
-
-
-def _check_config(sections: dict[str, Any]) -> None:
-    """Build the configuration once before any work, with a stand-in for what the data will tell."""
-    objective = sections.get("objective_config") or {}
-    if isinstance(objective, dict):
-        objective = {"num_identities": 1, **objective}
-    AgaConfig(**{**sections, "objective_config": objective}).objective_config.require_losses()
-
-
-def _check_batches(splits: dict[str, Dataset], args: AgaTrainingArguments) -> None:
-    """Refuse a run that would end without a single step."""
-    batch = args.per_device_train_batch_size * PartialState().num_processes
-    if args.dataloader_drop_last and len(splits["train"]) < batch:
-        raise ValueError(
-            f"the training split has {len(splits['train'])} pairs, fewer than one batch of {batch} over all "
-            "processes; give a smaller per_device_train_batch_size"
-        )
-    if args.dataloader_persistent_workers:
-        raise ValueError("dataloader_persistent_workers keeps the augmentation of the first epoch; leave it off")
-
-
-def _check_devices(args: AgaTrainingArguments) -> None:
-    """Refuse transformers' DataParallel, whose copies would each compute their losses on a part of the batch."""
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"{args.n_gpu} GPUs are visible to a single process; start with `accelerate launch --num_processes "
-            f"{args.n_gpu} train_hf.py ...`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
-
-
-def _check_chunks(args: AgaTrainingArguments) -> None:
-    if args.contrastive_chunk < 0:
-        raise ValueError(
-            f"contrastive_chunk is {args.contrastive_chunk}; give a number of pairs, or 0 for all at once"
-        )
-    if args.contrastive_chunk and args.torch_compile:
-        raise ValueError("contrastive_chunk computes chunks again in the backward pass: leave torch_compile off")
-
-
-def _check_optimizer(args: AgaTrainingArguments) -> None:
-    if args.muon_learning_rate > 0 and (args.new_module_lr_factor, args.bias_lr_factor) != (1.0, 1.0):
-        raise ValueError(
-            "new_module_lr_factor and bias_lr_factor are for AdamW alone: leave them at 1, or set muon_learning_rate "
-            "to 0"
-        )
 
 
 def _open_repository(args: AgaTrainingArguments) -> str:
@@ -320,41 +227,13 @@ def _build_model(model_args: ModelArguments, train_rows: Dataset) -> tuple[AgaFo
     """A model and processor from a checkpoint, or from the configuration with a tokenizer learnt on the captions."""
     sections: dict[str, Any] = dict(model_args.model_config or {})
     objective = dict(sections.get("objective_config") or {})
-    objective["num_identities"] = len(set(train_rows["person_id"])) if _uses_identities(model_args) else 0
+    objective["num_identities"] = len(set(train_rows["person_id"])) if uses_identities(model_args) else 0
     if model_args.model_name_or_path:
         return _load_start(model_args.model_name_or_path, sections, objective)
     tokenizer = train_tokenizer(train_rows["caption"], model_args.vocab_size)
     text = {**(sections.get("text_config") or {}), **text_settings(tokenizer)}
     config = AgaConfig(**{**sections, "text_config": text, "objective_config": objective})
     return AgaForPreTraining(config), AgaProcessor.for_config(config, tokenizer)
-
-
-def _describe_run(
-    model: AgaForPreTraining, data_args: DataArguments, args: AgaTrainingArguments, splits: dict[str, Dataset]
-) -> dict[str, Any]:
-    """Everything needed to repeat the run, as JSON values."""
-    counts = {
-        split: {
-            "identities": len(np.unique(rows["person_id"])),
-            "images": len(np.unique(rows["image_id"])),
-            "captions": len(rows),
-        }
-        for split, rows in splits.items()
-    }
-    return {
-        "model": json.loads(model.config.to_json_string(use_diff=False)),
-        "data": asdict(data_args),
-        "data_counts": counts,
-        "rendered_data": is_rendered(data_args.data_root),
-        "training": json.loads(args.to_json_string()),
-        "processes": PartialState().num_processes,
-        "versions": {
-            "aga_model": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-    }
 
 
 @dataclass
@@ -393,15 +272,15 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
             names them.
     """
     set_seed(args.seed)
-    _check_config(dict(model_args.model_config or {}))
-    _check_optimizer(args)
-    _check_chunks(args)
-    _check_devices(args)
+    check_config(dict(model_args.model_config or {}))
+    check_optimizer(args)
+    check_chunks(args)
+    check_devices(args)
     check_noise(*_noise_settings(data_args, args.seed))
     folder = Path(args.output_dir)
     first_start = from_main(lambda: not (folder / RUN_FILE).is_file())
     splits, decisions = _load_splits(data_args, decode=first_start)
-    _check_batches(splits, args)
+    check_batches(splits, args)
     splits["train"], noise = _add_noise(splits["train"], data_args, args.seed)
     if noise:
         decisions["noise"] = noise.summary()
@@ -413,13 +292,13 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
         splits["train"] = splits["train"].select([row for row in range(len(splits["train"])) if row not in left_out])
         decisions["wrong_pairs"] = wrong_pairs | {"left_out": len(left_out)}
         logger.info("wrong training pairs: %s", decisions["wrong_pairs"])
-        _check_batches(splits, args)
+        check_batches(splits, args)
     model, processor = _build_model(model_args, splits["train"])
     if is_sharded_run(args):
         check_sharding(model, args)
     name = model_args.model_name_or_path
     start = {"start": name, "start_rendered": name is None or says_rendered(find_card(name))}
-    description = start | _describe_run(model, data_args, args, splits) | decisions
+    description = start | describe_run(model, data_args, args, splits) | decisions
     repository = _open_repository(args) if args.push_to_hub else None
     lock = FileLock(folder / LOCK_FILE)
     try:

@@ -1,17 +1,27 @@
 """The folder of a training run: who may work in it, whether a start continues the run in it, and from where."""
 
 import json
+import platform
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset
 from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aga_model.data import NoiseRecord
+from aga_model.data import NoiseRecord, is_rendered
 from aga_model.files import write_json
+from aga_model.pretraining_aga import AgaForPreTraining
+from aga_model.version import __version__
 
+from .arguments import AgaTrainingArguments, DataArguments
 from .finite import NONFINITE_FILE
 from .release.contents import CONFIG_FILE, MODEL_FOLDER
 from .saving import checkpoints, sweep
@@ -183,6 +193,34 @@ def claim_run_folder(
     return checkpoint, metrics
 
 
+def describe_run(
+    model: AgaForPreTraining, data_args: DataArguments, args: AgaTrainingArguments, splits: dict[str, Dataset]
+) -> dict[str, Any]:
+    """Everything needed to repeat the run, as JSON values."""
+    counts = {
+        split: {
+            "identities": len(np.unique(rows["person_id"])),
+            "images": len(np.unique(rows["image_id"])),
+            "captions": len(rows),
+        }
+        for split, rows in splits.items()
+    }
+    return {
+        "model": json.loads(model.config.to_json_string(use_diff=False)),
+        "data": asdict(data_args),
+        "data_counts": counts,
+        "rendered_data": is_rendered(data_args.data_root),
+        "training": json.loads(args.to_json_string()),
+        "processes": PartialState().num_processes,
+        "versions": {
+            "aga_model": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
 __all__ = [
     "LOCK_FILE",
     "METRICS_FILE",
@@ -191,5 +229,6 @@ __all__ = [
     "WRONG_PAIRS_FILE",
     "check_same_run",
     "claim_run_folder",
+    "describe_run",
     "last_complete_checkpoint",
 ]

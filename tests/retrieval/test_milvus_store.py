@@ -308,19 +308,19 @@ def test_settings_that_are_damaged_or_of_a_newer_version_are_refused(server, sto
 
 
 def test_an_address_in_its_parts(monkeypatch):
-    place = milvus_store._Place.parse("milvus://a%20da:p%40ss%2F@db.example.org:1234/people")
+    place = milvus_store.Place.parse("milvus://a%20da:p%40ss%2F@db.example.org:1234/people")
     assert (place.host, place.port, place.collection) == ("db.example.org", 1234, "people")
     assert (place.user, place.password) == ("a da", "p@ss/") and "p@ss/" not in repr(place) + str(place)
-    place = milvus_store._Place.parse("milvus://[::1]/people_2")
+    place = milvus_store.Place.parse("milvus://[::1]/people_2")
     assert (place.address, place.user, place.password) == ("[::1]:19530", "", "")
     asked = {}
     monkeypatch.setattr(milvus_store, "MilvusClient", lambda **options: asked.update(options))
-    milvus_store._connect(milvus_store._Place.parse("milvus://ada:p%40ss@h/people"))
+    milvus_store._connect(milvus_store.Place.parse("milvus://ada:p%40ss@h/people"))
     assert (asked["uri"], asked["user"], asked["password"]) == ("http://h:19530", "ada", "p@ss")
 
 
 def test_an_error_of_the_server_hides_the_password():
-    place = milvus_store._Place.parse("milvus://ada:p%40ss@h/people")
+    place = milvus_store.Place.parse("milvus://ada:p%40ss@h/people")
     with pytest.raises(GalleryError) as caught, milvus_store._reported(place):
         raise MilvusException(message="cannot log in ada with p@ss\nsecond line")
     assert str(caught.value) == "milvus://h:19530/people: cannot log in ada with ***"

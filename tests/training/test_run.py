@@ -21,8 +21,9 @@ from aga_model.data import FORMATS
 from aga_model.serving import SERVING_FILES
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
+from aga_model.training.checks import check_chunks
 from aga_model.training.optimizers import adamw_with_factors
-from aga_model.training.run import _check_chunks, main
+from aga_model.training.run import main
 from aga_model.training.run_folder import check_same_run, last_complete_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
@@ -380,7 +381,7 @@ def test_a_compiled_run(python, run_file, tmp_path):
 
 def test_chunks_are_not_compiled():
     with pytest.raises(ValueError, match="leave torch_compile off"):
-        _check_chunks(SimpleNamespace(contrastive_chunk=4, torch_compile=True))
+        check_chunks(SimpleNamespace(contrastive_chunk=4, torch_compile=True))
 
 
 def test_a_run_can_start_from_a_checkpoint(unbroken, data, tmp_path):

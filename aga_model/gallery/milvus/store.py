@@ -23,14 +23,12 @@ import itertools
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import grpc
 import numpy as np
@@ -38,12 +36,11 @@ from PIL import Image
 from pymilvus import DataType, MilvusClient, MilvusException
 
 from ..exact import EXACT_ROWS, BestRows, measure_recall
-from ..locations import HIDDEN, redacted
+from ..locations import HIDDEN
 from ..rows import Filter, GalleryError, GalleryRow, row_of, storable, store_text
 from ..store import GallerySettings, Manifest, ScoredRow, VectorIndex, VectorIndexReport, last_of_each
+from .place import Place
 
-_SCHEME = "milvus"
-_PORT = 19530
 _CONNECT_SECONDS = 10
 _COMPACT_SECONDS = 600
 _NO_TIME = -1e300
@@ -70,39 +67,6 @@ SERVER_KEEPS = (
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
 
-@dataclass(frozen=True)
-class _Place:
-    host: str
-    port: int
-    collection: str
-    user: str
-    password: str = field(repr=False)
-
-    @classmethod
-    def parse(cls, location: str) -> "_Place":
-        form = f"a gallery on a server is milvus://[user:password@]host:port/collection, not {redacted(location)}"
-        try:
-            parts = urlsplit(location)
-            port = parts.port or _PORT
-        except ValueError:  # its message holds what stands in the place of the port, or the password
-            raise GalleryError(f"{form}: write special characters of user and password as %XX") from None
-        collection = parts.path.strip("/")
-        if parts.scheme != _SCHEME or not parts.hostname or parts.query or parts.fragment:
-            raise GalleryError(form)
-        if not re.fullmatch(r"[A-Za-z_]\w*", collection, re.ASCII):
-            raise GalleryError(f"{form}: the name of a collection has letters, digits and _")
-        return cls(parts.hostname, port, collection, unquote(parts.username or ""), unquote(parts.password or ""))
-
-    def __str__(self) -> str:
-        """Without the password, for messages."""
-        return f"{_SCHEME}://{self.address}/{self.collection}"
-
-    @property
-    def address(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
 class MilvusStore:
     """
     The store of a gallery on a Milvus server; see [`GalleryStore`]. Make one with `create` or `open`.
@@ -113,7 +77,7 @@ class MilvusStore:
 
     exact_rows = EXACT_ROWS
 
-    def __init__(self, place: _Place, client: MilvusClient, manifest: Manifest):
+    def __init__(self, place: Place, client: MilvusClient, manifest: Manifest):
         self.manifest = manifest
         self._place = place
         self._client = client
@@ -122,14 +86,14 @@ class MilvusStore:
     @staticmethod
     def exists(location: str) -> bool:
         """Whether there is a collection of this name."""
-        place = _Place.parse(location)
+        place = Place.parse(location)
         with _reported(place):
             return bool(_connect(place).has_collection(place.collection))
 
     @staticmethod
     def check_place(location: str, overwrite: bool) -> None:
         """Raise GalleryError unless a gallery can be made there."""
-        place = _Place.parse(location)
+        place = Place.parse(location)
         with _reported(place):
             _check_place(_connect(place), place, overwrite)
 
@@ -141,7 +105,7 @@ class MilvusStore:
         Raises:
             GalleryError: the server cannot be reached, or the collection is no gallery.
         """
-        place = _Place.parse(location)
+        place = Place.parse(location)
         with _reported(place):
             client = _connect(place)
             _check_place(client, place, overwrite=True)
@@ -172,7 +136,7 @@ class MilvusStore:
         Raises:
             GalleryError: the server cannot be reached, or holds no such gallery.
         """
-        place = _Place.parse(location)
+        place = Place.parse(location)
         with _reported(place):
             client = _connect(place)
             if not client.has_collection(place.collection):
@@ -319,11 +283,11 @@ class MilvusStore:
         started = time.perf_counter()
         reason = ""
         if self.count() > self.exact_rows:
-            self._replace_index("HNSW", _HNSW)
+            _replace_index(self._client, self._place, "HNSW", _HNSW)
         else:
             reason = f"up to {self.exact_rows:,} images every search compares with each of them"
             if self._describe_index()["index_type"] != "FLAT":
-                self._replace_index("FLAT", {})
+                _replace_index(self._client, self._place, "FLAT", {})
         seconds = time.perf_counter() - started
         recall, queries, filtered = measure_recall(self)
         index = self.vector_index()
@@ -402,13 +366,14 @@ class MilvusStore:
         with _reported(self._place):
             return dict(self._client.describe_index(self._name, "embedding"))
 
-    def _replace_index(self, kind: str, parameters: dict[str, int]) -> None:
-        with _reported(self._place):
-            self._client.flush(self._name)  # what is not flushed would be asked through a coarser index of the server
-            self._client.release_collection(self._name)
-            self._client.drop_index(self._name, "embedding")
-            self._client.create_index(self._name, _index_params(self._client, kind, parameters))
-            self._client.load_collection(self._name)
+
+def _replace_index(client: MilvusClient, place: Place, kind: str, parameters: dict[str, int]) -> None:
+    with _reported(place):
+        client.flush(place.collection)  # what is not flushed would be asked through a coarser index of the server
+        client.release_collection(place.collection)
+        client.drop_index(place.collection, "embedding")
+        client.create_index(place.collection, _index_params(client, kind, parameters))
+        client.load_collection(place.collection)
 
 
 def _entity(row: GalleryRow, embedding: np.ndarray) -> dict[str, Any]:
@@ -469,13 +434,13 @@ def _listed(texts: Any) -> str:
     return json.dumps(list(texts), ensure_ascii=False)
 
 
-def _connect(place: _Place) -> MilvusClient:
+def _connect(place: Place) -> MilvusClient:
     return MilvusClient(
         uri=f"http://{place.address}", user=place.user, password=place.password, timeout=_CONNECT_SECONDS
     )
 
 
-def _settings_of(client: MilvusClient, place: _Place) -> GallerySettings:
+def _settings_of(client: MilvusClient, place: Place) -> GallerySettings:
     text = client.describe_collection(place.collection).get("properties", {}).get(_SETTINGS)
     if text is None:
         return GallerySettings()
@@ -486,7 +451,7 @@ def _settings_of(client: MilvusClient, place: _Place) -> GallerySettings:
     return GallerySettings.from_dict(values, f"property {_SETTINGS} of {place}")
 
 
-def _check_place(client: MilvusClient, place: _Place, overwrite: bool) -> None:
+def _check_place(client: MilvusClient, place: Place, overwrite: bool) -> None:
     if not client.has_collection(place.collection):
         return
     description = client.describe_collection(place.collection)["description"]
@@ -501,7 +466,7 @@ def _check_place(client: MilvusClient, place: _Place, overwrite: bool) -> None:
 
 
 @contextmanager
-def _reported(place: _Place) -> Iterator[None]:
+def _reported(place: Place) -> Iterator[None]:
     try:
         yield
     except MilvusException as error:

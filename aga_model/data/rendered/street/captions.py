@@ -726,7 +726,7 @@ class _Writer:
                 (parts.worn if fits else parts.features).append(self._name(thing))
             elif thing in ("bag", "umbrella"):
                 if self.rng.random() < 0.4:
-                    parts.features.append(self._placed_bag() if thing == "bag" else self._name(thing))
+                    parts.features.append(_placed_bag(self) if thing == "bag" else self._name(thing))
                 else:
                     parts.carried.append(self._bag(wear) if thing == "bag" else self._umbrella())
         return parts
@@ -753,11 +753,6 @@ class _Writer:
         bag = self._name("bag")
         worn = not wear.endswith("wearing") and not bag.endswith(words.GENERIC_BAG)
         return f"{self.rng.choice([verb for verb in _BAG_VERBS[kind] if worn or verb != 'wearing'])} {bag}"
-
-    def _placed_bag(self) -> str:
-        kind = self.describer.attributes.bag_type
-        assert kind is not None
-        return self._name("bag") + (self.rng.choice(_BAG_PLACES[kind]) if self.rng.random() < 0.25 else "")
 
     def _umbrella(self) -> str:
         return f"{self.rng.choice(('holding', 'carrying', 'under', 'sheltering under'))} {self._name('umbrella')}"
@@ -815,3 +810,9 @@ def _join(phrases: Sequence[str], rng: random.Random) -> str:
         return ordered[0]
     comma = "," if len(ordered) > 2 and rng.random() < 0.3 else ""
     return f"{', '.join(ordered[:-1])}{comma} and {ordered[-1]}"
+
+
+def _placed_bag(writer: _Writer) -> str:
+    kind = writer.describer.attributes.bag_type
+    assert kind is not None
+    return writer._name("bag") + (writer.rng.choice(_BAG_PLACES[kind]) if writer.rng.random() < 0.25 else "")
