@@ -129,6 +129,9 @@ def _click(command, words: list[str], short: bool) -> None:
     while hasattr(command, "get_command"):
         if not words:
             return
+        if words[0].startswith("--"):  # of `aga` itself
+            _check_names(words, _options_of(command))
+            return
         group, command = command, command.get_command(None, words[0])
         _require(command is not None, f"no command {words[0]} of {group.name}")
         names, words = [*names, words[0]], words[1:]

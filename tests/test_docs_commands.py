@@ -89,6 +89,8 @@ def run(words):
         request = ["curl", "--silent", "--fail", *map(os.path.expandvars, words[1:])]
         assert subprocess.run(request, capture_output=True, check=True).stdout, shown
         return
+    if words[0] == "pip":
+        return  # it is installed
     if words[:2] == ["python", "train_hf.py"]:
         assert train([*words[2:], *SMALL["train_hf.py"].split()]) == 0, shown
     else:
@@ -286,9 +288,19 @@ def test_the_pages_that_newcomers_follow_are_run():
     first = [block for block in blocks((REPOSITORY / "README.md").read_text()) if block.reason is None]
     assert [block.language for block in first[:3]] == ["bash", "python", "python"]
     search, four_lines = first[0].code, [line for line in first[1].code.splitlines() if line]
-    assert len(search.splitlines()) == 3 and "aga search" in search
+    programs = [words[:2] for words in commands(search)]
+    assert programs == [["pip", "install"], ["aga", "render"], ["aga", "index"], ["aga", "search"]]
     assert len(four_lines) == 5 and four_lines[0].startswith("from aga_model")  # an import and four lines
     assert any("train_hf.py" in block.code and "--dataset own" in block.code for block in first)
+
+
+def test_the_readme_begins_with_what_it_does_one_picture_and_four_lines():
+    text = (REPOSITORY / "README.md").read_text()
+    first = text.partition("\n## ")[0]
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", first)
+    assert first.index(picture) < first.index("```bash") < len(first) and len(first.split()) < 180
+    assert (REPOSITORY / picture).stat().st_size < 150_000 and Image.open(REPOSITORY / picture).width > 600
+    assert "drawings" in first
 
 
 # --- what is held against the parsers -----------------------------------------------------------------------------
