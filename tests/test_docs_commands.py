@@ -290,7 +290,7 @@ def test_the_pages_that_newcomers_follow_are_run():
     search, four_lines = first[0].code, [line for line in first[1].code.splitlines() if line]
     programs = [words[:2] for words in commands(search)]
     assert programs == [["pip", "install"], ["aga", "render"], ["aga", "index"], ["aga", "search"]]
-    assert len(four_lines) == 5 and four_lines[0].startswith("from aga_model")  # an import and four lines
+    assert len(four_lines) == 6 and four_lines[1].startswith("from aga_model")  # two imports and four lines
     assert any("train_hf.py" in block.code and "--dataset own" in block.code for block in first)
 
 
