@@ -7,7 +7,7 @@ DATA := data/rendered
 
 WHEEL := build/wheel
 
-.PHONY: help install quickstart test test-all test-transformers test-wheel mutants lint clean base-model quality
+.PHONY: help install quickstart test test-all test-transformers test-wheel mutants lint docs clean base-model quality
 
 help:
 	@echo "make quickstart  render data, train, evaluate, search; writes $(RUN)/report.html (CPU, minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-transformers  run transformers' own common tests on these models (fetches them the first time)"
 	@echo "make mutants     put small faults into the code, one at a time, and see whether the tests notice (CPU, an hour or more)"
 	@echo "make lint        check style and types"
+	@echo "make docs        write the documentation as a site into build/site; a warning is an error"
 	@echo "make base-model  train checkpoints/aga-small-rendered again (CPU, hours)"
 	@echo "make quality     compare recipes on the quality bench; writes docs/quality.md (CPU, hours)"
 
@@ -65,6 +66,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The variable silences an advertisement of the theme's.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 base-model: install
 	$(BIN)/aga render data/base --world base --identities 24000 --val-identities 300 --test-identities 300 --seed 1 \

@@ -18,12 +18,17 @@ from unittest import mock
 
 import torch.distributed.run
 import typer.main
+import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from huggingface_hub.cli.hf import app as hub_app
 from transformers import HfArgumentParser
 
 from aga_model.cli.main import app
+from aga_model.defaults import SERVICE_TOKEN_VARIABLE, TOKEN_VARIABLE
+from aga_model.service.guard import Refusal
+from aga_model.service.rest.models import BatchQuery, ExplainQuery, ImageQuery, SentenceQuery
+from aga_model.service.rest.routes import ServiceRules
 from aga_model.training.arguments import _argument_classes, parse_run_arguments
 from aga_model.training.checks import check_config
 from benchmarks.runner import benches, import_bench
@@ -35,7 +40,7 @@ PLACEHOLDERS = {"RUN.yaml": "configs/quickstart.yaml"}
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^>]*)-->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
-_PROGRAMS = ("aga", "python", "accelerate", "torchrun", "make", "pip", "hf")
+_PROGRAMS = ("aga", "python", "accelerate", "torchrun", "make", "pip", "hf", "curl", "docker")
 _COMMAND = re.compile(rf"({'|'.join(_PROGRAMS)}) ")
 
 
@@ -122,6 +127,9 @@ def _click(command, words: list[str], short: bool) -> None:
     names = []
     while hasattr(command, "get_command"):
         if not words:
+            return
+        if words[0].startswith("--"):  # of `aga` itself
+            _check_names(words, _options_of(command))
             return
         group, command = command, command.get_command(None, words[0])
         _require(command is not None, f"no command {words[0]} of {group.name}")
@@ -250,6 +258,69 @@ def _make_check(words: list[str], short: bool) -> None:
     _require(set(words) <= targets, f"no such target, there are {', '.join(sorted(targets))}")
 
 
+def _curl_check(words: list[str], short: bool) -> None:
+    """A request to the service: a route that its guard lets through, with a body that it takes."""
+    parser = argparse.ArgumentParser("curl")
+    for name in ("--header", "--json", "--output"):
+        parser.add_argument(name)
+    parser.add_argument("url")
+    options = _parse(parser, words)
+    host, _, rest = options.url.removeprefix("http://").partition("/")
+    path, _, query = f"/{rest}".partition("?")
+    _require(host == "127.0.0.1:8000", f"aga serve listens on 127.0.0.1:8000, not on {host}")
+    _require(options.header == "Authorization: Bearer $AGA_TOKEN", "the token is missing")
+    try:
+        ServiceRules().check_route("GET" if options.json is None else "POST", path, query)
+    except Refusal as refusal:
+        raise UnknownCommand(refusal.reason) from refusal
+    if options.json is not None:
+        _BODIES[path].model_validate_json(options.json)
+
+
+_BODIES = {
+    "/v1/search": SentenceQuery,
+    "/v1/search/batch": BatchQuery,
+    "/v1/search/image": ImageQuery,
+    "/v1/explain": ExplainQuery,
+}
+
+
+def _export_check(words: list[str], short: bool) -> None:
+    for word in words:
+        name = word.partition("=")[0]
+        known = {SERVICE_TOKEN_VARIABLE, TOKEN_VARIABLE} | set(
+            re.findall(r"\$\{(\w+)", (REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))
+        )
+        _require(name in known, f"nothing reads {name}")
+
+
+def _docker_check(words: list[str], short: bool) -> None:
+    """Docker's own arguments as far as documents use them; what is run in the container is a command of `aga`."""
+    parser = argparse.ArgumentParser("docker")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser("build")
+    build.add_argument("--tag", required=True)
+    build.add_argument("folder", choices=["."])
+    run = verbs.add_parser("run")
+    for name in ("--volume", "--publish", "--env"):
+        run.add_argument(name, action="append")
+    run.add_argument("--rm", action="store_true")
+    run.add_argument("image")
+    run.add_argument("command", nargs=argparse.REMAINDER)
+    inner = verbs.add_parser("compose").add_subparsers(dest="action", required=True)
+    services = list(yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"])
+    up, kill, once = inner.add_parser("up"), inner.add_parser("kill"), inner.add_parser("run")
+    up.add_argument("--detach", action="store_true")
+    up.add_argument("service", nargs="?", choices=services)
+    kill.add_argument("--signal", choices=["SIGHUP"])
+    kill.add_argument("service", choices=services)
+    once.add_argument("--rm", action="store_true")
+    once.add_argument("service", choices=services)
+    once.add_argument("command", nargs=argparse.REMAINDER)
+    if command := getattr(_parse(parser, words), "command", None):
+        _aga_check(command, short)
+
+
 def _pip_check(words: list[str], short: bool) -> None:
     if words[0] != "install":
         return
@@ -268,6 +339,9 @@ _CHECKS: dict[str, Callable[[list[str], bool], None]] = {
     "make": _make_check,
     "pip": _pip_check,
     "hf": _hub_check,
+    "curl": _curl_check,
+    "docker": _docker_check,
+    "export": _export_check,
 }
 
 

@@ -6,11 +6,16 @@ parsers of its programs instead; so are inline commands, those in the comments o
 """
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import threading
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,10 +39,13 @@ from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
 from aga_model.cli.models.report import NEXT_STEPS
 from aga_model.data.rendered import render_dataset
+from aga_model.defaults import SERVICE_TOKEN_VARIABLE
 from aga_model.evaluation import rank_gallery
 from aga_model.gallery import Gallery
 from aga_model.ingest import Detection
 from aga_model.search import PersonEncoder
+from aga_model.service import GallerySearch
+from aga_model.service.rest import Service, listen, make_server
 from aga_model.training.run import main as train
 
 REPOSITORY = Path(__file__).parents[1]
@@ -58,6 +66,7 @@ SMALL = {
     "--per_device_train_batch_size 8 --per_device_eval_batch_size 32",
     "render": "--identities 12 --test-identities 3 --processes 1",
 }
+SERVICE = "http://127.0.0.1:8000"  # which pages write for a service of the reader's
 # What the pages write for a model or a data set of the reader's.
 OF_THE_READER = {"A": MODEL, "B": MODEL, "DATA": "data/rendered"}
 
@@ -76,6 +85,12 @@ def run(words):
     """Run a command of `aga` or train_hf.py in small, and see that it wrote what it was told to."""
     shown = shlex.join(words)
     words = [OF_THE_READER.get(word, word) for word in words]
+    if words[0] == "curl":
+        request = ["curl", "--silent", "--fail", *map(os.path.expandvars, words[1:])]
+        assert subprocess.run(request, capture_output=True, check=True).stdout, shown
+        return
+    if words[0] == "pip":
+        return  # it is installed
     if words[:2] == ["python", "train_hf.py"]:
         assert train([*words[2:], *SMALL["train_hf.py"].split()]) == 0, shown
     else:
@@ -85,6 +100,24 @@ def run(words):
     for option, value in pairwise(words):
         if option in WRITTEN_BY and not value.startswith("-"):
             assert Path(value).exists(), f"{shown} wrote no {value}"
+
+
+@contextmanager
+def served(gallery):
+    """`aga serve` on a free port, with a token; its address."""
+    token = "choose-16-or-more-characters"
+    opened = Gallery.open(gallery)
+    search = GallerySearch(opened, PersonEncoder.from_pretrained(opened.model_name))
+    server, listening = make_server(Service(search), token), listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    with mock.patch.dict(os.environ, {SERVICE_TOKEN_VARIABLE: token}):
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 class TwoPeople:
@@ -195,6 +228,15 @@ def after_evaluation(names):
     assert names["log_odds"].shape == names["ranking"].top_indices.shape
 
 
+def after_service(names):
+    assert len(names["answer"]["hits"]) == 5 and {hit["camera"] for hit in names["answer"]["hits"]} <= {
+        "cam_a",
+        "cam_b",
+    }
+    assert [len(answer["hits"]) for answer in names["answers"]] == [3, 3] and len(names["similar"]["hits"]) == 3
+    assert Image.open("best.jpg").format == "JPEG" and Image.open("why.png").format == "PNG"
+
+
 def after_explain(names):
     assert Image.open("explanation.png").width > 100
 
@@ -208,6 +250,7 @@ AFTER = {
     "docs/data.md": after_data,
     "docs/evaluation.md": after_evaluation,
     "docs/explain.md": after_explain,
+    "docs/service.md": after_service,
 }
 
 
@@ -216,26 +259,48 @@ def test_a_page_runs_from_top_to_bottom(page, place):
     for name in PREPARED.get(_name(page), ()):
         trained(name)
     names = GIVEN.get(_name(page), dict)()
-    for block in blocks(page.read_text()):
-        if block.reason is not None:
-            continue
-        if block.language == "bash":
-            for words in commands(block.code):
-                run(words)
-        elif block.language == "python":
-            exec(compile(block.code, _name(page), "exec"), names)
+    with ExitStack() as services:
+        address = None
+        for block in blocks(page.read_text()):
+            if block.reason is not None:
+                continue
+            if SERVICE in block.code and address is None:
+                address = services.enter_context(served("my_gallery"))
+            code = block.code.replace(SERVICE, address or SERVICE)
+            if block.language == "bash":
+                for words in commands(code):
+                    run(words)
+            elif block.language == "python":
+                exec(compile(code, _name(page), "exec"), names)
     AFTER.get(_name(page), lambda _: None)(names)
 
 
 def test_the_pages_that_newcomers_follow_are_run():
-    wanted = {"README.md", "docs/search.md", "docs/data.md", "docs/evaluation.md", "docs/explain.md"}
+    wanted = {
+        "README.md",
+        "docs/search.md",
+        "docs/data.md",
+        "docs/evaluation.md",
+        "docs/explain.md",
+        "docs/service.md",
+    }
     assert {_name(page) for page in RUN} >= wanted
     first = [block for block in blocks((REPOSITORY / "README.md").read_text()) if block.reason is None]
     assert [block.language for block in first[:3]] == ["bash", "python", "python"]
     search, four_lines = first[0].code, [line for line in first[1].code.splitlines() if line]
-    assert len(search.splitlines()) == 3 and "aga search" in search
-    assert len(four_lines) == 5 and four_lines[0].startswith("from aga_model")  # an import and four lines
+    programs = [words[:2] for words in commands(search)]
+    assert programs == [["pip", "install"], ["aga", "render"], ["aga", "index"], ["aga", "search"]]
+    assert len(four_lines) == 6 and four_lines[1].startswith("from aga_model")  # two imports and four lines
     assert any("train_hf.py" in block.code and "--dataset own" in block.code for block in first)
+
+
+def test_the_readme_begins_with_what_it_does_one_picture_and_four_lines():
+    text = (REPOSITORY / "README.md").read_text()
+    first = text.partition("\n## ")[0]
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", first)
+    assert first.index(picture) < first.index("```bash") < len(first) and len(first.split()) < 180
+    assert (REPOSITORY / picture).stat().st_size < 150_000 and Image.open(REPOSITORY / picture).width > 600
+    assert "drawings" in first
 
 
 # --- what is held against the parsers -----------------------------------------------------------------------------
@@ -295,7 +360,7 @@ def test_what_programs_do_not_take_is_found(in_repository):
     wrong = {
         "aga serch gallery x": "no command serch",
         "aga search gallery x --topk 3": "No such option",
-        "aga search --save x.png": "Missing argument",
+        "aga gallery delete --person me": "Missing argument",
         "aga gallery delete g --who me": "No such option",
         "python train_hf.py configs/quickstart.yaml --steps_at_most 3": "not used by the HfArgumentParser",
         "python train_hf.py configs/nothing.yaml": "no run file",
@@ -310,6 +375,12 @@ def test_what_programs_do_not_take_is_found(in_repository):
         "make nothing": "no such target",
         "pip install '.[serch]'": "not in setup.cfg",
         "hf repos nothing": "no command nothing",
+        "curl http://127.0.0.1:8000/health": "the token is missing",
+        "curl --header 'Authorization: Bearer $AGA_TOKEN' http://127.0.0.1:8000/docs": "no such route",
+        "curl --header 'Authorization: Bearer $AGA_TOKEN' http://127.0.0.1:8000/v1/search --json '{}'": "query",
+        "docker compose run --rm nothing index a": "invalid choice",
+        "docker compose run --rm service indx a": "no command indx",
+        "export AGA_TOKN=a": "nothing reads AGA_TOKN",
         "rm x": "no program",
     }
     for command, message in wrong.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 SPLITS = ("train", "val", "test")
 CUHK_ANNOTATION = "reid_raw.json"
 RENDERED_ATTRIBUTES = "attributes.json"
-OWN = "own"
+OWN = "own"  # the format of a folder with metadata.jsonl
 
 # RSTPReid renamed MSMT17's images to person, camera, number: 0000_c14_0031.jpg. ICFG-PEDES kept MSMT17's names:
 # person, number, camera, date and time of day, frame, ...: 0627_010_05_0303afternoon_1591_0.jpg.
@@ -80,6 +80,7 @@ def _no_camera(file_path: str) -> str | None:
     return None
 
 
+# The benchmarks that can be read, by the names that `--dataset` takes.
 FORMATS = {
     "cuhk-pedes": BenchmarkFormat(
         title="CUHK-PEDES",

@@ -15,7 +15,7 @@ from .ranking import Ranking
 if TYPE_CHECKING:  # it needs the libraries of the extra `train`, which records do not
     from .retrieval import SplitEmbeddings
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # of one query: what it was, its metrics and its first results
 _KEY = ("image_id", "person_id", "caption")
 
 

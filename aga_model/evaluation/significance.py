@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of an interval
 SAMPLES = 1000
-PERMUTATIONS = 10_000
+PERMUTATIONS = 10_000  # of the signs of differences, for a p-value
 _CHUNK = 2**22  # random numbers drawn at a time
 
 

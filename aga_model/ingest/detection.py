@@ -29,7 +29,7 @@ _LARGEST_UPSCALING = 4.0
 _SAME_PERSON_IOU = 0.4
 _SAME_PERSON_COVER = 0.65
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 @dataclass(frozen=True)

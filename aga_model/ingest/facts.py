@@ -26,7 +26,7 @@ class ImageFacts:
     time: float | None = None
 
 
-FactsOf = Callable[[str], ImageFacts]
+FactsOf = Callable[[str], ImageFacts]  # the path of a file to what is known of it
 
 
 def no_facts(path: str) -> ImageFacts:

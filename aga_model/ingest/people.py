@@ -17,7 +17,7 @@ from aga_model.gallery import crop_name, write_crop
 from .detection import Box, Detection, PersonDetector
 from .tracking import PersonTracker, TrackedBox, unfinished
 
-CropBox = tuple[int, int, int, int]
+CropBox = tuple[int, int, int, int]  # left, top, right, bottom, in whole pixels of the picture
 _FRAMES_PER_CALL = 8  # of the detector
 
 

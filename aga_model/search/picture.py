@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from aga_model.files import UnreadableImageError, whole_file
 from aga_model.gallery import Hit, shown_image
 
-COLUMNS = 5
+COLUMNS = 5  # images in a row of a picture
 TILE_WIDTH, TILE_HEIGHT = 160, 320  # pixels of the place for an image
 _MARGIN = 16
 _FRAME = 5

@@ -58,6 +58,7 @@ def _by_track(row: GalleryRow) -> tuple[str, ...] | None:
     return None if row.track is None else (row.source, row.track)
 
 
+# What results can be collapsed by -> whom an image shows; None where the gallery does not say.
 COLLAPSES: dict[str, Callable[[GalleryRow], tuple[str, ...] | None]] = {"person": _by_person, "track": _by_track}
 
 

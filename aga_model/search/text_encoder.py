@@ -20,8 +20,10 @@ from aga_model.errors import ModelLoadError
 from .sentences import Piece, QueryWarning, check_sentence
 
 TEXT_ENCODER = "text_encoder"  # folder, within that of a gallery or of a model
-TEXT_GRAPH_FILE, TEXT_TOKENIZER_FILE, TEXT_INFO_FILE = "text.onnx", "tokenizer.json", "text_encoder.json"
-TEXT_ENCODER_FORMAT = 1
+TEXT_GRAPH_FILE = "text.onnx"  # the tower and its projection
+TEXT_TOKENIZER_FILE = "tokenizer.json"  # the model's
+TEXT_INFO_FILE = "text_encoder.json"  # whose text encoder it is, and how it is read
+TEXT_ENCODER_FORMAT = 1  # of what is written; a higher one is refused
 
 
 class OnnxTextEncoder:

@@ -185,7 +185,8 @@ def test_a_twentieth_of_the_persons_is_held_out_or_as_many_as_are_wanted(monkeyp
 def test_a_batch_is_that_of_all_processes(monkeypatch, tmp_path):
     args = AgaTrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=5)
     for processes, refused in ((1, False), (2, False), (3, True)):
-        monkeypatch.setattr("aga_model.training.checks.PartialState", lambda n=processes: SimpleNamespace(num_processes=n))
+        count = SimpleNamespace(num_processes=processes)
+        monkeypatch.setattr("aga_model.training.checks.PartialState", lambda count=count: count)
         if refused:
             with pytest.raises(ValueError, match="fewer than one batch of 15"):
                 training_run.check_batches({"train": range(10)}, args)

@@ -14,11 +14,11 @@ from aga_model.data import CaptionError, find_mentions, phrases_of
 from .masking import attribute_tokens
 from .probing import encode_image_files, enrich_once, undisturbed
 
-BATCH_SIZE = 64
-MASKED_SHARE = 0.15
+BATCH_SIZE = 64  # captions of a forward pass
+MASKED_SHARE = 0.15  # of the words of a caption
 _WORD = re.compile(r"[^\W\d_]+")
 
-Span = tuple[int, int]
+Span = tuple[int, int]  # characters of a caption: the first, and the one behind the last
 
 
 def predict_hidden(model, input_ids: Tensor, image_states: Tensor, masked: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ _COMPARED = 0.05  # of the rows; when a filter leaves less than 7%, the server c
 _TEXT_BYTES = 65_535
 _STRONG = {"consistency_level": "Strong"}
 _SETTINGS = "aga.settings"  # property of the collection
+# What a deletion cannot reach on a Milvus server, in words for the person.
 SERVER_KEEPS = (
     "the bytes of deleted rows stay in the server's segments and in the logs of its message queue until it collects "
     "them: whoever runs it sets dataCoord.gc.dropTolerance, dataCoord.gc.missingTolerance, "

@@ -9,8 +9,8 @@ from aga_model.configuration_aga import AgaObjectiveConfig
 from aga_model.data import FORMATS, OWN, RENDERED_TAG
 from aga_model.families import FAMILIES
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
-TASK = "text-to-image-retrieval"
+TEMPLATE = Path(__file__).with_name("model_card.md")  # of model cards
+TASK = "text-to-image-retrieval"  # that a model card names for its figures
 # The Hub's task for models whose output is an embedding to compare. Not zero-shot-image-classification, as CLIP has
 # it: that promises transformers' pipeline of the name, and sorting people into classes, which is not what this is for.
 PIPELINE_TAG = "feature-extraction"

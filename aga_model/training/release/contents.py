@@ -23,12 +23,12 @@ from aga_model.configuration_aga import AgaConfig
 from aga_model.processing_aga import AgaProcessor
 from aga_model.serving import SERVING_FILES
 
-CARD_FILE = "README.md"
-CONFIG_FILE = "config.json"
-PROCESSOR_FILE = "processor_config.json"
+CARD_FILE = "README.md"  # the model card
+CONFIG_FILE = "config.json"  # of the model
+PROCESSOR_FILE = "processor_config.json"  # of the processor
 MODEL_FOLDER = "model"  # of a run
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS_FILE = "model.safetensors"  # all weights, or
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"  # which file has which, of large models
 # The classes that load from one repository. transformers has no Auto class for image-text matching: the last entry
 # names the class for get_class_from_dynamic_module.
 MODEL_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForPreTraining", "AgaForImageTextRetrieval")
