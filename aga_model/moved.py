@@ -66,7 +66,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "retrieval.indexing": ("ingest.indexing",),
     "retrieval.ingestion": ("ingest.people", "gallery.hit_images", "files.video"),
     "retrieval.lance_search": ("gallery.lance.nearest",),
-    "retrieval.lance_store": ("gallery.lance.store",),
+    "retrieval.lance_store": ("gallery.lance.store", "gallery.lance.files"),
     "retrieval.locations": ("gallery.locations",),
     "retrieval.milvus_store": ("gallery.milvus.store",),
     "retrieval.picture": ("search.picture",),

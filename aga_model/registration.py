@@ -2,8 +2,9 @@
 Makes transformers' Auto classes know the models of this package, whichever of the two is imported first.
 
 `import aga_model` brings neither torch nor transformers, so that what needs no model starts at once. The models are
-registered when an import has brought transformers' Auto classes: not in the middle of it, because the modules of
-transformers import each other in circles, but when the outermost import of one of them or of ours has ended.
+registered when an import has brought transformers' Auto classes. Where that is in the middle of other imports, it may
+be too early, because the modules of transformers import each other in circles: then it is done when the outermost
+import of one of them or of ours has ended.
 """
 
 import importlib.abc
@@ -77,6 +78,20 @@ class _Watch(importlib.abc.MetaPathFinder):
         if not self._thread.imports:
             self.register()
 
+    def executed(self, module: ModuleType) -> None:
+        """
+        Register with Auto classes that have just come to be, while no other thread has them yet. In the middle of a
+        circle this fails, and is done at its end.
+        """
+        register = self._waiting.get(module.__name__)
+        if register is None:
+            return
+        try:
+            register(module)
+        except (ImportError, AttributeError):
+            return
+        self._waiting.pop(module.__name__, None)
+
     def register(self) -> None:
         """Register with the Auto classes that have been imported; once with each."""
         for name in list(self._waiting):
@@ -110,6 +125,7 @@ class _CountedLoader:
         self._watch.begin()
         try:
             self._loader.exec_module(module)
+            self._watch.executed(module)
             # The import system takes this mark away only after this method, when all of the module is there already.
             if module.__spec__ is not None and hasattr(module.__spec__, "_initializing"):
                 module.__spec__._initializing = False

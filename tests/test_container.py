@@ -11,11 +11,11 @@ from pathlib import Path
 
 import yaml
 from document_commands import _aga_check
-from install_size import requirements
 
 from aga_model.defaults import SERVICE_TOKEN_VARIABLE
 from aga_model.service import Client
 from aga_model.version import __version__
+from benchmarks.speed.install_size import requirements
 
 REPOSITORY = Path(__file__).parents[1]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")

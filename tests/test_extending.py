@@ -237,7 +237,7 @@ def test_a_loss(tmp_path):
     _run(place, COMMON, REMOTE, LOSS_LOADED)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_family(tmp_path):
     place = _extend(tmp_path, "random_family.py", FAMILY, FAMILY_LINES)
     _run(place, COMMON, MAKE, FAMILY_MADE, path=place)

@@ -27,11 +27,11 @@ BASE = "base"
 
 
 def requirements(setup: Path = ROOT / "setup.cfg") -> dict[str, list[str]]:
-    """What setup.cfg asks for: `base` and each extra but `dev` -> its requirements."""
+    """What setup.cfg asks for: `base` and each extra but those for developers -> its requirements."""
     config = configparser.ConfigParser(interpolation=None)
     config.read(setup, encoding="utf-8")
     lists = {BASE: config["options"]["install_requires"], **config["options.extras_require"]}
-    return {name: lines.split("\n")[1:] for name, lines in lists.items() if name != "dev"}
+    return {name: lines.split("\n")[1:] for name, lines in lists.items() if name not in ("dev", "docs")}
 
 
 def closure(wanted: Iterable[str]) -> dict[str, Distribution]:
