@@ -64,7 +64,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         entry_points = archive.read(f"aga_model-{__version__}.dist-info/entry_points.txt").decode()
     files = {path for path in (REPOSITORY / "aga_model").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     wanted = {path.relative_to(REPOSITORY).as_posix() for path in files}
-    assert {"aga_model/evaluation/report.html.j2", "aga_model/training/release/model_card.md", "aga_model/handler.py"} < wanted
+    assert {
+        "aga_model/evaluation/report.html.j2",
+        "aga_model/training/release/model_card.md",
+        "aga_model/handler.py",
+    } < wanted
     about = f"aga_model-{__version__}.dist-info/"
     assert {name for name in names if not name.startswith(about)} == wanted
     assert f"{about}licenses/LICENSE" in names and "aga = aga_model.cli.main:app" in entry_points

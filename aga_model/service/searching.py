@@ -105,19 +105,20 @@ class Wanted:
 
     Args:
         top_k: number of results.
-        cameras, persons: names of cameras and ids of persons; empty for all.
+        cameras: names of cameras; empty for all.
         since, until: dates or times as text; empty for any.
         one_per: a name of `COLLAPSES`; empty to list every image.
         purpose: why, for the audit log; empty for the demo's own.
+        persons: ids of persons; empty for all.
     """
 
     top_k: int = 10
     cameras: list[str] = field(default_factory=list)
-    persons: list[str] = field(default_factory=list)
     since: str = ""
     until: str = ""
     one_per: str = ""
     purpose: str = ""
+    persons: list[str] = field(default_factory=list)
 
     def texts(self) -> list[str]:
         """What the person wrote or picked."""

@@ -62,7 +62,10 @@ def found(monkeypatch):
             raise outcome["error"]
         return Answer(SENTENCE, outcome["hits"])
 
-    monkeypatch.setattr(service, "answer_sentence", answer)
+    def answer_all(gallery, encoder, asked, reranker):
+        return [answer(gallery, encoder, *each, reranker) for each in asked]
+
+    monkeypatch.setattr(service, "answer_sentences", answer_all)
     monkeypatch.setattr(service, "answer_image", answer)
     return outcome
 

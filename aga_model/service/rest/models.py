@@ -27,7 +27,7 @@ class Options(BaseModel):
 
     def wanted(self) -> Wanted:
         """The same for [`GallerySearch`]."""
-        return Wanted(self.top_k, self.cameras, self.persons, self.since, self.until, self.one_per, self.purpose)
+        return Wanted(self.top_k, self.cameras, self.since, self.until, self.one_per, self.purpose, self.persons)
 
 
 class SentenceQuery(Options):
