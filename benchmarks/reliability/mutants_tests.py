@@ -9,11 +9,12 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ from benchmarks.places import ROOT
 
 SETTINGS = """
 [run]
-include = {tree}/aga_model/*
+include =
+    {tree}/aga_model/*
+    {tree}/train_hf.py
 data_file = {data}
 parallel = true
 core = ctrace
@@ -95,22 +98,52 @@ class TestMap:
             budget: seconds that they take together, of which slow ones may find no room; one is there in any case.
         """
         lines = self._lines.get(file, {})
-        in_file: dict[str, int] = defaultdict(int)
-        for tests in lines.values():
-            for test in tests:
-                in_file[test] += 1
+        in_file = self._executing([file])
         found: set[str] = set()
         measured = (self.sources / file).read_text(encoding="utf-8") if (self.sources / file).exists() else ""
         if measured.count(old) == 1:
             executed = statement_lines(measured, changed)
             if not executed & self._at_import[file]:
                 found = {test for line in executed for test in lines.get(line, ())}
+            elif names := _assigned(measured, executed):  # executed at import, read by whoever names it
+                in_file = self._executing([file, *self._naming(names)])
         chosen, total = [], 0.0
         for test in sorted(found or in_file, key=lambda test: (-self._promise(test, in_file[test]), test)):
             if not chosen or total + self.times[test] <= budget:
                 chosen.append(test)
                 total += self.times[test]
         return chosen
+
+    def _executing(self, files: Sequence[str]) -> dict[str, int]:
+        """Tests that execute lines of these files, with how many."""
+        counted: dict[str, int] = defaultdict(int)
+        for file in files:
+            for tests in self._lines.get(file, {}).values():
+                for test in tests:
+                    counted[test] += 1
+        return counted
+
+    def _naming(self, names: set[str]) -> list[str]:
+        """Files of the package in which one of these names stands."""
+        wanted = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
+        paths = (self.sources / "aga_model").rglob("*.py")
+        return [
+            path.relative_to(self.sources).as_posix()
+            for path in paths
+            if wanted.search(path.read_text(encoding="utf-8"))
+        ]
+
+
+def _assigned(source: str, lines: set[int]) -> set[str]:
+    """Names that statements on these lines give values to, outside of functions and classes."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and set(
+            range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        ) & lines:  # fmt: skip
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+    return found
 
 
 def _differs(path: Path, root: Path, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from aga_model.gallery import Filter, Gallery, GalleryError, GalleryRow, Gallery
 from aga_model.gallery.exact import BestRows, measure_recall
 from aga_model.gallery.rows import read_text, store_text
 from aga_model.gallery.store import Manifest, ScoredRow, last_of_each
+from aga_model.gallery.stores import EmptyStore
 from aga_model.ingest import ImageFacts, TimeSource, facts_reader
 from aga_model.ingest.facts import exif_time
 
@@ -421,7 +422,7 @@ def test_embeddings_that_are_none_are_refused(tmp_path):
     ],
 )
 def test_a_gallery_is_named_without_its_password(location, shown):
-    gallery = Gallery(location, Manifest("m", MODEL, DIM), None)
+    gallery = Gallery(location, Manifest("m", MODEL, DIM), EmptyStore(Manifest("m", MODEL, DIM)))
     assert str(gallery) == shown
     assert (gallery.folder, gallery.crops) == (
         (None, None) if "://" in location else (Path(location), Path(location).absolute() / "crops")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from aga_model.gallery import Filter, Gallery, GallerySettings, Recorder, verify
 from aga_model.gallery.store import Manifest
+from aga_model.gallery.stores import EmptyStore
 from aga_model.search import PersonEncoder
 from aga_model.service import GallerySearch
 from aga_model.service.searching import SearchError, Wanted
@@ -147,7 +148,11 @@ def test_a_purpose_that_nothing_would_keep_or_that_is_too_long_is_refused(galler
 
 
 def test_the_password_of_a_server_is_in_no_line(log):
-    opened = Gallery("milvus://anna:secret@host:19530/people", Manifest("model", "hash", 4), None)
+    opened = Gallery(
+        "milvus://anna:secret@host:19530/people",
+        Manifest("model", "hash", 4),
+        EmptyStore(Manifest("model", "hash", 4)),
+    )
     Recorder.of(opened, log, "anna").searched_for_sentence("x", Filter(), 0)
     assert entries(log)[0]["gallery"] == "milvus://host:19530/people" and "secret" not in log.read_text()
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -156,6 +157,13 @@ def test_it_describes_itself(client):
         "/v1/images/{row_id}", "/v1/images/{row_id}/facts",
     }  # fmt: skip
     assert "503" in described["paths"]["/v1/search"]["post"]["responses"]
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement():
+    """An answer has two parts; the system would hold the second back for 40 ms."""
+    listening = listen("127.0.0.1", 0)
+    assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    listening.close()
 
 
 def test_metrics_count_requests_and_hold_no_query(client):

@@ -906,14 +906,14 @@ def test_the_server_of_these_tests_has_nothing_but_a_loopback(milvus_process):
 
 
 def test_no_server_and_no_collection(milvus_server):
-    from aga_model.gallery.milvus.store import MilvusStore, _connect, _Place
+    from aga_model.gallery.milvus.store import MilvusStore, Place, _connect
 
     with pytest.raises(GalleryError, match=r"milvus://127.0.0.1:1/people: ") as caught:
         MilvusStore.open("milvus://somebody:secret@127.0.0.1:1/people")
     assert "secret" not in str(caught.value)
     with pytest.raises(GalleryError, match="does not exist"):
         MilvusStore.open(f"{milvus_server}/nothing")
-    client = _connect(_Place.parse(f"{milvus_server}/foreign"))
+    client = _connect(Place.parse(f"{milvus_server}/foreign"))
     client.create_collection("foreign", schema=collection_schema(client, "somebody's"))
     with pytest.raises(GalleryError, match="something else"):
         MilvusStore.check_place(f"{milvus_server}/foreign", overwrite=True)
@@ -929,10 +929,10 @@ def collection_schema(client, description):
 
 
 def test_a_collection_is_overwritten(milvus_server):
-    from aga_model.gallery.milvus.store import MilvusStore, _connect, _Place
+    from aga_model.gallery.milvus.store import MilvusStore, Place, _connect
 
     location = f"{milvus_server}/twice"
-    client = _connect(_Place.parse(location))
+    client = _connect(Place.parse(location))
     description = json.dumps(Manifest(NAME, MODEL, DIM).to_dict())
     client.create_collection("twice", schema=collection_schema(client, description))
     with pytest.raises(GalleryError, match="holds a gallery already"):
