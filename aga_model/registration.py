@@ -66,7 +66,7 @@ class _Watch(importlib.abc.MetaPathFinder):
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                    spec.loader = _CountedLoader(spec.loader, self)  # type: ignore[assignment]
+                    spec.loader = _CountedLoader(spec.loader, self)
                 return spec
         return None
 
@@ -104,7 +104,7 @@ class _Watch(importlib.abc.MetaPathFinder):
                 register(module)
 
 
-class _CountedLoader:
+class _CountedLoader(importlib.abc.Loader):
     """A module's loader, in all but that the watch hears of the beginning and the end of the module's execution."""
 
     def __init__(self, loader: Any, watch: _Watch):

@@ -30,6 +30,14 @@ def people(tmp_path_factory):
     return folder
 
 
+def test_its_code_is_that_of_the_package():
+    """Whoever loads it without the package runs what this version's tests have seen."""
+    copies = sorted(FOLDER.glob("*.py"))
+    assert {"modeling_aga.py", "pretraining_aga.py", "retrieval_aga.py"} <= {copy.name for copy in copies}
+    for copy in copies:
+        assert copy.read_bytes() == (FOLDER.parents[1] / "aga_model" / copy.name).read_bytes(), copy.name
+
+
 def test_files():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < LARGEST_MB * 1e6
     assert [path.name for path in FOLDER.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt", ".pth")] == [

@@ -15,6 +15,8 @@ from benchmarks.reliability.mutants_tests import statement_lines
 ROOT = Path(__file__).parents[1]
 
 CODE = """\
+from aga_model.tables import STEP
+
 LIMIT = 3
 
 
@@ -36,7 +38,7 @@ def squared(number):
 
 def countdown(number):
     while number > 0:
-        number -= 1
+        number -= STEP
     return number
 """
 
@@ -77,6 +79,24 @@ def test_the_second_square(squares):
 
 def test_countdown():
     assert countdown(3) == 0
+
+
+def test_the_script_ends_with_what_main_says():
+    assert subprocess.run([sys.executable, "train_hf.py"]).returncode == 3
+"""
+
+# Where nothing but constants stands, no test executes a line; a script at the root is run by its path.
+TABLES = "STEP = 1\n"
+SCRIPT = """\
+import sys
+
+
+def main():
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
 """
 
 ELSEWHERE = """\
@@ -100,7 +120,7 @@ FAULTS = {
     "trebled": ("2 * number", "3 * number"),
     "quartered": ("number / 2", "number / 4"),
     "cubed_from_three": ("number**2", "number**max(number, 2)"),
-    "never_down": ("number -= 1", "number -= 0"),
+    "never_down": ("number -= STEP", "number -= 0"),
 }
 
 
@@ -110,6 +130,8 @@ def project(tmp_path):
     files = {
         "aga_model/__init__.py": "",
         "aga_model/numbers.py": CODE,
+        "aga_model/tables.py": TABLES,
+        "train_hf.py": SCRIPT,
         "tests/test_numbers.py": TESTS,
         "tests/test_elsewhere.py": ELSEWHERE,
         "pytest.ini": "[pytest]\ntimeout = 5\n",
@@ -119,6 +141,16 @@ def project(tmp_path):
     entries = [
         {"name": name, "file": "aga_model/numbers.py", "old": old, "new": new, "why": "Numbers are wrong."}
         for name, (old, new) in FAULTS.items()
+    ]
+    entries += [
+        {
+            "name": "two_steps",
+            "file": "aga_model/tables.py",
+            "old": "STEP = 1",
+            "new": "STEP = 2",
+            "why": "So are they.",
+        },
+        {"name": "no_status", "file": "train_hf.py", "old": "sys.exit(main())", "new": "main()", "why": "It is lost."},
     ]
     files["benchmarks/mutants/numbers.yaml"] = json.dumps(entries)
     for name, content in files.items():
@@ -147,6 +179,8 @@ def test_faults_are_noticed_by_the_tests_that_execute_them(project):
         "quartered": ("survived", "", 1),
         "cubed_from_three": ("killed", "test_the_second_square", 2),
         "never_down": ("killed", "test_countdown", 1),
+        "two_steps": ("killed", "test_countdown", 6),
+        "no_status": ("killed", "test_the_script_ends_with_what_main_says", 1),
     }
     # A second run tries again what nothing noticed, if anything has changed, and keeps the rest.
     tests = project / "tests/test_elsewhere.py"

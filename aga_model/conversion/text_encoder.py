@@ -53,16 +53,17 @@ def write_text_encoder(encoder: PersonEncoder, folder: str | os.PathLike) -> flo
     folder = Path(os.path.abspath(folder))
     if _is_there(folder, encoder.model_hash):
         return None
-    if not isinstance(encoder.model, AgaModel) or not encoder.processor.tokenizer.is_fast:
-        raise ExportError(f"{encoder.name} is no model of this package with a tokenizer of one file")
     on_cpu = encoder if encoder.device.type == "cpu" else _on_cpu(encoder)
+    model = on_cpu.model
+    if not isinstance(model, AgaModel) or not encoder.processor.tokenizer.is_fast:
+        raise ExportError(f"{encoder.name} is no model of this package with a tokenizer of one file")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        inputs = export_text_graph(on_cpu.model, unfinished / TEXT_GRAPH_FILE)  # type: ignore[arg-type]
+        inputs = export_text_graph(model, unfinished / TEXT_GRAPH_FILE)
         on_cpu.processor.tokenizer.backend_tokenizer.save(os.fspath(unfinished / TEXT_TOKENIZER_FILE))
-        write_json(unfinished / TEXT_INFO_FILE, _describe(on_cpu, inputs))
+        write_json(unfinished / TEXT_INFO_FILE, _describe(on_cpu, model, inputs))
         difference = _compare(on_cpu, OnnxTextEncoder(unfinished))
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
@@ -85,7 +86,7 @@ def _on_cpu(encoder: PersonEncoder) -> PersonEncoder:
     return moved
 
 
-def _describe(encoder: PersonEncoder, inputs: list[str]) -> dict[str, object]:
+def _describe(encoder: PersonEncoder, model: AgaModel, inputs: list[str]) -> dict[str, object]:
     return {
         "format_version": TEXT_ENCODER_FORMAT,
         "model": encoder.name,
@@ -93,7 +94,7 @@ def _describe(encoder: PersonEncoder, inputs: list[str]) -> dict[str, object]:
         "dim": encoder.dim,
         "max_tokens": encoder.max_text_tokens,
         "inputs": inputs,
-        "pad_token": encoder.model.config.text_config.pad_token_id,  # type: ignore[union-attr]
+        "pad_token": model.config.text_config.pad_token_id,
         "unknown_token": encoder.unknown_token,
         "rendered_only": encoder.rendered_only,
     }

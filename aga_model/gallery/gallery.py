@@ -73,7 +73,7 @@ class Gallery:
         self,
         location: str,
         manifest: Manifest,
-        store: GalleryStore,
+        store: GalleryStore | EmptyStore,
         first: Callable[[], AbstractContextManager[bool]] = _alone,
     ):
         self.location = location
@@ -174,7 +174,7 @@ class Gallery:
         Raises:
             GalleryError: the gallery is empty, or cannot be written.
         """
-        if not self.is_made:
+        if isinstance(self._store, EmptyStore):
             raise GalleryError(f"gallery {self} is empty: add images before you change its settings")
         self._store.change_settings(settings)
         self.purge()
@@ -226,7 +226,7 @@ class Gallery:
             self.require_model(row.model_hash, "the model of these embeddings")
             if crop is not None:
                 _check_crop(row)
-        if not self.is_made:
+        if isinstance(self._store, EmptyStore):
             store = store_type(self.location)
             with self._first() as first:
                 self._store = store.create(self.location, self._manifest) if first else store.open(self.location)

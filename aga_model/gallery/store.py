@@ -197,25 +197,6 @@ class GalleryStore(Protocol):
 
     manifest: Manifest
 
-    @staticmethod
-    def exists(location: str) -> bool:
-        """Whether there is a gallery, readable or not."""
-
-    @staticmethod
-    def check_place(location: str, overwrite: bool) -> None:
-        """Raise GalleryError unless a gallery can be made there, which may replace one if `overwrite` says so."""
-
-    @classmethod
-    def create(cls, location: str, manifest: Manifest) -> "GalleryStore":
-        """
-        Make an empty gallery, in place of the one that is there; that one stays until the new one is ready, and its
-        settings go on to hold.
-        """
-
-    @classmethod
-    def open(cls, location: str) -> "GalleryStore":
-        """Open a gallery; GalleryError if there is none, or it cannot be read."""
-
     @property
     def settings(self) -> GallerySettings:
         """What was laid down for this gallery, as it stands now."""
@@ -262,6 +243,29 @@ class GalleryStore(Protocol):
 
     def compact(self) -> None:
         """Merge small files and drop what was replaced or deleted."""
+
+
+class StoreClass(Protocol):
+    """What makes and opens the stores of one kind: the class of a store."""
+
+    @staticmethod
+    def exists(location: str) -> bool:
+        """Whether there is a gallery, readable or not."""
+
+    @staticmethod
+    def check_place(location: str, overwrite: bool) -> None:
+        """Raise GalleryError unless a gallery can be made there, which may replace one if `overwrite` says so."""
+
+    @staticmethod
+    def create(location: str, manifest: Manifest) -> GalleryStore:
+        """
+        Make an empty gallery, in place of the one that is there; that one stays until the new one is ready, and its
+        settings go on to hold.
+        """
+
+    @staticmethod
+    def open(location: str) -> GalleryStore:
+        """Open a gallery; GalleryError if there is none, or it cannot be read."""
 
 
 def last_of_each(rows: Sequence[GalleryRow]) -> list[int]:

@@ -1,15 +1,14 @@
 """Which store keeps a gallery, by its location, and the one of a gallery before its first image."""
 
 import importlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from .locations import is_mistyped, redacted
 from .rows import Filter, GalleryError, GalleryRow
-from .store import GallerySettings, GalleryStore, Manifest, ScoredRow, VectorIndex, VectorIndexReport
+from .store import GallerySettings, Manifest, ScoredRow, StoreClass, VectorIndex, VectorIndexReport
 
 
 class StoreKind(NamedTuple):
@@ -48,7 +47,7 @@ STORES = {
 }
 
 
-def store_type(location: str) -> type[GalleryStore]:
+def store_type(location: str) -> StoreClass:
     """
     The class of a location's store.
 
@@ -75,7 +74,8 @@ def store_type(location: str) -> type[GalleryStore]:
 
 class EmptyStore:
     """
-    Holds nothing and finds nothing; the first addition puts a real store in its place. See [`GalleryStore`].
+    Holds nothing and finds nothing; the first addition puts a real store in its place. It has all of [`GalleryStore`]
+    but what would put something into it.
 
     Args:
         manifest: of the gallery that is to be made.
@@ -86,30 +86,6 @@ class EmptyStore:
 
     def __init__(self, manifest: Manifest):
         self.manifest = manifest
-
-    @staticmethod
-    def exists(location: str) -> bool:
-        return False
-
-    @staticmethod
-    def check_place(location: str, overwrite: bool) -> None:
-        """It takes no place."""
-
-    @classmethod
-    def create(cls, location: str, manifest: Manifest) -> "EmptyStore":
-        return cls(manifest)
-
-    @classmethod
-    def open(cls, location: str) -> NoReturn:
-        raise NotImplementedError("there is nothing to open")
-
-    def change_settings(self, settings: GallerySettings) -> NoReturn:
-        raise NotImplementedError("an empty gallery keeps no settings")
-
-    def add(
-        self, embeddings: np.ndarray, rows: Sequence[GalleryRow], crops: Sequence[Image.Image | None] | None = None
-    ) -> NoReturn:
-        raise NotImplementedError("an empty store holds nothing")
 
     def search(self, queries: np.ndarray, top_k: int, where: Filter | None = None) -> list[list[ScoredRow]]:
         return [[] for _ in queries]

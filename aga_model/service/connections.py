@@ -345,6 +345,14 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def address(listening: socket.socket, host: str, token: str | None = None) -> str:
+    """The URL of what listens, on this machine where it listens on all addresses; with the token if there is one."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    name = f"[{host}]" if ":" in host else host
+    query = "" if token is None else f"?token={token}"
+    return f"http://{name}:{listening.getsockname()[1]}/{query}"
+
+
 def _keep_newcomers_out(listening: socket.socket) -> bool:
     """
     Let the system drop requests for new connections, so that their senders try again and are then refused. False where
@@ -379,4 +387,12 @@ class _Server(uvicorn.Server):
             listening.listen(_BACKLOG)
 
 
-__all__ = ["ConnectionLimits", "Connections", "LimitedProtocol", "limited_protocol", "limited_server", "listen"]
+__all__ = [
+    "ConnectionLimits",
+    "Connections",
+    "LimitedProtocol",
+    "address",
+    "limited_protocol",
+    "limited_server",
+    "listen",
+]

@@ -7,6 +7,7 @@ import command_line
 import pytest
 
 from aga_model.cli.galleries import demo as command
+from aga_model.cli.galleries import serving
 from aga_model.gallery import GallerySettings
 
 TOKEN = "a-token-of-the-tests_0123"
@@ -50,7 +51,7 @@ def asked(monkeypatch):
         "load_encoder": load,
         "GallerySearch": Search,
     }.items():
-        monkeypatch.setattr(command, name, stand_in)
+        monkeypatch.setattr(command if name == "_web_server" else serving, name, stand_in)
     return asked
 
 

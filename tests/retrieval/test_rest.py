@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from command_line import aga, free_port
 from demo_site import SENTENCE, TOKEN, make_place
 from PIL import Image
 
+from aga_model.cli.galleries import serve as serve_module
+from aga_model.cli.galleries import serving as serving_module
 from aga_model.gallery import Filter, Gallery, GallerySettings, Hit, verify
 from aga_model.search import PersonEncoder, SearchOptions, answer_image, answer_sentence, hit_values
 from aga_model.service import Client, GallerySearch, ServerError
 from aga_model.service.guard import Refusal
-from aga_model.service.rest import Service, listen, make_server
+from aga_model.service.rest import Service, address, listen, make_server
 from aga_model.service.rest.batching import Batches
 
 
@@ -162,7 +165,10 @@ def test_it_describes_itself(client):
 def test_an_answer_does_not_wait_for_an_acknowledgement():
     """An answer has two parts; the system would hold the second back for 40 ms."""
     listening = listen("127.0.0.1", 0)
-    assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        accepted.close()
     listening.close()
 
 
@@ -248,6 +254,38 @@ def test_who_comes_when_too_many_wait_is_told_when_to_come_again():
     batches.close()
 
 
+def test_other_work_that_waits_is_counted_too():
+    batches = Batches(list, most_waiting=2)
+
+    async def run():
+        works = [batches.run(time.sleep, 0.05) for _ in range(4)]
+        return await asyncio.gather(*works, batches.ask("a question"), return_exceptions=True)
+
+    found = asyncio.run(run())
+    refused = [isinstance(each, Refusal) and each.status == 503 and each.retry_seconds >= 1 for each in found]
+    assert refused == [False, False, True, True, True] and found[:2] == [None, None]
+    assert batches.is_idle and ask_all(batches, ["a"]) == ["a"]
+    batches.close()
+
+
+def test_health_is_told_while_others_wait(place):
+    """Whoever watches over the service must not end it because it is busy."""
+    search = GallerySearch(Gallery.open(place.gallery), place.encoder)
+    service = Service(search)
+
+    async def run():
+        busy = asyncio.create_task(service.batches.run(time.sleep, 2))
+        await asyncio.sleep(0.05)
+        began = time.perf_counter()
+        health = await service.health()
+        took = time.perf_counter() - began
+        await busy
+        return health, took
+
+    health, took = asyncio.run(run())
+    assert health.images == 6 and took < 1
+
+
 def test_a_batch_that_fails_fails_for_each_of_its_own_and_for_nobody_else():
     def answer(questions):
         if "bad" in questions:
@@ -258,6 +296,27 @@ def test_a_batch_that_fails_fails_for_each_of_its_own_and_for_nobody_else():
     found = ask_all(batches, ["a", "bad", "b", "c"])
     assert [str(each) for each in found] == ["broken", "broken", "b", "c"]
     batches.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "shown"),
+    [
+        ("127.0.0.1", None, "listening on http://127.0.0.1:8000/  ("),
+        ("0.0.0.0", None, "listening on http://127.0.0.1:8000/ token "),
+        ("::", TOKEN, "listening on http://[::1]:8000/  ("),
+    ],
+)
+def test_the_address_that_is_told_can_be_asked(monkeypatch, host, token, shown):
+    """On all addresses it is this machine's; a token is told only where it was made."""
+    for name in ("Gallery", "GallerySearch", "load_encoder", "Recorder"):
+        monkeypatch.setattr(serving_module, name, MagicMock())
+    web = MagicMock(address=address)
+    web.listen.return_value.getsockname.return_value = (host, 8000)
+    monkeypatch.setattr(serve_module, "_web_server", lambda: web)
+    options = [] if token is None else ["--token", token]
+    told = aga("serve", "--gallery", "g", "--host", host, *options, AGA_TOKEN="")
+    assert shown in told.stdout and (token is None or token not in told.stdout)
+    assert ("others can reach this service" in told.stderr) == (host != "127.0.0.1")
 
 
 @contextmanager

@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from command_line import aga
 
+from aga_model import AgaConfig, AgaModel, AgaProcessor
 from aga_model.conversion import ExportError, write_text_encoder
 from aga_model.errors import ModelLoadError
 from aga_model.gallery import Gallery
@@ -150,6 +152,38 @@ def test_a_sentence_is_searched_for_without_torch_and_finds_the_same(image_folde
     assert light["notes"] == whole["notes"] and light["model"] == whole["model"]
     again = aga("index", image_folder, "--model", model_folder, "--out", out, "--text-encoder").output
     assert "text encoder" not in again  # it is there
+
+
+def test_a_gallery_takes_its_text_encoder_along_and_is_overwritten_with_it(
+    image_folder, model_folder, other_model_folder, tmp_path
+):
+    out, moved = tmp_path / "gallery", tmp_path / "moved away" / "gallery"
+    options = ["--out", out, "--text-encoder"]
+    aga("index", image_folder, "--model", model_folder, *options)
+    wanted, loaded = search(out, "ein Mann mit rotem Mantel")
+    assert loaded == "[]"
+    moved.parent.mkdir()
+    shutil.move(out, moved)
+    found, loaded = search(moved, "ein Mann mit rotem Mantel")
+    assert found["hits"] == wanted["hits"] and loaded == "[]"
+    shutil.move(moved, out)
+    aga("index", image_folder, "--model", other_model_folder, *options, "--overwrite")
+    assert OnnxTextEncoder(out / "text_encoder").model_hash == Gallery.open(out).model_hash
+    assert search(out, "a man")[1] == "[]"
+
+
+def test_the_bert_family_reads_padded_sentences_alike(make_sections, tokenizer, tmp_path):
+    """Its attention goes in both directions, so that it needs the mask."""
+    config = AgaConfig(**make_sections("bert"))
+    torch.manual_seed(0)
+    processor = AgaProcessor.for_config(config, tokenizer)
+    bert = PersonEncoder(AgaModel(config), processor, "bert", device="cpu")
+    assert write_text_encoder(bert, tmp_path / "text_encoder") <= 1e-5
+    encoder = OnnxTextEncoder(tmp_path / "text_encoder")
+    sentences = ["a man", "a woman with a red bag and a striped scarf walks away from the camera"]
+    together = encoder.encode_texts_with_notes(sentences)[0]
+    np.testing.assert_allclose(together, bert.encode_texts(sentences), atol=1e-5)
+    np.testing.assert_allclose(together[:1], encoder.encode_texts_with_notes(sentences[:1])[0], atol=1e-5)
 
 
 def test_the_gallery_of_another_model_is_searched_with_that_one(image_folder, model_folder, written, tmp_path):

@@ -1,16 +1,9 @@
 """`aga serve`: a gallery behind HTTP."""
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import torch
-import typer
-
-from aga_model.gallery import Gallery, Recorder
-from aga_model.service import GallerySearch, is_loopback, require_token
-
-from ..messages import RENDERED_NOTE, fail, note
-from ..opening import load_encoder
+from .serving import Served
 
 
 def serve(
@@ -30,42 +23,38 @@ def serve(
     trust_remote_code: bool,
 ) -> None:
     """What the command does; `commands` declares it."""
-    try:
-        given = token
-        token = require_token(host, token)
-        listen, service_of, make_server = _web_server()
-        opened = Gallery.open(gallery)
-        recorder = Recorder.of(opened, audit, token_name)
-        if purpose is not None:
-            recorder.for_purpose(purpose)
-        listening = listen(host, port)
-        encoder = load_encoder(opened, model, device, trust_remote_code)
-        size = int(max_upload_mb * 2**20)
-        search = GallerySearch(opened, encoder, rerank, size, recorder, purpose or "", hide_faces)
-        search.warm_up()
-        service = service_of(search, (RENDERED_NOTE,) if encoder.rendered_only else ())
-        server = make_server(service, token, drain)
-        if not is_loopback(host):
-            note("others can reach this service: the connection is not encrypted, and only the token keeps them out")
-        made = "" if token is None or given is not None else f", token {token}"
-        shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"listening on http://{shown}:{listening.getsockname()[1]}{made}  (Ctrl-C ends the service)")
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass  # uvicorn lets an interrupt through or returns, depending on the moment
-    except (ValueError, OSError, ModuleNotFoundError, torch.OutOfMemoryError) as error:
-        fail(error)
-    typer.echo("the service has ended")
+    served = Served(
+        "service",
+        gallery=gallery,
+        host=host,
+        port=port,
+        token=token,
+        token_name=token_name,
+        rerank=rerank,
+        max_upload_mb=max_upload_mb,
+        hide_faces=hide_faces,
+        audit=audit,
+        purpose=purpose,
+        model=model,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    served.run(
+        _web_server,
+        lambda web, search, made_token, notes: web.make_server(web.Service(search, notes), made_token, drain),
+        # A token that was given is not repeated.
+        lambda web, listening, made_token: (
+            f"listening on {web.address(listening, host)}"
+            + ("" if made_token is None or token is not None else f" token {made_token}")
+        ),
+    )
 
 
-def _web_server() -> tuple[Any, Any, Any]:
+def _web_server() -> ModuleType:
     try:
         from aga_model.service import rest
     except ImportError as error:
         raise ModuleNotFoundError(
             f"the service needs FastAPI, uvicorn and prometheus_client ({error}): pip install 'aga-model[serve]'"
         ) from error
-    return rest.listen, rest.Service, rest.make_server
-
-
-__all__ = ["serve"]
+    return rest

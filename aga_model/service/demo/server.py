@@ -1,7 +1,6 @@
 """The web server of the demo: the page behind its guard."""
 
 import math
-import socket
 
 import fastapi
 import gradio as gr
@@ -10,7 +9,7 @@ import gradio.routes
 import gradio.state_holder
 import uvicorn
 
-from ..connections import limited_server, listen
+from ..connections import address, limited_server, listen
 from ..guard import Guard
 from ..logs import QuietTraceback
 from ..searching import GallerySearch
@@ -20,14 +19,6 @@ from .turns import Pace, Turns
 
 _REST_OF_A_REQUEST = 64 * 1024  # bytes beside an uploaded image
 _SYSTEM_FONTS = ("system-ui", "sans-serif")
-
-
-def address(listening: socket.socket, host: str, token: str | None = None) -> str:
-    """The URL of the page, on this machine where it listens on all addresses."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    name = f"[{host}]" if ":" in host else host
-    query = "" if token is None else f"?token={token}"
-    return f"http://{name}:{listening.getsockname()[1]}/{query}"
 
 
 def make_server(search: GallerySearch, token: str | None, notices: tuple[str, ...] = ()) -> uvicorn.Server:

@@ -10,8 +10,8 @@ A service over HTTP to search a gallery with: `aga serve`.
 All of it needs the extra `serve`; nothing outside imports it before the service is started.
 """
 
-from ..connections import listen
+from ..connections import address, listen
 from .routes import Service
 from .server import make_server
 
-__all__ = ["Service", "listen", "make_server"]
+__all__ = ["Service", "address", "listen", "make_server"]

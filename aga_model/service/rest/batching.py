@@ -31,7 +31,8 @@ class Batches(Generic[_Question, _Answer]):
     Args:
         answer: questions to their answers, in order; called in the one thread.
         most_together: questions of a batch.
-        most_waiting: questions that may wait; more are refused, with the seconds after which there is room.
+        most_waiting: questions and other work that may wait; more is refused, with the seconds after which there is
+            room.
         on_batch: told how many questions each batch had.
     """
 
@@ -48,6 +49,7 @@ class Batches(Generic[_Question, _Answer]):
         self._on_batch = on_batch
         self._thread = ThreadPoolExecutor(1, "search")
         self._waiting: deque[tuple[_Question, asyncio.Future[_Answer]]] = deque()
+        self._other = 0  # work that waits or is under way beside the questions
         self._worker: asyncio.Task[None] | None = None
         self._seconds = 0.0  # that a batch is expected to take
 
@@ -58,10 +60,7 @@ class Batches(Generic[_Question, _Answer]):
         Raises:
             Refusal: too many wait.
         """
-        if len(self._waiting) >= self._most_waiting:
-            batches = math.ceil(len(self._waiting) / self._most_together)
-            seconds = max(1, math.ceil(batches * self._seconds))
-            raise Refusal(503, f"too many requests wait at the moment: try again in {seconds} s", seconds)
+        self._require_room()
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, future))
         if self._worker is None or self._worker.done():
@@ -69,12 +68,38 @@ class Batches(Generic[_Question, _Answer]):
         return await future
 
     async def run(self, function: Callable[..., _Value], *arguments: Any) -> _Value:
-        """Something else in the same thread, between two batches."""
+        """
+        Something else in the same thread, between two batches.
+
+        Raises:
+            Refusal: too many wait.
+        """
+        self._require_room()
+        self._other += 1
+        try:
+            return await self.in_thread(function, *arguments)
+        finally:
+            self._other -= 1
+
+    async def in_thread(self, function: Callable[..., _Value], *arguments: Any) -> _Value:
+        """Something that nobody asked for and that is not refused, such as a reload."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not self._other and (self._worker is None or self._worker.done())
 
     def close(self) -> None:
         """End the thread; what is under way is finished."""
         self._thread.shutdown()
+
+    def _require_room(self) -> None:
+        waiting = len(self._waiting) + self._other
+        if waiting >= self._most_waiting:
+            batches = math.ceil(len(self._waiting) / self._most_together) + self._other
+            seconds = max(1, math.ceil(batches * self._seconds))
+            raise Refusal(503, f"too many requests wait at the moment: try again in {seconds} s", seconds)
 
     async def _work(self) -> None:
         while self._waiting:
@@ -88,7 +113,7 @@ class Batches(Generic[_Question, _Answer]):
     async def _answer_batch(self, batch: list[tuple[_Question, "asyncio.Future[_Answer]"]]) -> None:
         began = perf_counter()
         try:
-            answers = await self.run(self._answer, [question for question, _ in batch])
+            answers = await self.in_thread(self._answer, [question for question, _ in batch])
         except Exception as error:  # of the whole batch: each of its callers is told
             for _, future in batch:
                 if not future.done():

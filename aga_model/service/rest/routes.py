@@ -100,18 +100,19 @@ class Service:
         app.post("/v1/search/batch", responses=_ERRORS)(self.search_batch)
         app.post("/v1/search/image", responses=_ERRORS)(self.search_image)
         app.post("/v1/explain", response_class=Response, responses=_ERRORS)(self.explain)
-        app.get("/v1/images/{row_id}", response_class=Response)(self.image)
-        app.get("/v1/images/{row_id}/facts")(self.facts)
+        app.get("/v1/images/{row_id}", response_class=Response, responses=_ERRORS)(self.image)
+        app.get("/v1/images/{row_id}/facts", responses=_ERRORS)(self.facts)
         return self.metrics.measured(app)
 
     async def health(self) -> Health:
         """That the service answers, and what it searches."""
         gallery = self.search.gallery
-        held = await self.batches.run(self.search.refreshed)
-        return Health(gallery=str(gallery), images=held.images, model=gallery.model_name, version=__version__)
+        images = await self._images()
+        return Health(gallery=str(gallery), images=images, model=gallery.model_name, version=__version__)
 
     async def figures(self) -> Response:
         """Figures for Prometheus."""
+        await self._images()
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def search_sentence(self, query: SentenceQuery) -> AnswerModel:
@@ -168,6 +169,12 @@ class Service:
     def reload(self) -> None:
         """Open the gallery anew, behind what is under way; one of another model is refused, and the old stays."""
         self.search.reopen(Gallery.open(self.search.gallery.location))
+
+    async def _images(self) -> int:
+        """How many the gallery holds, looked through again if nobody has to wait for that."""
+        if self.batches.is_idle:
+            await self.batches.in_thread(self.search.refreshed)
+        return self.search.held.images
 
     def _row(self, row_id: str) -> GalleryRow:
         row = next(iter(self.search.gallery.rows(Filter(ids=[row_id]))), None)

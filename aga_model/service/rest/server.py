@@ -39,7 +39,7 @@ def _reload_on_hangup(service: Service) -> None:
 
     async def reload() -> None:
         try:
-            await service.batches.run(service.reload)
+            await service.batches.in_thread(service.reload)
         except (ValueError, OSError) as error:
             _logger.warning("the gallery was not reloaded, and the old one goes on to be searched: %s", error)
 
