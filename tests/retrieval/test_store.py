@@ -232,6 +232,7 @@ def test_filters_are_brute_force(store, monkeypatch, exact_rows, held_bytes):
     query = unit(1, seed=1)
     for where, test in FILTERS:
         left = [index for index, row in enumerate(rows) if test(row)]
+        assert [index for index, row in enumerate(rows) if where.accepts(row)] == left, where
         assert store.count(where) == len(left), where
         wanted = brute_force([rows[index] for index in left], embeddings[left], query[0], 60)
         assert_same_hits(store.search(query, 60, where)[0], wanted)
