@@ -46,17 +46,24 @@ def ask(
         if not as_json and many:
             typer.echo(shown(answer["query"]))
         if not as_json:
-            _print_table(answer["hits"])
+            print_hits(answer["hits"], any("itm_score" in hit for hit in answer["hits"]))
     for line in dict.fromkeys(line for answer in answers for line in answer["notes"]):
         note(line)
 
 
-def _print_table(hits: list[dict[str, Any]]) -> None:
-    reranked = any("itm_score" in hit for hit in hits)
+def print_hits(hits: list[dict[str, Any]], reranked: bool) -> None:
+    """
+    Print hits as a table.
+
+    Args:
+        hits: as [`hit_values`] gives them.
+        reranked: whether there is a column for what the ITM head says.
+    """
     table = Table("rank", "ITM log-odds", "cosine", "file") if reranked else Table("rank", "score", "file")
     for hit in hits:
         cells = [str(hit["rank"]), f"{hit['score']:.4f}"]
         if reranked:
             cells.insert(1, "" if hit.get("itm_score") is None else f"{hit['itm_score']:.3f}")
+        # Text, because brackets in a file name are no markup; folded, because half a path finds no file.
         table.add_row(*cells, Text(shown(hit["path"] or hit["source"]), overflow="fold"))
     Console().print(table)

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from aga_model.files import face_hider, read_image
 from aga_model.gallery import Filter, Gallery, Hit, Recorder, read_hit, read_time, shown_image
@@ -31,7 +28,7 @@ from aga_model.search import (
 
 from ..left_out import left_out
 from ..messages import RENDERED_NOTE, fail, is_out_of_memory, note, shown
-from .asking import ask
+from .asking import ask, print_hits
 from .commands import OnePer
 
 if TYPE_CHECKING:
@@ -221,7 +218,7 @@ def _print(gallery: Gallery, answers: list[Answer], top_k: int, rerank: int | No
         if not as_json and many:
             typer.echo(shown(answer.query))
         if not as_json:
-            _print_table(answer.hits, rerank)
+            print_hits([hit_values(hit) for hit in answer.hits], rerank is not None)
     for line in dict.fromkeys(line for answer in answers for line in answer.notes):
         note(line)
 
@@ -244,14 +241,3 @@ def _json_answer(gallery: Gallery, answer: Answer, top_k: int, rerank: int | Non
 def _json_hit(hit: Hit, reranked: bool) -> dict[str, Any]:
     """With `itm_score`, also of images that could not be re-ranked, if there was a re-ranking."""
     return ({"itm_score": None} if reranked else {}) | hit_values(hit)
-
-
-def _print_table(hits: list[Hit], rerank: int | None) -> None:
-    table = Table("rank", "score", "file") if rerank is None else Table("rank", "ITM log-odds", "cosine", "file")
-    for hit in hits:
-        cells = [str(hit.rank), f"{hit.score:.4f}"]
-        if rerank is not None:
-            cells.insert(1, "" if hit.itm_score is None else f"{hit.itm_score:.3f}")
-        # Text, because brackets in a file name are no markup; folded, because half a path finds no file.
-        table.add_row(*cells, Text(shown(hit.path), overflow="fold"))
-    Console().print(table)
