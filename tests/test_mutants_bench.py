@@ -15,8 +15,6 @@ from benchmarks.reliability.mutants_tests import statement_lines
 ROOT = Path(__file__).parents[1]
 
 CODE = """\
-from aga_model.tables import STEP
-
 LIMIT = 3
 
 
@@ -38,7 +36,7 @@ def squared(number):
 
 def countdown(number):
     while number > 0:
-        number -= STEP
+        number -= 1
     return number
 """
 
@@ -49,6 +47,7 @@ import sys
 import pytest
 
 from aga_model.numbers import below, countdown, halved, squared
+from aga_model.steps import stepped
 
 
 def test_below():
@@ -81,12 +80,23 @@ def test_countdown():
     assert countdown(3) == 0
 
 
+def test_stepped():
+    assert stepped(1) == 2
+
+
 def test_the_script_ends_with_what_main_says():
     assert subprocess.run([sys.executable, "train_hf.py"]).returncode == 3
 """
 
 # Where nothing but constants stands, no test executes a line; a script at the root is run by its path.
 TABLES = "STEP = 1\n"
+STEPS = """\
+from aga_model.tables import STEP
+
+
+def stepped(number):
+    return number + STEP
+"""
 SCRIPT = """\
 import sys
 
@@ -120,7 +130,7 @@ FAULTS = {
     "trebled": ("2 * number", "3 * number"),
     "quartered": ("number / 2", "number / 4"),
     "cubed_from_three": ("number**2", "number**max(number, 2)"),
-    "never_down": ("number -= STEP", "number -= 0"),
+    "never_down": ("number -= 1", "number -= 0"),
 }
 
 
@@ -131,6 +141,7 @@ def project(tmp_path):
         "aga_model/__init__.py": "",
         "aga_model/numbers.py": CODE,
         "aga_model/tables.py": TABLES,
+        "aga_model/steps.py": STEPS,
         "train_hf.py": SCRIPT,
         "tests/test_numbers.py": TESTS,
         "tests/test_elsewhere.py": ELSEWHERE,
@@ -179,7 +190,7 @@ def test_faults_are_noticed_by_the_tests_that_execute_them(project):
         "quartered": ("survived", "", 1),
         "cubed_from_three": ("killed", "test_the_second_square", 2),
         "never_down": ("killed", "test_countdown", 1),
-        "two_steps": ("killed", "test_countdown", 6),
+        "two_steps": ("killed", "test_stepped", 1),
         "no_status": ("killed", "test_the_script_ends_with_what_main_says", 1),
     }
     # A second run tries again what nothing noticed, if anything has changed, and keeps the rest.
