@@ -43,6 +43,7 @@ def countdown(number):
 TESTS = """\
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -51,6 +52,7 @@ from aga_model.steps import stepped
 
 
 def test_below():
+    time.sleep(0.1)  # so that the test that always fails, which is as specific, is tried before
     assert below(2) and not below(3)
 
 
