@@ -78,6 +78,16 @@ def bert_sections(tokenizer, **objective) -> dict:
     }
 
 
+@pytest.fixture(autouse=True)
+def _environment():
+    """Each test leaves the environment as it found it, also where a library writes into it, as Gradio does."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def python():
     """The path of a Python that has imported everything; see forked_python.py. `sys.executable` where it cannot be."""

@@ -140,7 +140,7 @@ def test_what_fails_in_all_is_said_once_and_leaves_nothing(run, people, model_fo
         (("index", people / "31.jpg", "--model", model_folder), "none of the 1 image files could be read"),
     ):
         ended = run(2, *arguments, "--out", out)
-        assert [code for code, _, _ in ended] == [2, 2]
+        assert [code for code, _, _ in ended] == [2, 2], ended
         errors = [line for _, _, text in ended for line in text.splitlines() if "error" in line]
         assert len(errors) == 1 and message in errors[0] and ended[1][2] == "" and not out.exists()
 

@@ -87,7 +87,6 @@ def index(
         people = _Scenes([*videos, *(found if scenes else [])], detector, settings, recut)
         loading = _Loading(model, device, trust_remote_code, purpose, text_encoder)
         _index([] if scenes else found, people, skipped, facts_of, loading, out, batch_size, overwrite, shards)
-        shards.close()
     except ShardError as error:  # all processes know of it
         if not shards.is_main:
             raise typer.Exit(2) from error
@@ -97,6 +96,8 @@ def index(
         fail(_of(shards, reason))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         fail(_of(shards, error))
+    finally:
+        shards.close()
 
 
 def _of(shards: Shards, error: object) -> object:
