@@ -63,7 +63,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "retrieval.facts": ("ingest.facts",),
     "retrieval.gallery": ("gallery.gallery",),
     "retrieval.hit_images": ("gallery.hit_images",),
-    "retrieval.indexing": ("ingest.indexing",),
+    "retrieval.indexing": ("ingest.image_files", "ingest.source", "ingest.pipeline", "ingest.facts"),
     "retrieval.ingestion": ("ingest.people", "gallery.hit_images", "files.video"),
     "retrieval.lance_search": ("gallery.lance.nearest",),
     "retrieval.lance_store": ("gallery.lance.store", "gallery.lance.files"),
@@ -73,7 +73,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "retrieval.recording": ("gallery.recording",),
     "retrieval.reranking": ("search.reranking",),
     "retrieval.results": ("search.results",),
-    "retrieval.scenes": ("ingest.scenes",),
+    "retrieval.scenes": ("ingest.scenes", "ingest.source"),
     "retrieval.searching": ("search.answering",),
     "retrieval.shards": ("ingest.shards",),
     "retrieval.store": ("gallery.rows", "gallery.store", "gallery.exact"),
@@ -92,6 +92,8 @@ RENAMED = {
     ("retrieval.searching", "Ranking"): "SearchOptions",
     ("retrieval.demo.service", "DemoError"): "SearchError",
     ("retrieval.demo.service", "DemoSearch"): "GallerySearch",
+    ("retrieval.scenes", "SceneReport"): "IndexReport",
+    ("retrieval", "SceneReport"): "IndexReport",
     ("retrieval.reranking", "MEMORY_MIB"): "RERANK_MEMORY_MIB",
 }
 

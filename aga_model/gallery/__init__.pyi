@@ -6,7 +6,7 @@ from .hit_images import cut_again, read_hit, shown_image
 from .locations import redacted, redacted_text
 from .milvus.store import SERVER_KEEPS
 from .recording import MAX_PURPOSE, Recorder, require_outside
-from .rows import Filter, GalleryError, GalleryRow
+from .rows import Filter, GalleryError, GalleryRow, absolute_source
 from .store import FilteredRecall, GallerySettings, VectorIndex, VectorIndexReport
 from .times import read_time
 
@@ -28,6 +28,7 @@ __all__ = [
     "Recorder",
     "VectorIndex",
     "VectorIndexReport",
+    "absolute_source",
     "crop_name",
     "cut_again",
     "read_hit",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 _ID_CHARACTERS = 32  # 128 bits: among a billion rows two share an id with a chance of 1e-21
 _ESCAPE = "\x1a"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # of a stream; a letter alone is a drive
 
 
 class GalleryError(ValueError):
@@ -23,8 +25,9 @@ class GalleryRow:
     What a gallery knows of one person image: a file, or a crop of a file or of a video frame.
 
     Args:
-        source (`str`): absolute path of the image or video file that the person was seen in.
-        source_hash (`str`): SHA-256 of that file in hexadecimal.
+        source (`str`): absolute path of the image or video file that the person was seen in, or the address of a
+            stream, such as `rtsp://hall/1`.
+        source_hash (`str`): SHA-256 of that file in hexadecimal; of a stream that of whatever names the recording.
         path (`str`): absolute path of the image: the source itself, or the saved crop; empty for a crop that was not
             saved. A folder gallery keeps the path of a crop of its own relative to the folder, wherever that lies.
         width, height (`int`): of the image, in pixels.
@@ -83,12 +86,18 @@ class GalleryRow:
         return {"id": self.id, **values}
 
 
+def absolute_source(source: str | os.PathLike) -> str:
+    """The absolute path of a file; the address of a stream as it is."""
+    text = os.fspath(source)
+    return text if _ADDRESS.match(text) else os.path.abspath(text)
+
+
 def check_row(row: GalleryRow) -> None:
     """Raise ValueError for a row that a gallery cannot hold; names the field."""
-    for name in ("source", "path"):
-        value = getattr(row, name)
-        if value and not os.path.isabs(value):
-            raise ValueError(f"{name} of a gallery row must be an absolute path, got {value!r}")
+    if row.source and not (os.path.isabs(row.source) or _ADDRESS.match(row.source)):
+        raise ValueError(f"source of a gallery row must be an absolute path or an address, got {row.source!r}")
+    if row.path and not os.path.isabs(row.path):
+        raise ValueError(f"path of a gallery row must be an absolute path, got {row.path!r}")
     for name in ("source", "source_hash", "model_hash"):
         if not getattr(row, name):
             raise ValueError(f"a gallery row needs {name}, {row.source!r} has none")
@@ -122,8 +131,8 @@ class Filter:
 
     Args:
         cameras, person_ids, tracks: images with one of these; a number stands for its digits.
-        sources, paths: images of one of these source files, or with one of these paths; relative ones are taken from
-            the working folder.
+        sources, paths: images of one of these source files or streams, or with one of these paths; relative ones are
+            taken from the working folder.
         since, until: images taken at `since` or later, and before `until`: seconds since 1970-01-01 UTC or a
             `datetime`, which without time zone is local. An image without a time fulfils neither.
         ids: images with one of these row ids ([`GalleryRow.id`]).
@@ -149,8 +158,8 @@ class Filter:
     def __post_init__(self) -> None:
         for name in ("cameras", "person_ids", "tracks", "ids"):
             self._normalise(name, str)
-        for name in ("sources", "paths"):
-            self._normalise(name, os.path.abspath)
+        self._normalise("sources", absolute_source)
+        self._normalise("paths", os.path.abspath)
         for name in ("since", "until", "fresh_since", "stale_before"):
             value = getattr(self, name)
             if value is not None:

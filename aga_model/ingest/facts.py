@@ -34,6 +34,15 @@ def no_facts(path: str) -> ImageFacts:
     return ImageFacts()
 
 
+def updated_facts(before: ImageFacts, now: ImageFacts) -> ImageFacts:
+    """`now`, and `before` where it says nothing."""
+    return ImageFacts(
+        before.camera if now.camera is None else now.camera,
+        before.person_id if now.person_id is None else now.person_id,
+        before.time if now.time is None else now.time,
+    )
+
+
 def facts_reader(
     camera: str | None = None,
     camera_from: str | None = None,

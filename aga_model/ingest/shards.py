@@ -105,7 +105,7 @@ class Shards:
         yield True
 
     @contextmanager
-    def shared(self, name: str, bar: Progress | None) -> Iterator[Progress | None]:
+    def shared(self, bar: Progress | None) -> Iterator[Progress | None]:
         """What a process tells its progress to, so that the main process's bar shows that of all."""
         yield bar
 
@@ -131,6 +131,7 @@ class _Launched(Shards):
 
         self._distributed = distributed
         self._local_rank = local_rank
+        self._shared = 0
         try:
             self._store, self.rank, self.count = next(distributed.rendezvous("env://"))
             distributed.init_process_group(
@@ -193,8 +194,9 @@ class _Launched(Shards):
                 self._store.set(f"{task}/done", "")
 
     @contextmanager
-    def shared(self, name: str, bar: Progress | None) -> Iterator[Progress | None]:
-        told = _Told(self._store, name, bar)
+    def shared(self, bar: Progress | None) -> Iterator[Progress | None]:
+        self._shared += 1  # in every process the same
+        told = _Told(self._store, self._shared, bar)
         yield told
         told.tell()
         with _ended():
@@ -213,9 +215,9 @@ class _Launched(Shards):
 class _Told:
     """Progress of all processes, added up in their common store."""
 
-    def __init__(self, store: Any, name: str, bar: Progress | None):
+    def __init__(self, store: Any, number: int, bar: Progress | None):
         self._store = store
-        self._key = f"progress/{name}"
+        self._key = f"progress/{number}"
         self._bar = bar
         self._own = self._shown = 0
         self._last = time.monotonic()

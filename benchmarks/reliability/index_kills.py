@@ -32,7 +32,7 @@ from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
 from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
 from aga_model.gallery import Gallery, GalleryRow
-from aga_model.ingest import Detection, IndexReport, indexing, scenes
+from aga_model.ingest import Detection, IndexReport, pipeline
 from aga_model.processing_aga import MASK_TOKEN, clip_tokenizer
 from benchmarks.places import RESULTS
 from benchmarks.processes import SERVE, KilledProcesses, serve
@@ -116,7 +116,7 @@ def run(acknowledged: str, arguments: list[str], told_by: int) -> NoReturn:
         silence = os.open(os.devnull, os.O_WRONLY)
         for output in (1, 2):
             os.dup2(silence, output)
-        indexing.WRITE_EVERY = scenes.WRITE_EVERY = WRITE_EVERY
+        pipeline.WRITE_EVERY = WRITE_EVERY
         index_module.load_detector = lambda name, device: Halves()
         add, index_images = Gallery.add, index_module.index_images
 

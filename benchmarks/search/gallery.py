@@ -21,7 +21,7 @@ from rich.table import Table
 
 from aga_model.gallery import EXACT_ROWS, Filter, Gallery, GalleryRow
 from aga_model.gallery.lance.store import LanceStore
-from aga_model.ingest.indexing import WRITE_EVERY
+from aga_model.ingest.pipeline import WRITE_EVERY
 from benchmarks.machine import device, in_words
 from benchmarks.meters import latency, timed
 from benchmarks.places import RESULTS

@@ -55,7 +55,7 @@ def fill(folder: Path, images: int, seed: int) -> None:
     import numpy as np
 
     from aga_model.gallery import Gallery, GalleryRow
-    from aga_model.ingest.indexing import WRITE_EVERY
+    from aga_model.ingest.pipeline import WRITE_EVERY
     from aga_model.search import PersonEncoder
 
     encoder = PersonEncoder.from_pretrained(SMALL_MODEL, "cpu")

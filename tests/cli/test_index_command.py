@@ -12,7 +12,7 @@ from PIL import Image
 from aga_model.cli.galleries import index as command
 from aga_model.files import Skipped
 from aga_model.gallery import GalleryError, GalleryRow, GallerySettings, VectorIndex, VectorIndexReport
-from aga_model.ingest import ImageFacts, IndexReport, SceneReport
+from aga_model.ingest import ImageFacts, IndexReport
 
 MODEL = "a" * 64
 REPORT = VectorIndexReport("IVF_RQ", 100, 1.0, 0.99, 10)
@@ -68,7 +68,7 @@ def asked(monkeypatch, tmp_path):
     happened: list = []
     asked = Asked(
         happened=happened, shelf=Shelf(tmp_path / "g", happened), exists=True, model_hash=MODEL, scenes=[], images=[],
-        report=IndexReport(added=1, seconds=1.0), people=SceneReport(people=2, frames=1, seconds=1.0),
+        report=IndexReport(added=1, seconds=1.0), people=IndexReport(added=2, frames=1, seconds=1.0),
     )  # fmt: skip
 
     def load(name, device, trust_remote_code):
@@ -146,7 +146,7 @@ def test_no_time_between_frames_is_refused(asked, aga, every):
 
 def test_every_file_that_was_left_out_is_listed(asked, aga, tmp_path):
     asked.report = IndexReport(seconds=1.0, skipped=[Skipped(Path("/x/c.jpg"), "damaged")])
-    asked.people = SceneReport(seconds=1.0, skipped=[Skipped(Path("/x/a.mp4"), "no frames")])
+    asked.people = IndexReport(seconds=1.0, skipped=[Skipped(Path("/x/a.mp4"), "no frames")])
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "b.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + b"\x00" * 12)  # a video by its first bytes
     (tmp_path / "elsewhere.json").write_text("mine")

@@ -13,7 +13,7 @@ import torch
 from aga_model.cli.galleries import index as index_module
 from aga_model.cli.main import app
 from aga_model.gallery import Gallery
-from aga_model.ingest import Detection, indexing, scenes
+from aga_model.ingest import Detection, pipeline
 
 
 class Halves:
@@ -39,7 +39,7 @@ def die_after(writings):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     index_module.load_detector = lambda name, device: Halves()
-    indexing.WRITE_EVERY = scenes.WRITE_EVERY = int(sys.argv[1])
+    pipeline.WRITE_EVERY = int(sys.argv[1])
     if int(sys.argv[2]):
         die_after(int(sys.argv[2]))
     app(sys.argv[3:])

@@ -22,7 +22,7 @@ from aga_model.cli.main import app
 from aga_model.files import read_image
 from aga_model.gallery import Gallery
 from aga_model.gallery.lance.store import LanceStore
-from aga_model.ingest import indexing
+from aga_model.ingest import pipeline
 from aga_model.search import PersonEncoder
 
 STREET_CROPS = Path(__file__).parents[3] / "shared/fixtures/street_crops"
@@ -112,7 +112,7 @@ def test_gallery_among_the_images(image_folder, model_folder):
 
 
 def test_index_that_is_interrupted_goes_on_where_it_was(image_folder, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(indexing, "WRITE_EVERY", 2)
+    monkeypatch.setattr(pipeline, "WRITE_EVERY", 2)
     encode = PersonEncoder.encode_pixels
     calls = []
 

@@ -13,8 +13,9 @@ from store_worker import MODEL
 
 from aga_model.files import Skipped, image_files
 from aga_model.gallery import Gallery, GalleryError, GalleryRow
-from aga_model.ingest import ImageFacts, IndexReport, index_images, indexing
-from aga_model.ingest.indexing import updated_facts
+from aga_model.ingest import ImageFacts, IndexReport, index_images, pipeline
+from aga_model.ingest import image_files as files_module
+from aga_model.ingest.facts import updated_facts
 
 pytest.importorskip("lancedb", reason="the extra `search` is not installed")
 
@@ -67,7 +68,7 @@ def counts(report):
 
 
 def test_each_row_is_of_its_own_file_and_written_once(people, gallery, monkeypatch):
-    monkeypatch.setattr(indexing, "WRITE_EVERY", 4)
+    monkeypatch.setattr(pipeline, "WRITE_EVERY", 4)
     sizes, add = [], gallery.add
     monkeypatch.setattr(gallery, "add", lambda embeddings, rows: sizes.append(len(rows)) or add(embeddings, rows))
     encoder = MeanColour()
@@ -154,15 +155,16 @@ def test_files_that_cannot_be_read_are_named_in_their_order(people, gallery, tmp
 
 
 def test_the_report_of_several_processes_is_their_sum():
-    parts = [IndexReport(1, 20, 300, 4000, [Skipped(Path(name), "r")], 1.0) for name in ("a", "b", "c")]
-    total = indexing._total(parts)
+    parts = [IndexReport(1, 20, 300, 4000, [Skipped(Path(name), "r")], 1.0, 5, 60) for name in ("a", "b", "c")]
+    total = pipeline._total(parts)
+    assert (total.frames, total.updated, total.seconds) == (15, 180, 0.0)
     assert counts(total) == (3, 60, 900, 12_000, 3) and [item.path.name for item in total.skipped] == ["a", "b", "c"]
     assert replace(total, seconds=2.0).images_per_second == (3 + 60 + 900 + 12_000) / 2
 
 
 def test_no_more_is_read_ahead_than_asked_for():
     begun = []
-    outcomes = indexing._in_threads(lambda item: begun.append(item) or item, range(100), workers=1, ahead=5)
+    outcomes = files_module._in_threads(lambda item: begun.append(item) or item, range(100), workers=1, ahead=5)
     assert [next(outcomes) for _ in range(3)] == [0, 1, 2]
     assert set(begun) <= set(range(3 + 5))
     outcomes.close()

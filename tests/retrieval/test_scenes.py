@@ -14,9 +14,9 @@ from PIL import Image
 from videos import numbered_video, write_video
 
 from aga_model.cli.galleries import index as index_module
-from aga_model.files import Skipped, read_frame
+from aga_model.files import read_frame
 from aga_model.gallery import Filter, Gallery, GalleryRow, Hit, read_hit
-from aga_model.ingest import Detection, ImageFacts, SceneSettings, index_scenes, scenes
+from aga_model.ingest import Detection, ImageFacts, SceneSettings, index_scenes, pipeline
 from aga_model.search import Answer, PersonEncoder, collapse, write_csv, write_page
 
 FRAMES, RATE = 30, 10.0
@@ -72,7 +72,7 @@ def test_every_person_of_every_sampled_frame_is_a_row(video, encoder, gallery):
 
 def test_a_stopped_run_goes_on_without_loss_or_double(video, encoder, gallery, monkeypatch):
     settings = SceneSettings(every=0.5, margin=0.0)
-    monkeypatch.setattr(scenes, "WRITE_EVERY", 5)
+    monkeypatch.setattr(pipeline, "WRITE_EVERY", 5)
 
     class Stops(TwoPeople):
         def detect(self, images):
@@ -125,7 +125,7 @@ def test_a_run_killed_after_any_crop_and_continued_holds_what_a_whole_run_does(
     )
     index_scenes([video], TwoPeople(), encoder, whole, settings, batch_size=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scenes, "WRITE_EVERY", stopped)
+        patch.setattr(pipeline, "WRITE_EVERY", stopped)
         add = killed.add
         patch.setattr(killed, "add", lambda *written: (add(*written), _interrupt()))
         index_scenes([video], TwoPeople(), encoder, killed, settings, batch_size=1)
@@ -196,7 +196,7 @@ class Bright:
 @pytest.mark.parametrize("write_every", [1, 3, 100])
 def test_videos_and_photographs_into_a_folder_that_is_named(tmp_path, monkeypatch, write_every):
     """Each row has its own crop's embedding, score, file and time; a photograph has its own time and no track."""
-    monkeypatch.setattr(scenes, "WRITE_EVERY", write_every)
+    monkeypatch.setattr(pipeline, "WRITE_EVERY", write_every)
     frames = []
     for number in range(4):
         frame = Image.new("RGB", (160, 64), (10, 10, 10))
@@ -278,17 +278,11 @@ def test_what_is_expected_and_seen_is_told(video, tmp_path):
     assert told[0] == ("expected", 7) and sum(told[1:]) == report.frames == 7 and len(report.skipped) == 1
 
 
-def test_the_report_of_several_processes_is_their_sum():
-    skipped = [[Skipped(Path(name), "r")] for name in "ab"]
-    total = scenes._total([scenes.SceneReport(1, 20, 300, 4, 50, each, 1.0) for each in skipped])
-    assert total == scenes.SceneReport(2, 40, 600, 8, 100, skipped[0] + skipped[1])
-
-
 def test_a_photograph_is_written_whole(encoder, gallery, tmp_path, monkeypatch):
     """Who is not written with the others would never be looked for again."""
     scene = tmp_path / "scene.png"
     Image.effect_noise((160, 64), 80).convert("RGB").save(scene)
-    monkeypatch.setattr(scenes, "WRITE_EVERY", 1)
+    monkeypatch.setattr(pipeline, "WRITE_EVERY", 1)
     add = gallery.add
     monkeypatch.setattr(gallery, "add", lambda *written: (add(*written), _interrupt()))
     with pytest.raises(KeyboardInterrupt):

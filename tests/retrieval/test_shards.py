@@ -192,10 +192,10 @@ class GoneStore:
 
 def test_the_process_that_keeps_the_store_has_gone():
     process = object.__new__(_Launched)
-    process._store = GoneStore()
+    process._store, process._shared = GoneStore(), 0
     with pytest.raises(ShardError, match="another process ended"), process.first("model"):
         pass
-    with pytest.raises(ShardError, match="another process ended"), process.shared("images", None):
+    with pytest.raises(ShardError, match="another process ended"), process.shared(None):
         pass
 
 

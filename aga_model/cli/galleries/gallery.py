@@ -17,6 +17,7 @@ from aga_model.gallery import (
     GallerySettings,
     Head,
     Recorder,
+    absolute_source,
     read_time,
     require_outside,
     verify,
@@ -266,7 +267,7 @@ def _known_sources(gallery: Gallery, names: list[str]) -> list[str]:
     The paths by which a gallery names these files: as they are given, and whichever others lead to the same file,
     since the gallery may have been filled through a link, or hold the same content, since a copy has no own row.
     """
-    given = [os.path.abspath(name) for name in names]
+    given = [absolute_source(name) for name in names]
     places, contents = {os.path.realpath(name) for name in given}, {_content(name) for name in given} - {None}
     same = {
         row.source for row in gallery.rows() if row.source_hash in contents or os.path.realpath(row.source) in places

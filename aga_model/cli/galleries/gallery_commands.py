@@ -24,7 +24,7 @@ def delete(
     location: GalleryLocation,
     person: Annotated[list[str] | None, typer.Option("--person", help="Images of this person id; repeatable.")] = None,
     source: Annotated[
-        list[str] | None, typer.Option("--source", help="Images from this image or video file; repeatable.")
+        list[str] | None, typer.Option("--source", help="Images from this file, or stream by its address; repeatable.")
     ] = None,
     camera: Annotated[list[str] | None, typer.Option("--camera", help="Images of this camera; repeatable.")] = None,
     older_than: Annotated[

@@ -20,7 +20,6 @@ from aga_model.ingest import (
     FactsOf,
     ImageFacts,
     IndexReport,
-    SceneReport,
     SceneSettings,
     ShardError,
     Shards,
@@ -163,7 +162,7 @@ def _index(
             note(f"adding to the gallery {gallery}, which holds {gallery.count()} images")
         if unfinished := gallery.unfinished:
             note(unfinished)
-    report, people = IndexReport(), SceneReport()
+    report, people = IndexReport(), IndexReport()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # files that matter are reported as skipped
         if images:
@@ -211,7 +210,7 @@ def _open_to_add(out: str) -> Gallery:
     return gallery
 
 
-def _finish(gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped]) -> None:
+def _finish(gallery: Gallery, report: IndexReport, people: IndexReport, skipped: Sequence[Skipped]) -> None:
     """What is done once, when every file was looked at."""
     skipped = sorted(skipped, key=lambda item: item.path)
     removed = _remove(gallery, {str(item.path) for item in skipped})
@@ -351,7 +350,7 @@ def shown_index(report: VectorIndexReport) -> str:
 
 
 def _print_summary(
-    gallery: Gallery, report: IndexReport, people: SceneReport, skipped: Sequence[Skipped], removed: int
+    gallery: Gallery, report: IndexReport, people: IndexReport, skipped: Sequence[Skipped], removed: int
 ) -> None:
     if people.seconds:
         again = f", {people.unchanged} photographs unchanged" if people.unchanged else ""
