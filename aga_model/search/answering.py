@@ -2,31 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from aga_model.gallery import Filter, Gallery, GalleryError, Hit
 
+from .query import ImageTerm, Query, TextEncoder, embed_queries
 from .results import Answer, collapse
-from .sentences import QueryWarning
 
 if TYPE_CHECKING:
     from .encoder import PersonEncoder
     from .reranking import Reranker
 
 _LISTED = 5
-
-
-class TextEncoder(Protocol):
-    """What a search for a sentence needs: [`PersonEncoder`], or without torch [`OnnxTextEncoder`]."""
-
-    def examine_text(self, text: str) -> list[QueryWarning]:
-        """What makes a sentence's results worse than they might be; ValueError for one that cannot be embedded."""
-
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Sentences that have been examined, to float32 (n, dim) of unit length."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +37,14 @@ class SearchOptions:
     one_per: str | None = None
 
 
-def answer_sentence(
-    gallery: Gallery, encoder: TextEncoder, sentence: str, ranking: SearchOptions, reranker: "Reranker | None" = None
+def answer(
+    gallery: Gallery, encoder: Any, query: Query, ranking: SearchOptions, reranker: "Reranker | None" = None
 ) -> Answer:
     """
-    The images of a gallery that a sentence describes.
+    The images of a gallery that a query means.
 
     Args:
+        encoder: [`PersonEncoder`], or for queries of sentences alone any [`TextEncoder`].
         reranker: of the encoder's model; needed where `ranking` says how many images to re-rank.
 
     Returns:
@@ -62,13 +53,28 @@ def answer_sentence(
 
     Raises:
         GalleryError: the gallery cannot be read.
-        ValueError: the sentence is empty, holds no word or is not valid Unicode; or `ranking` has a value that is
-            wrong, or asks for re-ranking without a re-ranker.
+        ValueError: a term cannot be embedded, as a sentence that is empty, holds no word or is not valid Unicode; the
+            terms cancel out; `ranking` has a value that is wrong, or asks for re-ranking without a re-ranker or of a
+            query that is not one sentence.
     """
-    (answer,) = answer_sentences(gallery, encoder, [(sentence, ranking)], reranker)
-    if isinstance(answer, ValueError):
-        raise answer
-    return answer
+    (given,) = answer_all(gallery, encoder, [(query, ranking)], reranker)
+    if isinstance(given, ValueError):
+        raise given
+    return given
+
+
+def answer_sentence(
+    gallery: Gallery, encoder: TextEncoder, sentence: str, ranking: SearchOptions, reranker: "Reranker | None" = None
+) -> Answer:
+    """[`answer`] for a sentence."""
+    return answer(gallery, encoder, Query(sentence), ranking, reranker)
+
+
+def answer_image(
+    gallery: Gallery, encoder: "PersonEncoder", image: Image.Image, name: str, ranking: SearchOptions
+) -> Answer:
+    """[`answer`] for an RGB image of one person, which the answer calls `name`."""
+    return answer(gallery, encoder, Query(ImageTerm(image, name)), ranking)
 
 
 def answer_sentences(
@@ -77,33 +83,46 @@ def answer_sentences(
     asked: Sequence[tuple[str, SearchOptions]],
     reranker: "Reranker | None" = None,
 ) -> list[Answer | ValueError]:
+    """[`answer_all`] for sentences."""
+    return answer_all(gallery, encoder, [(Query(sentence), options) for sentence, options in asked], reranker)
+
+
+def answer_all(
+    gallery: Gallery,
+    encoder: Any,
+    asked: Sequence[tuple[Query, SearchOptions]],
+    reranker: "Reranker | None" = None,
+) -> list[Answer | ValueError]:
     """
-    [`answer_sentence`] for several people at a time: their sentences go through the encoder together, and those with
-    the same filter and number of results are looked for in the gallery together.
+    [`answer`] for several people at a time: their queries go through the encoder together, and those with the same
+    filter and number of results are looked for in the gallery together.
 
     Args:
-        asked: sentences, each with its options.
+        asked: queries, each with its options.
 
     Returns:
-        The answers in the order of `asked`; for a sentence that cannot be answered, the error that says why.
+        The answers in the order of `asked`; for a query that cannot be answered, the error that says why.
 
     Raises:
         GalleryError: the gallery cannot be read.
     """
     answers: list[Answer | ValueError] = [ValueError()] * len(asked)
     notes: dict[int, list[str]] = {}
-    for number, (sentence, options) in enumerate(asked):
+    for number, (query, options) in enumerate(asked):
         try:
-            if options.rerank is not None and reranker is None:
+            if options.rerank is not None and query.sentence and reranker is None:
                 raise ValueError("re-ranking needs a re-ranker: Reranker.from_encoder(encoder)")
-            notes[number] = [str(note) for note in encoder.examine_text(sentence)]
+            notes[number] = query.examine(encoder)
         except ValueError as error:
             answers[number] = error
-    if not notes:
-        return answers
-    embeddings = dict(zip(notes, encoder.embed_texts([asked[number][0] for number in notes])))
+    embeddings: dict[int, np.ndarray] = {}
+    for number, vector in zip(notes, embed_queries([asked[number][0] for number in notes], encoder)):
+        if isinstance(vector, ValueError):
+            answers[number] = vector
+        else:
+            embeddings[number] = vector
     together: dict[tuple[int, str], list[int]] = {}
-    for number in notes:
+    for number in embeddings:
         options = asked[number][1]
         together.setdefault((_depth(options), repr(options.where)), []).append(number)
     for numbers in together.values():
@@ -113,41 +132,20 @@ def answer_sentences(
         except GalleryError:
             raise
         except ValueError as error:
-            answers = [error if number in numbers else answer for number, answer in enumerate(answers)]
+            answers = [error if number in numbers else given for number, given in enumerate(answers)]
             continue
         for number, hits in zip(numbers, found):
-            sentence, options = asked[number]
+            query, options = asked[number]
             rows = embeddings[number][None]
-            answers[number] = _answer(gallery, reranker, rows, sentence, options, notes[number], hits)
+            answers[number] = _answer(gallery, reranker, rows, query, options, notes[number], hits)
     return answers
-
-
-def answer_image(
-    gallery: Gallery, encoder: "PersonEncoder", image: Image.Image, name: str, ranking: SearchOptions
-) -> Answer:
-    """
-    The images of a gallery that are like an image.
-
-    Args:
-        image: RGB, of one person.
-        name: what the answer calls it.
-
-    Raises:
-        GalleryError: the gallery cannot be read.
-        ValueError: `ranking` has a value that is wrong, or asks for re-ranking, which reads a sentence.
-    """
-    if ranking.rerank is not None:
-        raise ValueError("re-ranking reads a sentence, not an image")
-    embedding = encoder.encode_images([image])
-    hits = gallery.search(embedding, _depth(ranking), ranking.where)[0]
-    return _answer(gallery, None, embedding, name, ranking, [], hits)
 
 
 def _answer(
     gallery: Gallery,
     reranker: "Reranker | None",
     embedding: np.ndarray,
-    query: str,
+    query: Query,
     ranking: SearchOptions,
     notes: list[str],
     hits: list[Hit],
@@ -162,7 +160,7 @@ def _answer(
         if len(hits) < ranking.rerank:
             rows = _counted(gallery, ranking, hits, "re-ranked")
             notes.append(f"re-ranking of {ranking.rerank}, but {held} {rows}")
-        hits = _rerank(reranker, query, hits, ranking.rerank, notes)
+        hits = _rerank(reranker, query.sentence, hits, ranking.rerank, notes)
     if ranking.one_per is not None:
         shown = collapse(hits, ranking.one_per)
         if len(shown) < ranking.top_k:
@@ -172,7 +170,7 @@ def _answer(
     elif len(hits) < ranking.top_k:
         rows = _counted(gallery, ranking, hits, "listed")
         notes.append(f"{ranking.top_k} results wanted, but {held} {rows}")
-    return Answer(query, hits[: ranking.top_k], notes)
+    return Answer(query.name, hits[: ranking.top_k], notes)
 
 
 def _counted(gallery: Gallery, ranking: SearchOptions, hits: list[Hit], done: str) -> str:
@@ -203,11 +201,11 @@ def _enough(gallery: Gallery, embedding: np.ndarray, ranking: SearchOptions, hit
         hits = gallery.search(embedding, wanted, ranking.where)[0]
 
 
-def _rerank(reranker: "Reranker", query: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
+def _rerank(reranker: "Reranker", sentence: str, hits: list[Hit], number: int, notes: list[str]) -> list[Hit]:
     """The first `number` hits in the re-ranked order, the rest as it was behind them."""
     from .reranking import rerank_hits  # needs torch, which other searches do not
 
-    first, skipped = rerank_hits(reranker, query, hits[:number])
+    first, skipped = rerank_hits(reranker, sentence, hits[:number])
     for item in skipped[:_LISTED]:  # without folders: the demo shows notes to people who need not know them
         notes.append(f"behind the re-ranked images, since it cannot be read: {item.path.name}: {item.reason}")
     if len(skipped) > _LISTED:
@@ -215,4 +213,4 @@ def _rerank(reranker: "Reranker", query: str, hits: list[Hit], number: int, note
     return first + hits[number:]
 
 
-__all__ = ["SearchOptions", "TextEncoder", "answer_image", "answer_sentence", "answer_sentences"]
+__all__ = ["SearchOptions", "answer", "answer_all", "answer_image", "answer_sentence", "answer_sentences"]
