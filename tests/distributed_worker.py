@@ -9,7 +9,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from aga_model import AgaConfig, AgaForPreTraining
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training.momentum import MomentumModel
 
 BATCH, SEQ = 12, 14
 
@@ -52,9 +52,9 @@ def build(family: str) -> AgaForPreTraining:
     return AgaForPreTraining(config).train()
 
 
-def build_teacher(model: AgaForPreTraining) -> MomentumTeacher:
+def build_teacher(model: AgaForPreTraining) -> MomentumModel:
     """A momentum model that differs from the model, with a queue that holds something."""
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in teacher.model.parameters():

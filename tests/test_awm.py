@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from aga_model import AgaConfig, AgaForPreTraining
 from aga_model.masking import best_patches
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training.momentum import MomentumModel
 
 AWM = {"image_keep_ratio": 0.5, "momentum": 0.9, "distillation_weight": 0.0}
 
@@ -77,7 +77,7 @@ def test_scores_are_the_attention_of_eager(make, batch):
 
 def test_the_momentum_model_chooses_and_the_step_takes_its_choice(make, batch):
     model = make(**AWM)
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     with torch.no_grad():
         for parameter in teacher.model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
@@ -92,7 +92,7 @@ def test_the_momentum_model_chooses_and_the_step_takes_its_choice(make, batch):
 
 def test_evaluation_sees_all_patches(make, batch):
     model = make(**AWM).eval()
-    output = model(**batch, momentum_model=MomentumTeacher(model))
+    output = model(**batch, momentum_model=MomentumModel(model))
     assert output.kept_patches is None
     plain = model.aga.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(output.image_embeds, F.normalize(plain, dim=-1))
@@ -100,7 +100,7 @@ def test_evaluation_sees_all_patches(make, batch):
 
 def test_the_end_of_training_can_see_all_patches(make, batch):
     model = make(**AWM, image_keep_until=0.5)
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     for progress, dropped in ((0.0, True), (0.49, True), (0.5, False), (1.0, False)):
         model.training_progress = progress
         output = model(**batch, momentum_model=teacher)
@@ -120,7 +120,7 @@ def test_random_dropping_needs_no_momentum_model(make, batch):
 
 def test_patch_scores_alone_ask_nothing_else_of_the_momentum_model(make, batch, monkeypatch):
     model = make(**AWM, enrichment="none", loss_weights={"sdm": 1.0, "mlm": 1.0})
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
 
     def forbidden(*args, **kwargs):
         raise AssertionError("only the patch scores are used")
@@ -134,7 +134,7 @@ def test_scores_at_a_lower_resolution_cover_the_grid(make, batch):
     model = make(**AWM, image_score_resolution=0.5)
     _, attention = model.aga.get_image_features_with_attention(batch["pixel_values"], 0.5)
     assert attention.shape == (len(batch["pixel_values"]), model.aga.vision_model.embeddings.num_patches)
-    output = model(**batch, momentum_model=MomentumTeacher(model))
+    output = model(**batch, momentum_model=MomentumModel(model))
     assert output.kept_patches.shape[1] == round(0.5 * attention.shape[1])
 
 
@@ -157,14 +157,14 @@ def test_scores_of_patches_that_leave_pixels_over(make_sections, batch, resoluti
     _, attention = model.aga.get_image_features_with_attention(pixels, resolution)
     assert model.config.vision_config.grid_size == (7, 4)  # (45 - 8) // 6 + 1, (26 - 8) // 6 + 1
     assert attention.shape == (4, 28) and torch.isfinite(attention).all()
-    output = model(**batch | {"pixel_values": pixels}, momentum_model=MomentumTeacher(model))
+    output = model(**batch | {"pixel_values": pixels}, momentum_model=MomentumModel(model))
     assert output.kept_patches.shape == (4, 14) and output.kept_patches.max() < 28
     output.loss.backward()
 
 
 def test_attention_that_is_not_given_is_named(make, batch):
     model = make(**AWM)
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     teacher.model.aga.vision_model.config._attn_implementation = "sdpa"
     with pytest.raises(ValueError, match="returns no attention rows"):
         model(**batch, momentum_model=teacher)

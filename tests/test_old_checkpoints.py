@@ -13,7 +13,8 @@ import torch
 from test_package import MODEL_ROOM
 
 from aga_model import AgaForImageTextRetrieval, AgaForPreTraining, losses, modeling_aga
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training import momentum
+from aga_model.training.momentum import MomentumModel
 
 SCRIPT = Path(__file__).parent / "fixtures" / "make_checkpoint.py"
 CHECKPOINTS = sorted((SCRIPT.parent / "checkpoints").glob("*/*/"))
@@ -119,7 +120,7 @@ def test_the_momentum_model_has_its_old_name(make_model, batch):
     with pytest.raises(AttributeError, match="losses' has no attribute 'StudentEmbeddings'"):
         _ = losses.StudentEmbeddings
     model = make_model(momentum=0.9)
-    momentum_model = MomentumTeacher(model)
+    momentum_model = MomentumModel(model)
     found = []
     for name in ("momentum_model", "teacher"):
         torch.manual_seed(0)
@@ -129,3 +130,7 @@ def test_the_momentum_model_has_its_old_name(make_model, batch):
         else:
             found.append(model.train()(**batch, momentum_model=momentum_model).loss)
     assert torch.equal(*found)
+    with pytest.warns(DeprecationWarning, match="MomentumTeacher is now called MomentumModel"):
+        assert momentum.MomentumTeacher is MomentumModel
+    with pytest.raises(AttributeError, match="momentum' has no attribute 'Student'"):
+        _ = momentum.Student

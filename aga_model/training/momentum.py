@@ -1,7 +1,9 @@
 """The momentum model: a moving average of the weights that teaches the model in training and is not released."""
 
 import copy
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,11 +11,21 @@ from torch import Tensor
 
 from aga_model.pretraining_aga import AgaForPreTraining
 
-TEACHER_FILE = "momentum_teacher.safetensors"
+MOMENTUM_FILE = "momentum_model.safetensors"
+_FILE_BEFORE = "momentum_teacher.safetensors"  # in checkpoints before version 0.2
 _QUEUE = ("queue_image_embeds", "queue_text_embeds", "queue_person_ids")
 
 
-class MomentumTeacher:
+def __getattr__(name: str) -> Any:
+    """The names that [`MomentumModel`] and `MOMENTUM_FILE` had before version 0.2, for one version more."""
+    now = {"MomentumTeacher": "MomentumModel", "TEACHER_FILE": "MOMENTUM_FILE"}.get(name)
+    if now is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is now called {now}", DeprecationWarning, stacklevel=2)
+    return globals()[now]
+
+
+class MomentumModel:
     """
     Exponential moving average of a model's weights, in float32, and a queue of what it said about past batches.
 
@@ -66,7 +78,7 @@ class MomentumTeacher:
         tensors = {f"model.{name}": value.cpu().contiguous() for name, value in self.model.named_parameters()}
         if self._queue is not None:
             tensors |= {name: rows.cpu().contiguous() for name, rows in zip(_QUEUE, self._queue)}
-        save_file(tensors, Path(folder) / TEACHER_FILE)
+        save_file(tensors, Path(folder) / MOMENTUM_FILE)
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
@@ -77,7 +89,9 @@ class MomentumTeacher:
             FileNotFoundError: the checkpoint holds no momentum model.
             ValueError: it is that of another architecture.
         """
-        path = Path(folder) / TEACHER_FILE
+        path = Path(folder) / MOMENTUM_FILE
+        if not path.is_file() and path.with_name(_FILE_BEFORE).is_file():
+            path = path.with_name(_FILE_BEFORE)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: the checkpoint holds no momentum model, so the run cannot be continued")
         tensors = load_file(path)
@@ -91,4 +105,4 @@ class MomentumTeacher:
         self._queue = (queue[0], queue[1], queue[2]) if queue else None
 
 
-__all__ = ["TEACHER_FILE", "MomentumTeacher"]
+__all__ = ["MOMENTUM_FILE", "MomentumModel"]

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -24,7 +25,7 @@ from .arguments import AgaTrainingArguments
 from .compiling import mark_lengths
 from .errors import TrainingStopped, another_try
 from .finite import EMBEDDINGS, NONFINITE_FILE, Finding, FiniteGuard
-from .momentum import MomentumTeacher
+from .momentum import MomentumModel
 from .optimizers import adamw_with_factors, muon_with_adamw
 from .parallel.sharding import leave_temperature_whole, plain_copy, whole_parameters
 from .release.contents import MODEL_FOLDER, read_release
@@ -61,14 +62,14 @@ class EpochCallback(TrainerCallback):
 class MomentumCallback(TrainerCallback):
     """Moves the momentum model after each optimiser step and raises the weight of its targets over the first epoch."""
 
-    def __init__(self, teacher: MomentumTeacher):
-        self.teacher = teacher
+    def __init__(self, momentum_model: MomentumModel):
+        self.momentum_model = momentum_model
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.teacher.set_epochs_done(float(state.epoch or 0.0))
+        self.momentum_model.set_epochs_done(float(state.epoch or 0.0))
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.teacher.update(model.module if hasattr(model, "module") else model)
+        self.momentum_model.update(model.module if hasattr(model, "module") else model)
 
 
 class TimingCallback(TrainerCallback, ExportableState):
@@ -128,14 +129,14 @@ class AgaTrainer(Trainer):
         self._component_steps = 0
         self._guard = FiniteGuard(self.args.device)
         self._written_to: Path | None = None
-        self.teacher: MomentumTeacher | None = None
+        self.momentum_model: MomentumModel | None = None
         if self.is_fsdp_enabled:
             leave_temperature_whole(self.accelerator, cast(AgaForPreTraining, self.model))
         self.add_callback(ProgressCallback())
         trained = cast(AgaForPreTraining, self.accelerator.unwrap_model(self.model))
         if trained.config.objective_config.momentum is not None:
-            self.teacher = MomentumTeacher(trained)
-            self.add_callback(MomentumCallback(self.teacher))
+            self.momentum_model = MomentumModel(trained)
+            self.add_callback(MomentumCallback(self.momentum_model))
         self.add_callback(TimingCallback())  # behind the momentum model's, whose update counts as training
         self.add_callback(EpochCallback(self.train_dataset))
 
@@ -176,15 +177,21 @@ class AgaTrainer(Trainer):
                 self.optimizer = adamw_with_factors(trained, *common, *rates)
         return super().create_optimizer(model)
 
+    @property
+    def teacher(self) -> MomentumModel | None:
+        """The name that `momentum_model` had before version 0.2, for one version more."""
+        warnings.warn("teacher is now called momentum_model", DeprecationWarning, stacklevel=2)
+        return self.momentum_model
+
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.teacher is not None and self.args.should_save:
-            self.teacher.save(output_dir)
+        if self.momentum_model is not None and self.args.should_save:
+            self.momentum_model.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.teacher is not None and checkpoint is not None:
-            self.teacher.load(checkpoint)
+        if self.momentum_model is not None and checkpoint is not None:
+            self.momentum_model.load(checkpoint)
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._written_to is None else str(self._written_to)
@@ -284,8 +291,8 @@ class AgaTrainer(Trainer):
         rows = inputs.pop("rows", [])
         if self.args.torch_compile:
             mark_lengths(inputs)
-        if self.teacher is not None:
-            inputs = {**inputs, "momentum_model": self.teacher}
+        if self.momentum_model is not None:
+            inputs = {**inputs, "momentum_model": self.momentum_model}
         outputs = model(**inputs)
         self._component_steps += 1
         parts = {name: value.detach() for name in COMPONENTS if (value := outputs.get(name)) is not None}

@@ -45,7 +45,7 @@ from benchmarks.reports import write_result
 from benchmarks.runner import bench_parser
 
 OUT = RESULTS / "training_kills.json"
-WHOLE = ("model.safetensors", "momentum_teacher.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+WHOLE = ("model.safetensors", "momentum_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 RUN = {
     "model_config": {

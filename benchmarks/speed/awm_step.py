@@ -21,7 +21,7 @@ from rich.table import Table
 
 from aga_model import AgaConfig, AgaForPreTraining
 from aga_model.masking import PATCH_SELECTIONS
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training.momentum import MomentumModel
 from benchmarks.machine import accelerator, device, in_words
 from benchmarks.meters import in_turns, paired_ratios
 from benchmarks.places import RESULTS
@@ -73,7 +73,7 @@ class Step:
         )
         self.keep_ratio = keep_ratio
         self.model = AgaForPreTraining(config).train().to(device)
-        self.teacher = MomentumTeacher(self.model)
+        self.momentum_model = MomentumModel(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
         self.device = device
 
@@ -100,12 +100,12 @@ class Step:
         self.model.patch_selection = PATCH_SELECTIONS[objective.image_mask_strategy]()
         synchronize(self.device)
         began = time.perf_counter()
-        self.model(**batch, momentum_model=self.teacher if guided else None).loss.backward()
+        self.model(**batch, momentum_model=self.momentum_model if guided else None).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if guided:
-            self.teacher.update(self.model)
+            self.momentum_model.update(self.model)
         synchronize(self.device)
         return time.perf_counter() - began
 

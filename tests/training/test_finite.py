@@ -14,7 +14,7 @@ from aga_model.data import PairCollator
 from aga_model.training import run as training_run
 from aga_model.training.errors import another_try
 from aga_model.training.finite import EMBEDDINGS, GRADIENT, LOSS, NONFINITE_FILE, WEIGHTS, Finding, FiniteGuard
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training.momentum import MomentumModel
 from aga_model.training.run import main
 from aga_model.training.run_folder import last_complete_checkpoint
 
@@ -146,7 +146,7 @@ OBJECTIVES = [
 def test_a_step_without_numbers_ends_in_a_loss_that_says_so(make_model, batch, objective, broken):
     """Masks, negatives and enriched words are drawn from NaN on the way, without an index that there is not."""
     model = make_model(**objective).train()
-    teacher = MomentumTeacher(model) if "momentum" in objective else None
+    teacher = MomentumModel(model) if "momentum" in objective else None
     if broken == "image":
         batch["pixel_values"][0] = NAN
     else:

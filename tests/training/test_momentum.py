@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from aga_model import AgaConfig, AgaForImageTextRetrieval, AgaForPreTraining, AgaModel
 from aga_model.losses import MomentumEmbeddings, distilled_mlm_loss, itc_loss, mlm_loss, momentum_itc_loss
 from aga_model.training.arguments import AgaTrainingArguments
-from aga_model.training.momentum import TEACHER_FILE, MomentumTeacher
+from aga_model.training.momentum import MOMENTUM_FILE, MomentumModel
 from aga_model.training.run import main
 from aga_model.training.trainer import AgaTrainer, TimingCallback
 
@@ -49,7 +49,7 @@ RUN = {
 
 def test_weights_follow_the_closed_form(make_model):
     model = make_model(momentum=0.8)
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     name = "aga.text_projection.weight"
     start = teacher.model.state_dict()[name].clone()
     history = []
@@ -66,7 +66,7 @@ def test_weights_follow_the_closed_form(make_model):
 
 
 def test_alpha_rises_over_the_first_epoch(make_model):
-    teacher = MomentumTeacher(make_model(momentum=0.9, distillation_weight=0.4))
+    teacher = MomentumModel(make_model(momentum=0.9, distillation_weight=0.4))
     weights = []
     for epochs in (0.0, 0.25, 1.0, 7.0):
         teacher.set_epochs_done(epochs)
@@ -76,7 +76,7 @@ def test_alpha_rises_over_the_first_epoch(make_model):
 
 def test_weights_stay_float32_when_the_model_is_half(make_model):
     model = make_model(momentum=0.5).bfloat16()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     before = teacher.model.aga.text_projection.weight.clone()
     with torch.no_grad():
         model.aga.text_projection.weight.add_(1.0)
@@ -92,7 +92,7 @@ def test_targets_are_without_dropout(make_sections, batch):
     sections["text_config"] |= {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
     torch.manual_seed(0)
     model = AgaForPreTraining(AgaConfig(**sections)).train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         said = teacher.model.aga.get_text_features(**inputs).pooler_output
@@ -102,16 +102,16 @@ def test_targets_are_without_dropout(make_sections, batch):
 
 def test_a_checkpoint_names_the_two_halves_of_the_queue(make_model, tmp_path):
     """Runs that another version has begun are continued by these names."""
-    teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
+    teacher = MomentumModel(make_model(momentum=0.9, queue_size=5))
     teacher.remember(torch.full((2, 32), 1.0), torch.full((2, 32), 2.0), torch.tensor([8, 9]))
     teacher.save(tmp_path)
-    saved = load_file(tmp_path / TEACHER_FILE)
+    saved = load_file(tmp_path / MOMENTUM_FILE)
     assert (saved["queue_image_embeds"] == 1).all() and (saved["queue_text_embeds"] == 2).all()
     assert saved["queue_person_ids"].tolist() == [8, 9]
 
 
 def test_queue_keeps_the_newest(make_model):
-    teacher = MomentumTeacher(make_model(momentum=0.9, queue_size=5))
+    teacher = MomentumModel(make_model(momentum=0.9, queue_size=5))
     assert teacher.past() is None
     for start in (0, 3, 6):
         ids = torch.arange(start, start + 3)
@@ -167,12 +167,12 @@ def test_training_without_the_teacher_says_so(make_model, batch):
         model.train()(**batch)
     model.eval()(**batch)
     with pytest.raises(ValueError, match="momentum is not set"):
-        MomentumTeacher(make_model())
+        MomentumModel(make_model())
 
 
 def test_the_queue_takes_up_each_training_batch(make_model, batch):
     model = make_model(momentum=0.9, queue_size=6).train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     for _ in range(2):
         model(**batch, momentum_model=teacher)
     assert teacher.past()[2].tolist() == [0, 1, 1, 2, 0, 1]
@@ -186,7 +186,7 @@ def test_the_queue_takes_up_each_training_batch(make_model, batch):
 def test_enrichment_takes_the_teachers_predictions(make_model, batch):
     """A teacher that is sure of one word: TEM writes that word."""
     model = make_model(momentum=0.9, enrichment_probability=1.0, enrichment_sampling="argmax").train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     with torch.no_grad():
         teacher.model.mlm_head.decoder.weight.zero_()
         teacher.model.mlm_head.decoder.bias.zero_()
@@ -198,7 +198,7 @@ def test_enrichment_takes_the_teachers_predictions(make_model, batch):
 def test_the_update_counts_as_training_time(make_model, monkeypatch, tmp_path):
     """The trainer's clock stops after the momentum model has moved."""
     order = []
-    monkeypatch.setattr(MomentumTeacher, "update", lambda self, model: order.append("update"))
+    monkeypatch.setattr(MomentumModel, "update", lambda self, model: order.append("update"))
     monkeypatch.setattr(TimingCallback, "on_step_end", lambda self, *args, **kwargs: order.append("clock"))
     data = SimpleNamespace(set_epoch=lambda epoch: None)
     args = AgaTrainingArguments(
@@ -227,32 +227,41 @@ def test_a_continued_run_ends_the_same_with_its_teacher(unbroken):
     for step in (6, 9):
         shutil.rmtree(folder / f"checkpoint-{step}")
     assert main([str(unbroken / "run.yaml"), "--output_dir", str(folder)]) == 0
-    for name in ("model/model.safetensors", f"checkpoint-9/{TEACHER_FILE}"):
+    for name in ("model/model.safetensors", f"checkpoint-9/{MOMENTUM_FILE}"):
         assert (folder / name).read_bytes() == (unbroken / "run" / name).read_bytes(), name
-    teacher = load_file(folder / "checkpoint-9" / TEACHER_FILE)
+    teacher = load_file(folder / "checkpoint-9" / MOMENTUM_FILE)
     assert len(teacher["queue_person_ids"]) == 20
     state = json.loads((folder / "checkpoint-9" / "trainer_state.json").read_text())
     assert state["log_history"][0]["itm_loss"] > 0
 
 
 def test_a_checkpoint_without_its_teacher_is_refused(make_model, tmp_path):
-    teacher = MomentumTeacher(make_model(momentum=0.9))
+    teacher = MomentumModel(make_model(momentum=0.9))
     with pytest.raises(FileNotFoundError, match="holds no momentum model"):
         teacher.load(tmp_path)
     teacher.save(tmp_path)
     teacher.load(tmp_path)
     with pytest.raises(ValueError, match="not the momentum model of this architecture"):
-        MomentumTeacher(make_model(momentum=0.9, loss_weights={"itc": 1.0, "itm": 1.0})).load(tmp_path)
-    weights = load_file(tmp_path / TEACHER_FILE)
+        MomentumModel(make_model(momentum=0.9, loss_weights={"itc": 1.0, "itm": 1.0})).load(tmp_path)
+    weights = load_file(tmp_path / MOMENTUM_FILE)
     weights["model.aga.logit_scale"] = torch.zeros(1)  # of another shape, though it could be broadcast
-    save_file(weights, tmp_path / TEACHER_FILE)
+    save_file(weights, tmp_path / MOMENTUM_FILE)
     with pytest.raises(ValueError, match="not the momentum model of this architecture"):
         teacher.load(tmp_path)
 
 
+def test_a_run_of_the_version_before_goes_on(make_model, tmp_path):
+    saved, other = (MomentumModel(make_model(seed=seed, momentum=0.9)) for seed in (1, 2))
+    saved.save(tmp_path)
+    (tmp_path / MOMENTUM_FILE).rename(tmp_path / "momentum_teacher.safetensors")
+    other.load(tmp_path)
+    for mine, theirs in zip(other.model.parameters(), saved.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_the_released_folder_holds_no_teacher(unbroken):
     folder = unbroken / "run" / "model"
-    assert not list(folder.rglob(TEACHER_FILE)) and not list(folder.rglob("*.bin"))
+    assert not list(folder.rglob(MOMENTUM_FILE)) and not list(folder.rglob("*.bin"))
     card = (folder / "README.md").read_text()
     assert "the BERT family" in card and "momentum 0.9, weight of its targets 0.4, queue of 20; not part" in card
     released = load_file(folder / "model.safetensors")
@@ -306,7 +315,7 @@ def test_the_models_losses_have_the_teachers_targets_by_alpha(make_model, batch,
     objective = {"momentum": 0.9, "distillation_weight": 0.8, "enrichment": "none", "mask_ratio": 0.3,
                  "image_keep_ratio": 0.5, "image_mask_strategy": "random"}  # fmt: skip
     model = make_model(**objective).train()
-    teacher = MomentumTeacher(make_model(seed=1, **objective))
+    teacher = MomentumModel(make_model(seed=1, **objective))
     with torch.no_grad():
         teacher.model.mlm_head.decoder.weight.mul_(20.0)  # of a mind of its own
     teacher.weight = 0.25
@@ -329,7 +338,7 @@ def test_the_models_losses_have_the_teachers_targets_by_alpha(make_model, batch,
 def test_the_teacher_reads_the_enriched_captions(make_model, batch):
     model = make_model(momentum=0.9, queue_size=4, enrichment_probability=1.0).train()
     _write_300(model)
-    teacher = MomentumTeacher(make_model(seed=1, momentum=0.9, queue_size=4))
+    teacher = MomentumModel(make_model(seed=1, momentum=0.9, queue_size=4))
     teacher.weight = 0.4
     output = model(**batch, momentum_model=teacher)
     assert (output.enriched_input_ids == 300).any()
@@ -349,7 +358,7 @@ def test_each_view_is_taught_by_the_teachers_reading_of_it(make_model, batch):
     objective = {"momentum": 0.9, "enrichment": "add", "enrichment_probability": 1.0, "mask_ratio": 0.5}
     model = make_model(**objective).train()
     _write_300(model)
-    teacher = MomentumTeacher(make_model(seed=1, **objective))
+    teacher = MomentumModel(make_model(seed=1, **objective))
     teacher.weight = 1.0
     output = model(**batch, momentum_model=teacher)
     images = [each.aga.get_image_features(batch["pixel_values"]).pooler_output for each in (model, teacher.model)]
@@ -369,7 +378,7 @@ def test_the_momentum_model_drops_nothing_out(make_sections, batch):
     """Of the BERT family, whose layers drop out a tenth in training: it says what the model says in evaluation."""
     torch.manual_seed(0)
     model = AgaForPreTraining(AgaConfig(**make_sections("bert", momentum=0.9))).train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     inputs = batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():
         said = teacher.model.aga.get_text_features(*inputs).pooler_output
@@ -382,7 +391,7 @@ def test_the_momentum_model_drops_nothing_out(make_sections, batch):
 def test_a_queue_fills_without_soft_targets(make_model, batch):
     objective = {"momentum": 0.9, "queue_size": 6, "distillation_weight": 0.0, "enrichment": "none"}
     model = make_model(**objective).train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     model(**batch, momentum_model=teacher)
     wanted = model.aga.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(teacher.past()[0], wanted, atol=1e-5, rtol=1e-5)
@@ -390,7 +399,7 @@ def test_a_queue_fills_without_soft_targets(make_model, batch):
 
 def test_evaluation_leaves_the_queue_alone(make_model, batch):
     model = make_model(momentum=0.9, queue_size=9).train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     model(**batch, momentum_model=teacher)
     model.eval()(**batch | {"person_ids": torch.tensor([5, 6, 7, 8])}, momentum_model=teacher)
     assert teacher.past()[2].tolist() == [0, 1, 1, 2] and len(teacher.past()[0]) == 4
@@ -400,7 +409,7 @@ def test_past_batches_are_candidates_of_the_next(make_model, batch):
     """What the queue holds before the step, with persons of the batch among its own."""
     objective = {"momentum": 0.9, "queue_size": 9, "enrichment": "none"}
     model = make_model(**objective).train()
-    teacher = MomentumTeacher(make_model(seed=1, **objective))
+    teacher = MomentumModel(make_model(seed=1, **objective))
     teacher.weight = 0.3
     queue = torch.randn(5, 32), torch.randn(5, 32), torch.tensor([1, 7, 0, 1, 8])
     teacher.remember(*queue)

@@ -179,7 +179,7 @@ def test_a_full_disk_at_any_file_leaves_the_last_checkpoint(trainer):
     folder = Path(trainer.args.output_dir)
     before = _contents(folder)
     sizes = {Path(name).name: len(content) for name, content in before.items() if name.startswith("checkpoint-2/")}
-    assert {"model.safetensors", "optimizer.pt", "momentum_teacher.safetensors", "trainer_state.json"} <= sizes.keys()
+    assert {"model.safetensors", "optimizer.pt", "momentum_model.safetensors", "trainer_state.json"} <= sizes.keys()
     trainer.state.global_step = 4
     for size in [0, *(size - 1 for size in sorted(set(sizes.values())))]:
         expected = pytest.raises(TrainingStopped, match=r"checkpoint-4: could not be saved .*checkpoint-2 is whole")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel
 from aga_model.training.arguments import AgaTrainingArguments
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training.momentum import MomentumModel
 from aga_model.training.parallel.sharding import check_sharding, is_sharded_run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ def test_gradient_checkpointing_changes_no_gradient(make_sections, batch, family
     }
     torch.manual_seed(0)
     model = AgaForPreTraining(AgaConfig(**make_sections(family, **objective))).train()
-    teacher = MomentumTeacher(model)
+    teacher = MomentumModel(model)
     ids = batch["input_ids"].clone()
     ids[ids >= 640] = 5  # the fixture's special tokens are those of one family
     ids[:, 0], ids[:, -1] = model.config.text_config.bos_token_id, model.config.text_config.eos_token_id

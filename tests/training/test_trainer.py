@@ -16,7 +16,7 @@ from aga_model.training import trainer as trainer_module
 from aga_model.training.arguments import AgaTrainingArguments
 from aga_model.training.errors import TrainingStopped
 from aga_model.training.finite import FiniteGuard
-from aga_model.training.momentum import MomentumTeacher
+from aga_model.training.momentum import MomentumModel
 from aga_model.training.trainer import AgaTrainer, EpochCallback, TimingCallback, _load_weights
 
 CAPTIONS = ["a man in a blue jacket", "a woman with a red handbag", "a girl in a yellow dress", "he wears a hoodie"]
@@ -81,7 +81,7 @@ def trained(build, tmp_path_factory):
 
     def before(module, args, kwargs):
         seen.progress.append(module.training_progress)
-        seen.alphas.append(trainer.teacher.weight)
+        seen.alphas.append(trainer.momentum_model.weight)
 
     def after(module, args, outputs):
         seen.losses.append({"itc_loss": outputs.itc_loss.item(), "mlm_loss": outputs.mlm_loss.item()})
@@ -93,13 +93,13 @@ def trained(build, tmp_path_factory):
     trainer.optimizer.register_step_post_hook(
         lambda *args: seen.weights.append(model.get_parameter(name).detach().clone())
     )
-    update = trainer.teacher.update
+    update = trainer.momentum_model.update
 
     def updating(model):
         update(model)
-        seen.teacher.append(trainer.teacher.model.get_parameter(name).clone())
+        seen.teacher.append(trainer.momentum_model.model.get_parameter(name).clone())
 
-    trainer.teacher.update = updating
+    trainer.momentum_model.update = updating
     trainer.train()
     return trainer, seen
 
@@ -261,13 +261,13 @@ def test_weights_that_are_tied_stand_in_a_checkpoint_once(make_sections, tokeniz
 
 def test_a_continued_training_takes_the_momentum_model_of_its_checkpoint(make_trainer, make_model, tmp_path):
     trainer = make_trainer({"momentum": MOMENTUM, "queue_size": 5})
-    other = MomentumTeacher(make_model(seed=1, momentum=MOMENTUM, queue_size=5))
+    other = MomentumModel(make_model(seed=1, momentum=MOMENTUM, queue_size=5))
     other.remember(torch.full((3, 32), 2.0), torch.full((3, 32), 5.0), torch.tensor([1, 2, 3]))
     other.save(tmp_path)
     trainer._load_optimizer_and_scheduler(str(tmp_path))
-    for mine, saved in zip(trainer.teacher.model.parameters(), other.model.parameters(), strict=True):
+    for mine, saved in zip(trainer.momentum_model.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(mine, saved)
-    images, texts, persons = trainer.teacher.past()
+    images, texts, persons = trainer.momentum_model.past()
     assert (images == 2).all() and (texts == 5).all() and persons.tolist() == [1, 2, 3]
 
 
