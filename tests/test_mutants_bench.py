@@ -47,7 +47,9 @@ import time
 
 import pytest
 
+from aga_model.doors import wide
 from aga_model.numbers import below, countdown, halved, squared
+from aga_model.rows import scaled
 from aga_model.steps import stepped
 
 
@@ -86,6 +88,14 @@ def test_stepped():
     assert stepped(1) == 2
 
 
+def test_scaled():
+    assert scaled(1) == 2
+
+
+def test_wide():
+    assert wide() == 5
+
+
 def test_the_script_ends_with_what_main_says():
     assert subprocess.run([sys.executable, "train_hf.py"]).returncode == 3
 """
@@ -109,6 +119,29 @@ def main():
 
 if __name__ == "__main__":
     sys.exit(main())
+"""
+
+# What is executed at import, and counts elsewhere: a default in a body, a field where it is read.
+ROWS = """\
+from types import SimpleNamespace
+
+
+def scaled(number, factor=2):
+    return number * factor
+
+
+TABLE = {"first": SimpleNamespace(width=5)}
+
+
+def row(name):
+    return TABLE[name]
+"""
+DOORS = """\
+from aga_model.rows import row
+
+
+def wide():
+    return row("first").width
 """
 
 ELSEWHERE = """\
@@ -144,6 +177,8 @@ def project(tmp_path):
         "aga_model/numbers.py": CODE,
         "aga_model/tables.py": TABLES,
         "aga_model/steps.py": STEPS,
+        "aga_model/rows.py": ROWS,
+        "aga_model/doors.py": DOORS,
         "train_hf.py": SCRIPT,
         "tests/test_numbers.py": TESTS,
         "tests/test_elsewhere.py": ELSEWHERE,
@@ -163,6 +198,8 @@ def project(tmp_path):
             "new": "STEP = 2",
             "why": "So are they.",
         },
+        {"name": "factor", "file": "aga_model/rows.py", "old": "factor=2", "new": "factor=3", "why": "So they are."},
+        {"name": "width", "file": "aga_model/rows.py", "old": "width=5", "new": "width=6", "why": "Doors are wide."},
         {"name": "no_status", "file": "train_hf.py", "old": "sys.exit(main())", "new": "main()", "why": "It is lost."},
     ]
     files["benchmarks/mutants/numbers.yaml"] = json.dumps(entries)
@@ -193,6 +230,8 @@ def test_faults_are_noticed_by_the_tests_that_execute_them(project):
         "cubed_from_three": ("killed", "test_the_second_square", 2),
         "never_down": ("killed", "test_countdown", 1),
         "two_steps": ("killed", "test_stepped", 1),
+        "factor": ("killed", "test_scaled", 1),
+        "width": ("killed", "test_wide", 2),
         "no_status": ("killed", "test_the_script_ends_with_what_main_says", 1),
     }
     # A second run tries again what nothing noticed, if anything has changed, and keeps the rest.

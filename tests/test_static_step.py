@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounter
 from aga_model import AgaConfig, AgaForPreTraining, pair_model
 from aga_model.masking import MASKING_POLICIES, masked_positions, sample_tokens
 from aga_model.packing import pack_captions
-from aga_model.training.compiling import mark_lengths
+from aga_model.training.trainer import mark_lengths
 
 LOSSES = {"itc": 1.0, "sdm": 0.5, "id": 0.5, "mlm": 1.0}
 

@@ -8,6 +8,7 @@ from .formats import FORMATS, OWN, SplitSize
 from .images import read_crop, to_pixel_values
 from .mentions import find_mentions, phrases_of
 from .noise import CaptionError, NoiseRecord, add_noise, check_noise
+from .noise_index import RDE, NoiseIndex, add_indexed_noise, make_noise_index, read_noise_index
 from .pairs import PairCollator, PairDataset
 from .rendered import attribute_words
 from .rendered.dataset import render_dataset
@@ -16,14 +17,17 @@ from .tokenizer import text_settings, train_tokenizer
 __all__ = [
     "FORMATS",
     "OWN",
+    "RDE",
     "RENDERED_TAG",
     "Augmentation",
     "CaptionError",
+    "NoiseIndex",
     "NoiseRecord",
     "PairCollator",
     "PairDataset",
     "Problem",
     "SplitSize",
+    "add_indexed_noise",
     "add_noise",
     "attribute_words",
     "check_dataset",
@@ -36,8 +40,10 @@ __all__ = [
     "hold_out_identities",
     "is_rendered",
     "load_benchmark",
+    "make_noise_index",
     "phrases_of",
     "read_crop",
+    "read_noise_index",
     "render_dataset",
     "says_rendered",
     "split_records",

@@ -47,8 +47,9 @@ class NoiseRecord:
         rows: number of rows of the dataset.
         mentions: attribute phrases that were found and could be replaced; 0 where none were looked for, as
             `caption_errors` is 0.
-        permuted: row -> row that its caption came from.
+        permuted: row -> row that its caption came from; None for one that does not train.
         errors: the replaced phrases; `row` is where the caption stands now, after the permutation.
+        index: name, rows and SHA-256 of the index that the permutation follows; None where it was drawn.
     """
 
     seed: int
@@ -56,8 +57,9 @@ class NoiseRecord:
     caption_errors: float = 0.0
     rows: int = 0
     mentions: int = 0
-    permuted: dict[int, int] = field(default_factory=dict)
+    permuted: dict[int, int | None] = field(default_factory=dict)
     errors: list[CaptionError] = field(default_factory=list)
+    index: dict[str, Any] | None = None
 
     def summary(self) -> dict[str, Any]:
         """Seed, rates and counts, as JSON values."""
@@ -69,7 +71,7 @@ class NoiseRecord:
             "permuted_rows": len(self.permuted),
             "mentions": self.mentions,
             "errors": len(self.errors),
-        }
+        } | ({} if self.index is None else {"index": self.index})
 
     def to_json(self) -> dict[str, Any]:
         """The whole record as JSON values: seed, rates, `counts`, `permuted` (keys as text) and `errors`."""
@@ -89,6 +91,7 @@ class NoiseRecord:
             mentions=values["counts"]["mentions"],
             permuted={int(row): source for row, source in values["permuted"].items()},
             errors=[CaptionError(**error) for error in values["errors"]],
+            index=values["counts"].get("index"),
         )
 
 
@@ -114,7 +117,7 @@ def add_noise(
     check_noise(noisy_correspondence, caption_errors, seed)
     rows, corrupted = corrupt_attributes(rows, caption_errors, seed)
     rows, record = permute_captions(rows, noisy_correspondence, seed)
-    moved_to = {source: row for row, source in record.permuted.items()}
+    moved_to = {source: row for row, source in record.permuted.items() if source is not None}
     errors = [replace(error, row=moved_to.get(error.row, error.row)) for error in corrupted.errors]
     errors.sort(key=lambda error: (error.row, error.start))
     return rows, replace(record, caption_errors=caption_errors, mentions=corrupted.mentions, errors=errors)
@@ -150,9 +153,10 @@ def permute_captions(rows: Dataset, rate: float, seed: int) -> tuple[Dataset, No
     person_ids = np.asarray(rows["person_id"][:])
     chosen = _choose_rows(person_ids, count, rng)
     source = chosen[_derange(person_ids[chosen], rng)]
-    record.permuted = dict(zip(chosen.tolist(), source.tolist()))
+    permuted = dict(zip(chosen.tolist(), source.tolist()))
+    record.permuted = {**permuted}
     captions = list(rows["caption"][:])
-    return _with_captions(rows, [captions[record.permuted.get(row, row)] for row in range(len(rows))]), record
+    return _with_captions(rows, [captions[permuted.get(row, row)] for row in range(len(rows))]), record
 
 
 def corrupt_attributes(rows: Dataset, rate: float, seed: int) -> tuple[Dataset, NoiseRecord]:

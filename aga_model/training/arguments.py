@@ -75,6 +75,13 @@ class DataArguments:
             "goes to an image of another person; validation and test stay clean (docs/data.md)"
         },
     )
+    noise_index: str | None = field(
+        default=None,
+        metadata={
+            "help": "noise as the field measures it: a .npy file such as RDE's CUHK-PEDES_0.2.npy, by which row i has "
+            "the caption of row index[i], or `rde` to make the one of its rule for noisy_correspondence (docs/data.md)"
+        },
+    )
     caption_errors: float = field(
         default=0.0,
         metadata={

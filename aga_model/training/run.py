@@ -18,11 +18,8 @@ from transformers import set_seed
 
 from aga_model.configuration_aga import AgaConfig
 from aga_model.data import (
-    NoiseRecord,
     PairCollator,
     PairDataset,
-    add_noise,
-    check_noise,
     find_card,
     find_unreadable,
     has_validation_split,
@@ -52,6 +49,7 @@ from .checks import (
     uses_identities,
 )
 from .errors import TrainingStopped, another_try
+from .noise import find_noise_index, with_noise
 from .parallel.processes import from_main, leave_group, require_shared
 from .parallel.sharding import check_sharding, is_sharded_run
 from .release.card import write_model_card
@@ -113,21 +111,6 @@ def _unreadable_images(data_args: DataArguments) -> list[str]:
     if data_args.skip_unreadable:
         logger.warning("skip_unreadable: %d images are missing or cannot be decoded and are left out", len(skipped))
     return [str(item.path) for item in skipped]
-
-
-def _noise_settings(data_args: DataArguments, run_seed: int) -> tuple[float, float, int]:
-    """Both rates and the seed."""
-    seed = run_seed if data_args.noise_seed is None else data_args.noise_seed
-    return data_args.noisy_correspondence, data_args.caption_errors, seed
-
-
-def _add_noise(train_rows: Dataset, data_args: DataArguments, run_seed: int) -> tuple[Dataset, NoiseRecord | None]:
-    """The training split with the noise that was asked for, and its record; None without any."""
-    settings = _noise_settings(data_args, run_seed)
-    noisy, record = add_noise(train_rows, *settings)
-    if data_args.leave_out_permuted:
-        noisy = noisy.select([row for row in range(len(noisy)) if row not in record.permuted])
-    return noisy, (record if any(settings[:2]) else None)
 
 
 def _find_wrong_pairs(train_rows: Dataset, name: str, args: AgaTrainingArguments) -> dict[str, Any]:
@@ -276,12 +259,15 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: AgaTrain
     check_optimizer(args)
     check_chunks(args)
     check_devices(args)
-    check_noise(*_noise_settings(data_args, args.seed))
+    noise_index = find_noise_index(data_args, args.seed)
     folder = Path(args.output_dir)
     first_start = from_main(lambda: not (folder / RUN_FILE).is_file())
     splits, decisions = _load_splits(data_args, decode=first_start)
     check_batches(splits, args)
-    splits["train"], noise = _add_noise(splits["train"], data_args, args.seed)
+    if data_args.noise_index is not None and decisions.get("skipped_images"):
+        raise ValueError("noise_index counts every image of the annotation: mend those that cannot be read")
+    held_out = splits["val"] if "identities" in decisions.get("validation", {}) else None
+    splits["train"], noise = with_noise(splits["train"], data_args, args.seed, held_out, noise_index)
     if noise:
         decisions["noise"] = noise.summary()
         logger.info("noise in the training captions: %s", decisions["noise"])

@@ -22,7 +22,6 @@ from aga_model.files import write_json
 from aga_model.pretraining_aga import AgaForPreTraining
 
 from .arguments import AgaTrainingArguments
-from .compiling import mark_lengths
 from .errors import TrainingStopped, another_try
 from .finite import EMBEDDINGS, NONFINITE_FILE, Finding, FiniteGuard
 from .momentum import MomentumModel
@@ -35,6 +34,16 @@ from .saving import SAVING, checkpoints, discard_older, put_in_place, saving, ti
 logger = logging.getLogger(__name__)
 
 COMPONENTS = tuple(f"{name}_loss" for name in LOSS_NAMES)
+
+# Which sizes of a batch's tensors differ from batch to batch: caption length, rows and their width.
+_VARIABLE_SIZES = {
+    "input_ids": [1],
+    "attention_mask": [1],
+    "tokens": [0, 1],
+    "captions": [0, 1],
+    "positions": [0, 1],
+    "slots": [1],
+}
 
 
 class ProgressCallback(TrainerCallback):
@@ -372,3 +381,17 @@ class AgaTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def mark_lengths(batch: dict[str, Any]) -> None:
+    """
+    Tell torch.compile which sizes vary; it would compile for the first ones alone, and again for others.
+
+    Args:
+        batch: of [`PairCollator`], with tensors on the device where they are used.
+    """
+    for name, value in batch.items():
+        if isinstance(value, dict):
+            mark_lengths(value)
+        elif name in _VARIABLE_SIZES:
+            torch._dynamo.maybe_mark_dynamic(value, _VARIABLE_SIZES[name])

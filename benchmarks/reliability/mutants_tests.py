@@ -103,10 +103,12 @@ class TestMap:
         measured = (self.sources / file).read_text(encoding="utf-8") if (self.sources / file).exists() else ""
         if measured.count(old) == 1:
             executed = statement_lines(measured, changed)
-            if not executed & self._at_import[file]:
-                found = {test for line in executed for test in lines.get(line, ())}
-            elif names := _assigned(measured, executed):  # executed at import, read by whoever names it
-                in_file = self._executing([file, *self._naming(names)])
+            if executed & self._at_import[file]:
+                # Executed at import: the head of a function counts where its body is executed, and what has a name
+                # where it is read.
+                executed, names = _body_lines(measured, executed), _named(measured, executed)
+                in_file = self._executing([file, *self._naming(names)]) if names else in_file
+            found = {test for line in executed for test in lines.get(line, ())}
         chosen, total = [], 0.0
         for test in sorted(found or in_file, key=lambda test: (-self._promise(test, in_file[test]), test)):
             if not chosen or total + self.times[test] <= budget:
@@ -134,16 +136,35 @@ class TestMap:
         ]
 
 
-def _assigned(source: str, lines: set[int]) -> set[str]:
-    """Names that statements on these lines give values to, outside of functions and classes."""
+def _named(source: str, lines: set[int]) -> set[str]:
+    """
+    Names by which others read what is executed on these lines, outside of functions and classes: of values, of the
+    keywords that they are made with, and of functions whose heads stand there.
+    """
     found = set()
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and set(
-            range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        ) & lines:  # fmt: skip
+        if isinstance(node, ast.FunctionDef):
+            found |= {node.name} if _head(node) & lines else set()
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and _range(node) & lines:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+            keywords = [each for each in ast.walk(node) if isinstance(each, ast.keyword) and _range(each) & lines]
+            found |= {each.arg for each in keywords if each.arg is not None}
     return found
+
+
+def _body_lines(source: str, lines: set[int]) -> set[int]:
+    """Lines of the bodies of functions, wherever they stand, whose heads these are lines of."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return {line for node in functions if _head(node) & lines for each in node.body for line in _range(each)}
+
+
+def _head(function: ast.FunctionDef) -> set[int]:
+    return set(range(function.lineno, function.body[0].lineno))
+
+
+def _range(node: ast.stmt | ast.keyword) -> set[int]:
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
 def _differs(path: Path, root: Path, folder: Path) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaModel, modeling_aga, pair_model, towers
-from aga_model.training.compiling import mark_lengths
 from aga_model.training.optimizers import adamw_with_factors
+from aga_model.training.trainer import mark_lengths
 from benchmarks.places import SMALL_MODEL
 from benchmarks.speed import reference as speed_reference
 from benchmarks.speed.batches import caption_lengths, make_batch, make_captions, pad_captions

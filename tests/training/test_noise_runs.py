@@ -1,15 +1,17 @@
 """Runs on noisy training captions: only the training split changes, and a continued run has the same noise."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from test_run import RUN
 
 from aga_model import AgaConfig, AgaForPreTraining, AgaProcessor
-from aga_model.data import NoiseRecord, load_benchmark
+from aga_model.data import NoiseRecord, load_benchmark, make_noise_index
 from aga_model.data.rendered import render_dataset
 from aga_model.training import run as training_run
 from aga_model.training.arguments import parse_run_arguments
@@ -208,3 +210,66 @@ def test_the_help_explains_the_noise(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "share of the training captions, in [0, 1), that are permuted" in text
     assert "replaced by a wrong one of the same kind" in text and "the run's seed when not given" in text
+
+
+def test_noise_as_the_field_measures_it(run_file, data, tmp_path):
+    clean = load_benchmark("cuhk-pedes", data)["train"]
+    made = make_noise_index(len(clean), 0.25)
+    np.save(tmp_path / "own.npy", made.values)
+    wanted = [clean["caption"][int(source)] for source in made.values]
+    ruled = _prepare(run_file, tmp_path / "rde", "--noise_index", "rde", "--noisy_correspondence", "0.25")
+    read = _prepare(run_file, tmp_path / "file", "--noise_index", str(tmp_path / "own.npy"))
+    assert _captions(ruled) == _captions(read) == wanted != clean["caption"][:]
+    for folder, name, rate in (("rde", "rde", 0.25), ("file", "own.npy", 0.0)):
+        noted = json.loads((tmp_path / folder / "run.json").read_text())["noise"]
+        assert noted["index"] == {"name": name, "rows": len(clean), "sha256": made.sha256}
+        assert (
+            noted["noisy_correspondence"] == rate
+            and noted["permuted_rows"] == (made.values != range(len(clean))).sum()
+        )
+    left = _prepare(
+        run_file, tmp_path / "left", "--noise_index", str(tmp_path / "own.npy"), "--leave_out_permuted", "1"
+    )
+    assert _captions(left) == [wanted[row] for row in range(len(clean)) if made.values[row] == row]
+
+
+def test_an_index_counts_the_identities_that_are_held_out(run_file, data, tmp_path):
+    records = [r for r in json.loads((data / "reid_raw.json").read_text()) if r["split"] != "val"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "reid_raw.json").write_text(json.dumps(records))
+    (tmp_path / "data" / "imgs").symlink_to(data / "imgs")
+    whole = load_benchmark("cuhk-pedes", tmp_path / "data")["train"]
+    made = make_noise_index(len(whole), 0.5)
+    options = ["--data_root", str(tmp_path / "data"), "--validation_identities", "3", "--noise_index", "rde"]
+    run = _prepare(run_file, tmp_path / "run", *options, "--noisy_correspondence", "0.5")
+    wanted = {}
+    for row, person in enumerate(whole["person_id"][:]):
+        wanted.setdefault(person, []).append(whole["caption"][int(made.values[row])])
+    trained = set(run.splits["train"]["person_id"][:])
+    assert _captions(run) == [caption for person, own in wanted.items() if person in trained for caption in own]
+    held_out = set(run.splits["val"]["person_id"][:])
+    clean = [whole["caption"][row] for row, person in enumerate(whole["person_id"][:]) if person in held_out]
+    assert sorted(run.splits["val"]["caption"][:]) == sorted(clean) and len(held_out) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--noise_index", "rde"], "noise_index rde needs the share"),
+        (["--noise_index", "any.npy", "--noisy_correspondence", "0.2"], "leave noisy_correspondence out"),
+        (["--noise_index", "gone.npy"], "no such file"),
+    ],
+)
+def test_an_index_that_cannot_be_meant_is_refused_before_data_are_read(run_file, tmp_path, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        _prepare(run_file, tmp_path / "run", "--data_root", str(tmp_path / "nowhere"), *options)
+
+
+def test_an_index_is_not_counted_among_fewer_images(run_file, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    records = json.loads((data / "reid_raw.json").read_text())
+    first = next(record for record in records if record["split"] == "train")
+    (tmp_path / "data" / "imgs" / first["file_path"]).write_bytes(b"broken")
+    options = ["--data_root", str(tmp_path / "data"), "--skip_unreadable", "1", "--noise_index", "rde"]
+    with pytest.raises(ValueError, match="counts every image of the annotation"):
+        _prepare(run_file, tmp_path / "run", *options, "--noisy_correspondence", "0.2")

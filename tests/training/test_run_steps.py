@@ -21,6 +21,7 @@ from aga_model.training import ReleaseError
 from aga_model.training import run as training_run
 from aga_model.training.arguments import AgaTrainingArguments, DataArguments, ModelArguments
 from aga_model.training.errors import TrainingStopped
+from aga_model.training.noise import noise_settings, with_noise
 from aga_model.training.run import PreparedRun
 from aga_model.training.run_folder import LOCK_FILE
 
@@ -79,15 +80,15 @@ def test_captions_share_rows_unless_a_batch_is_cut_into_chunks(run):
 @pytest.mark.parametrize(("noise_seed", "seed"), [(None, 5), (0, 0), (9, 9)])
 def test_the_seed_of_the_noise_is_the_given_one_zero_too(noise_seed, seed):
     data = DataArguments(noisy_correspondence=0.1, caption_errors=0.2, noise_seed=noise_seed)
-    assert training_run._noise_settings(data, 5) == (0.1, 0.2, seed)
+    assert noise_settings(data, 5) == (0.1, 0.2, seed)
 
 
 def test_permuted_captions_are_those_that_are_left_out(splits):
     rows = splits["train"].map(lambda row, index: {"caption": f"a man in coat {index}"}, with_indices=True)
     data = DataArguments(noisy_correspondence=0.25)
-    noisy, record = training_run._add_noise(rows, data, 0)
+    noisy, record = with_noise(rows, data, 0)
     data.leave_out_permuted = True
-    kept, _ = training_run._add_noise(rows, data, 0)
+    kept, _ = with_noise(rows, data, 0)
     unchanged = [before for before, after in zip(rows["caption"], noisy["caption"]) if before == after]
     assert kept["caption"][:] == unchanged and len(unchanged) == 36 - len(record.permuted) == 27
 
