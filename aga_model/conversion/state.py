@@ -1,6 +1,7 @@
 """Reading checkpoints safely and accounting for each of their keys."""
 
 import logging
+import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aga_model.configuration_aga import AgaConfig
+from aga_model.files import Unread, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     State dict of a .pt, .pth, .bin or .safetensors file, in float32, without running code from it.
 
-    Pickles are read with `weights_only=True`; OpenAI's CLIP files are TorchScript archives, whose parameters are taken
-    and whose code is not called. A dict that nests the state under `model` or `state_dict` is unwrapped.
+    Pickles are read with `weights_only=True`, and where objects of other classes stand beside the weights, as in the
+    files that TBPS-CLIP's training writes, by [`read_tensors`], which makes none of them. OpenAI's CLIP files are
+    TorchScript archives, whose parameters are taken and whose code is not called. A dict that nests the state under
+    `model` or `state_dict` is unwrapped, and `module.` taken off the keys, however often it stands there.
 
     Raises:
-        ConversionError: the file is missing, no checkpoint, or a pickle that holds more than tensors.
+        ConversionError: the file is missing or no checkpoint, or what stands among the weights is no tensor.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,12 +46,20 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
+    bad = [key for key, value in content.items() if not isinstance(value, Tensor)] if isinstance(content, dict) else []
+    unmade = content if isinstance(content, Unread) and not content else content[bad[0]] if bad else None
+    if isinstance(unmade, Unread):
+        named = f"{bad[0]} is an object" if bad else "it is an object"
+        raise ConversionError(
+            f"{path}: cannot be read as a checkpoint of tensors ({named} of {unmade.of}, of which nothing is made)"
+        )
     if not isinstance(content, dict) or not content:
         raise ConversionError(f"{path}: holds no state dict")
-    bad = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if bad:
         raise ConversionError(f"{path}: {len(bad)} entries are no tensors, first: {bad[0]}")
-    state = {key.removeprefix("module."): value for key, value in content.items()}
+    state = {re.sub(r"^(module\.)+", "", key): value for key, value in content.items()}
+    if len(state) < len(content):
+        raise ConversionError(f"{path}: keys that differ in `module.` alone: which weights are meant cannot be told")
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
@@ -57,7 +69,12 @@ def _read(path: Path) -> Any:
     # A TorchScript archive is a zip with a code folder, which torch.load refuses under weights_only.
     if zipfile.is_zipfile(path) and _is_torchscript(path):
         return torch.jit.load(str(path), map_location="cpu").state_dict()
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6
+            raise
+    return read_tensors(path)
 
 
 def _is_torchscript(path: Path) -> bool:

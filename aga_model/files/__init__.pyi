@@ -9,6 +9,7 @@ from .image_files import (
     read_image,
     read_image_file,
 )
+from .tensors import Unread, read_tensors
 from .video import (
     EVERY,
     UnreadableVideoError,
@@ -28,6 +29,7 @@ __all__ = [
     "MIN_SIDE",
     "FaceHider",
     "Skipped",
+    "Unread",
     "UnreadableImageError",
     "UnreadableVideoError",
     "VideoDamagedWarning",
@@ -44,6 +46,7 @@ __all__ = [
     "read_frame",
     "read_image",
     "read_image_file",
+    "read_tensors",
     "sample_frames",
     "whole_file",
     "write_json",

@@ -42,6 +42,17 @@ def test_irra_to_a_folder(tmp_path, vocabulary):
     assert {path.name for path in (tmp_path / "model").iterdir()} >= set(SERVING_FILES)
 
 
+def test_a_file_is_recognised_and_the_reason_told(tmp_path, vocabulary):
+    result = _run(CHECKPOINT, "--out", tmp_path / "model", "--tokenizer", vocabulary)
+    assert result.exit_code == 0, result.output
+    assert f"{CHECKPOINT} is read as --format irra: CLIP under the name that IRRA's code gives it" in result.output
+    assert "AgaForPreTraining" in result.output
+    other = tmp_path / "other.pth"
+    torch.save({"neck.weight": torch.ones(1)}, other)
+    result = _run(other, "--out", tmp_path / "none", "--tokenizer", vocabulary)
+    assert result.exit_code == 2 and "give --format" in result.output and not (tmp_path / "none").exists()
+
+
 @pytest.fixture
 def words(tmp_path):
     """A folder with a vocab.txt of as many entries as the tiny checkpoint of RaSa has."""
@@ -91,7 +102,7 @@ def test_bert_to_a_folder(tmp_path, words, monkeypatch):
     ("arguments", "named"),
     [
         (["--format", "irra"], "no CLIP vocabulary"),
-        (["--format", "blip"], "known: clip, irra, rde, tbps-clip, albef, rasa, bert"),
+        (["--format", "blip"], "known: auto, clip, irra, rde, tbps-clip, albef, rasa, bert"),
         (["--format", "irra", "--image-size", "big"], "must look like 384x128"),
         (["--format", "clip", "--stride", "8"], "--stride belongs to --format irra and rde"),
         (["--format", "irra", "--num-heads", "4"], "--num-heads belongs to --format albef and rasa"),

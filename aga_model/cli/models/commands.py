@@ -10,7 +10,7 @@ from aga_model.defaults import RERANK_MEMORY_MIB, SIMILARITY_WEIGHT
 
 from ..deferred import deferred
 from ..options import AuditOption, HideFacesOption, PurposeOption, TrustRemoteCode
-from .convert import FORMATS
+from .convert import AUTO, FORMATS
 
 
 class Direction(StrEnum):
@@ -34,8 +34,10 @@ def convert(
     source: Annotated[
         str, typer.Argument(help="Checkpoint file; for clip also, for bert only a folder or Hub repository.")
     ],
-    kind: Annotated[str, typer.Option("--format", help=f"What it is: {', '.join(FORMATS)}.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    kind: Annotated[
+        str, typer.Option("--format", help=f"What it is: {', '.join(FORMATS)}; {AUTO} tells by its weights.")
+    ] = AUTO,
     tokenizer: Annotated[
         str | None,
         typer.Option(

@@ -35,6 +35,7 @@ FORMATS = {
     "rasa": _Format("load_albef", "BERT", ("num_heads",)),
     "bert": _Format("load_bert", "BERT", ("text_layers",)),
 }
+AUTO = "auto"
 # Where people have the vocabularies.
 _WHERE = {
     "CLIP": "a folder with vocab.json and merges.txt, a Hub repository, or bpe_simple_vocab_16e6.txt.gz of the "
@@ -62,8 +63,12 @@ def convert(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("aga_model.conversion").setLevel(logging.INFO)
     try:
+        if kind == AUTO:
+            recognised = conversion.recognise(source)
+            kind = recognised.kind
+            typer.echo(f"{source} is read as --format {kind}: {recognised.why}")
         if kind not in FORMATS:
-            raise ValueError(f"unknown --format {kind!r}; known: {', '.join(FORMATS)}")
+            raise ValueError(f"unknown --format {kind!r}; known: {AUTO}, {', '.join(FORMATS)}")
         chosen = FORMATS[kind]
         own = _own_options(chosen, stride=stride, num_heads=num_heads, text_layers=text_layers)
         if out.exists() and any(out.iterdir()):
