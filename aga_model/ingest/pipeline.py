@@ -180,10 +180,13 @@ class _Writer:
             self._embeddings.append(self._encoder.encode_images([found.image for found in batch], self._batch_size))
         self._ended = ends[-1]
         self._rows += [replace(found.row, model_hash=self._encoder.model_hash) for found in batch]
-        self._crops += [None if found.row.path or found.row.box is None else found.image for found in batch]
+        self._crops += [found.image if self._is_saved(found.row) else None for found in batch]
         replaced = sum(found.replaces for found in batch)
         self._report.replaced += replaced
         self._report.added += len(batch) - replaced
+
+    def _is_saved(self, row: GalleryRow) -> bool:
+        return self._folder is not None and not row.path and row.box is not None
 
     def _write_all(self) -> None:
         while self._waiting:
@@ -194,16 +197,16 @@ class _Writer:
     def _write(self) -> None:
         embeddings, rows, crops = np.concatenate(self._embeddings), self._rows, self._crops
         self._embeddings, self._rows, self._crops, self._since = [], [], [], time.monotonic()
-        if self._folder is None or not any(crop is not None for crop in crops):
+        if not any(map(self._is_saved, rows)):
             self._gallery.add(embeddings, rows)
-        elif self._gallery.crops and os.path.realpath(self._folder) == os.path.realpath(self._gallery.crops):
+        elif self._gallery.crops and os.path.realpath(str(self._folder)) == os.path.realpath(self._gallery.crops):
             self._gallery.add(embeddings, rows, crops)
         else:
             self._gallery.add(embeddings, [self._saved(*pair) for pair in zip(rows, crops)])
 
     def _saved(self, row: GalleryRow, crop: Image.Image | None) -> GalleryRow:
         """A row with the path of its crop, which is saved into the folder."""
-        if crop is None or self._folder is None or row.box is None:
+        if crop is None or self._folder is None or row.box is None:  # none is to be saved
             return row
         path = self._folder / crop_name(row.source_hash, row.frame, row.box)
         write_crop(crop, path)

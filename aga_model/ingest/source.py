@@ -23,7 +23,7 @@ class Found:
         image (`PIL.Image.Image`, *optional*): RGB image. A row without `path` and with a `box` is a crop, which is
             saved where [`index`] is told to save crops.
         pixel_values (`Any`, *optional*): what [`ImageEncoder.preprocess`] makes of the image, where a source has done
-            it in its own threads; the image is not needed then.
+            it in its own threads; the image is then needed only for a crop that is to be saved.
         replaces (`bool`, defaults to `False`): the gallery holds a row in whose place it comes.
     """
 
