@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from .noise import NoiseRecord, check_noise, corrupt_attributes
 
 RDE = "rde"
+"""The value of `noise_index` that makes the index of RDE's rule."""
 _SEED = 1  # of all published files
 
 

@@ -15,7 +15,7 @@ from .packing import PackedCaptions
 
 class MomentumModel(Protocol):
     """
-    What [`AgaForPreTraining`] asks of its momentum model (`aga_model.training.momentum.MomentumTeacher`).
+    What [`AgaForPreTraining`] asks of its momentum model (`aga_model.training.momentum.MomentumModel`).
 
     Attributes:
         model: the moving average, an AgaForPreTraining without gradients.

@@ -199,7 +199,7 @@ class AgaForPreTraining(AgaPairModel):
         if objective.momentum is not None and self.training and momentum_model is None:
             raise ValueError(
                 "objective_config.momentum asks for a momentum model in training: pass "
-                "momentum_model=aga_model.training.momentum.MomentumTeacher(model), or leave momentum out"
+                "momentum_model=aga_model.training.momentum.MomentumModel(model), or leave momentum out"
             )
         if packing is not None and self.pairs_per_chunk:
             raise ValueError("packed captions cannot be read in chunks: leave packing out, or use_chunks(0)")
