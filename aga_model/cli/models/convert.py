@@ -46,8 +46,8 @@ _WHERE = {
 
 def convert(
     source: str,
-    kind: str,
     out: Path,
+    kind: str,
     tokenizer: str | None,
     image_size: str | None,
     stride: int | None,
