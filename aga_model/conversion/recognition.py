@@ -1,13 +1,13 @@
 """Which kind of checkpoint a file, folder or repository is."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from .state import ConversionError, read_state
+from .state import ConversionError, read_keys
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def recognise(source: str | Path) -> Recognised:
     """
     path = Path(source)
     if path.is_file():
-        return _of_keys(path, read_state(path))
+        return _of_keys(path, read_keys(path))
     try:
         config, _ = PretrainedConfig.get_config_dict(str(source))
     except (OSError, ValueError) as error:
@@ -59,8 +59,7 @@ def recognise(source: str | Path) -> Recognised:
     return Recognised(kind, f"its config.json says model_type {kind}")
 
 
-def _of_keys(path: Path, keys: Iterable[str]) -> Recognised:
-    keys = list(keys)
+def _of_keys(path: Path, keys: Sequence[str]) -> Recognised:
     for kind, (why, patterns) in _KINDS.items():
         firsts = [next((key for key in keys if re.match(pattern, key)), None) for pattern in patterns]
         if None not in firsts:

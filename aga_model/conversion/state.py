@@ -35,11 +35,23 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ConversionError: the file is missing or no checkpoint, or what stands among the weights is no tensor.
     """
-    path = Path(path)
+    state, unread = _read_state(Path(path))
+    if unread:
+        logger.warning("%s: nothing was made of its objects of %s", path, ", ".join(unread))
+    return state
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """The names of the weights that [`read_state`] gives; raises as it does."""
+    return list(_read_state(Path(path))[0])
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The state, and the classes of which nothing was made."""
     if not path.is_file():
         raise ConversionError(f"{path}: no such file")
     try:
-        content = _read(path)
+        content, unread = _read(path)
     except Exception as error:  # pickle, zip, safetensors and torch raise almost anything on a damaged file
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(f"{path}: cannot be read as a checkpoint of tensors ({reason})") from error
@@ -60,17 +72,17 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state = {re.sub(r"^(module\.)+", "", key): value for key, value in content.items()}
     if len(state) < len(content):
         raise ConversionError(f"{path}: keys that differ in `module.` alone: which weights are meant cannot be told")
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, unread
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, list[str]]:
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return load_file(path), []
     # A TorchScript archive is a zip with a code folder, which torch.load refuses under weights_only.
     if zipfile.is_zipfile(path) and _is_torchscript(path):
-        return torch.jit.load(str(path), map_location="cpu").state_dict()
+        return torch.jit.load(str(path), map_location="cpu").state_dict(), []
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True), []
     except pickle.UnpicklingError:
         if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6
             raise

@@ -46,7 +46,7 @@ class NoiseRecord:
         caption_errors: probability with which an attribute phrase was replaced.
         rows: number of rows of the dataset.
         mentions: attribute phrases that were found and could be replaced; 0 where none were looked for, as
-            `caption_errors` is 0.
+            `caption_errors` is 0. With an index also those of rows that are held out for validation.
         permuted: row -> row that its caption came from; None for one that does not train.
         errors: the replaced phrases; `row` is where the caption stands now, after the permutation.
         index: name, rows and SHA-256 of the index that the permutation follows; None where it was drawn.
@@ -156,7 +156,7 @@ def permute_captions(rows: Dataset, rate: float, seed: int) -> tuple[Dataset, No
     permuted = dict(zip(chosen.tolist(), source.tolist()))
     record.permuted = {**permuted}
     captions = list(rows["caption"][:])
-    return _with_captions(rows, [captions[permuted.get(row, row)] for row in range(len(rows))]), record
+    return with_captions(rows, [captions[permuted.get(row, row)] for row in range(len(rows))]), record
 
 
 def corrupt_attributes(rows: Dataset, rate: float, seed: int) -> tuple[Dataset, NoiseRecord]:
@@ -203,7 +203,7 @@ def corrupt_attributes(rows: Dataset, rate: float, seed: int) -> tuple[Dataset, 
         captions.append(corrupted)
         record.mentions += len(mentions)
         record.errors += errors
-    return (_with_captions(rows, captions) if record.errors else rows), record
+    return (with_captions(rows, captions) if record.errors else rows), record
 
 
 def _check(name: str, rate: float, seed: int) -> None:
@@ -213,7 +213,8 @@ def _check(name: str, rate: float, seed: int) -> None:
         raise ValueError(f"the seed of the noise must be at least 0, got {seed}")
 
 
-def _with_captions(rows: Dataset, captions: list[str]) -> Dataset:
+def with_captions(rows: Dataset, captions: list[str]) -> Dataset:
+    """The rows with other captions, one for each."""
     return Dataset.from_dict(rows.to_dict() | {"caption": captions}, features=rows.features)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from .noise import NoiseRecord, check_noise, corrupt_attributes
+from .noise import NoiseRecord, check_noise, corrupt_attributes, with_captions
 
 RDE = "rde"
 """The value of `noise_index` that makes the index of RDE's rule."""
@@ -120,22 +120,25 @@ def add_indexed_noise(
     whole = rows if held_out is None else concatenate_datasets([rows, held_out])
     order = np.argsort(np.asarray(whole["image_id"][:]), kind="stable")  # captions of an image stay in their order
     corrupted, record = corrupt_attributes(whole.select(order), caption_errors, seed)
+    places = np.argsort(order)[: len(rows)]  # of the training rows in the annotation
+    sources = index.values[places]  # where in the annotation their captions come from
     captions = corrupted["caption"][:]
-    place = {int(row): number for number, row in enumerate(order)}  # row of `whole` -> in the annotation
-    own = {place[row]: row for row in range(len(rows))}  # and back, of training rows alone
-    permuted = {
-        row: own.get(source) for row in range(len(rows)) if (source := int(index.values[place[row]])) != place[row]
-    }
     receivers = defaultdict(list)
-    for row in range(len(rows)):
-        receivers[int(index.values[place[row]])].append(row)
+    for row, source in enumerate(sources):
+        receivers[source].append(row)
     errors = [replace(error, row=row) for error in record.errors for row in receivers[error.row]]
-    errors.sort(key=lambda error: (error.row, error.start))
-    noisy = [captions[index.values[place[row]]] for row in range(len(rows))]
-    named = {"name": index.name, "rows": count, "sha256": index.sha256}
-    record = replace(record, noisy_correspondence=index.rate, rows=len(rows), index=named)
-    record.permuted, record.errors = permuted, errors
-    return Dataset.from_dict(rows.to_dict() | {"caption": noisy}, features=rows.features), record
+    record = replace(
+        record,
+        noisy_correspondence=index.rate,
+        rows=len(rows),
+        permuted={
+            row: int(order[sources[row]]) if order[sources[row]] < len(rows) else None
+            for row in np.flatnonzero(sources != places).tolist()
+        },
+        errors=sorted(errors, key=lambda error: (error.row, error.start)),
+        index={"name": index.name, "rows": count, "sha256": index.sha256},
+    )
+    return with_captions(rows, [captions[source] for source in sources]), record
 
 
 __all__ = ["RDE", "NoiseIndex", "add_indexed_noise", "make_noise_index", "read_noise_index"]

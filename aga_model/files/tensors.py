@@ -1,7 +1,6 @@
 """Tensors of a PyTorch checkpoint beside which objects of any class stand, none of which is made."""
 
 import io
-import logging
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -10,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -60,17 +57,17 @@ class Unread(dict[Any, Any]):
     def add(self, value: Any) -> None:
         pass
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__  # type: ignore[assignment]  # dict has none, and any object may have been a key
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
 
-def read_tensors(path: str | Path) -> Any:
+def read_tensors(path: str | Path) -> tuple[Any, list[str]]:
     """
-    What `torch.save` wrote: tensors, numbers, texts and containers of them as they are, [`Unread`] for anything else.
-    No code of the file runs and none is imported for it: the names of classes and functions in it are looked up in a
-    list of a few that rebuild tensors, and nowhere else.
+    What `torch.save` wrote: tensors on the CPU, numbers, texts and containers of them as they are, [`Unread`] for
+    anything else, and the names of the classes and functions of which nothing was made. No code of the file runs and
+    none is imported for it: the names in it are looked up in a list of a few that rebuild tensors, and nowhere else.
 
     Raises:
         ValueError: the file is not of PyTorch's zip format (since 1.6), or of another byte order, or a tensor reaches
@@ -85,10 +82,7 @@ def read_tensors(path: str | Path) -> Any:
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("its numbers are in another byte order than this machine's")
         reader = _Reader(archive, folder)
-        content = reader.load()
-        if reader.unread:
-            logger.warning("%s: nothing was made of its objects of %s", path, ", ".join(reader.unread))
-        return content
+        return reader.load(), list(reader.unread)
 
 
 class _Reader(pickle.Unpickler):
@@ -121,7 +115,7 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         kind, storage, key = pid[:3]
         if kind != "storage" or not isinstance(storage, _Storage):
-            raise ValueError(f"unknown kind of storage: {kind}")
+            raise ValueError(f"tensors of a kind that is not read: {getattr(storage, 'of', kind)}")
         if key not in self._storages:
             self._storages[key] = bytearray(self._archive.read(f"{self._folder}data/{key}"))
         return storage.dtype, self._storages[key]

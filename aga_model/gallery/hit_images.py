@@ -12,7 +12,7 @@ from aga_model.files import (
 )
 
 from .gallery import Hit
-from .rows import GalleryRow
+from .rows import GalleryRow, is_address
 
 
 def read_row_image(row: GalleryRow) -> Image.Image:
@@ -26,8 +26,10 @@ def read_row_image(row: GalleryRow) -> Image.Image:
         try:
             return read_image(row.path)
         except UnreadableImageError:
-            if row.box is None or row.path == row.source:
+            if row.box is None or row.path == row.source or is_address(row.source):
                 raise
+    if is_address(row.source):
+        raise UnreadableImageError(row.source, f"of the stream {row.source} only saved crops can be shown")
     if row.box is None:
         return read_image(row.source)
     left, top, right, bottom = (int(side) for side in row.box)

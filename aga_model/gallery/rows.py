@@ -86,15 +86,20 @@ class GalleryRow:
         return {"id": self.id, **values}
 
 
+def is_address(source: str) -> bool:
+    """Whether a source is the address of a stream, not the path of a file."""
+    return _ADDRESS.match(source) is not None
+
+
 def absolute_source(source: str | os.PathLike) -> str:
     """The absolute path of a file; the address of a stream as it is."""
     text = os.fspath(source)
-    return text if _ADDRESS.match(text) else os.path.abspath(text)
+    return text if is_address(text) else os.path.abspath(text)
 
 
 def check_row(row: GalleryRow) -> None:
     """Raise ValueError for a row that a gallery cannot hold; names the field."""
-    if row.source and not (os.path.isabs(row.source) or _ADDRESS.match(row.source)):
+    if row.source and not (os.path.isabs(row.source) or is_address(row.source)):
         raise ValueError(f"source of a gallery row must be an absolute path or an address, got {row.source!r}")
     if row.path and not os.path.isabs(row.path):
         raise ValueError(f"path of a gallery row must be an absolute path, got {row.path!r}")

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from test_indexing import MeanColour, draw, held
 from test_scenes import Bright, MeanGrey
 
+from aga_model.files import UnreadableImageError
 from aga_model.gallery import Filter, Gallery, GalleryRow
 from aga_model.gallery.hit_images import read_row_image
 from aga_model.ingest import Flush, Found, ImageFiles, Scene, index
@@ -176,6 +178,12 @@ def test_a_stream_is_shown_by_its_saved_crops_and_filtered_by_its_address(galler
         person = int(row.box[0]) // 10
         assert abs(shown - np.asarray(portrait(row.frame, person), int)).max() <= 3, "but for the JPEG"
         assert row.camera == "hall" and row.model_hash == MeanColour.model_hash
+    Path(rows[0].path).unlink()
+    with pytest.raises(UnreadableImageError, match="no such file"):
+        read_row_image(rows[0])
+    for row in (replace(rows[0], path=""), replace(rows[0], path="", box=None, frame=None)):
+        with pytest.raises(UnreadableImageError, match="of the stream rtsp://hall/1 only saved crops can be shown"):
+            read_row_image(row)
     assert "3 images" in aga("gallery", "delete", gallery.location, "--source", "rtsp://hall/1").stdout
     assert not list(gallery.crops.rglob("*.jpg"))
 
